@@ -1,0 +1,35 @@
+package broker
+
+import "errors"
+
+// What can go wrong, as a closed set: httpapi has one table from these to
+// problem documents. Redis' own text is wrapped behind them for the log and
+// never reaches a client.
+var (
+	// ErrGone is returned for an ID that was issued and whose record is no
+	// longer there.
+	ErrGone = errors.New("request is gone")
+	// ErrTerminal is returned by Cancel for a request that has its outcome.
+	ErrTerminal = errors.New("request has its outcome already")
+	// ErrUnknownService is returned by Submit for a service that is neither
+	// configured nor was ever announced by a worker.
+	ErrUnknownService = errors.New("unknown service")
+	// ErrIdempotencyMismatch is returned by Submit where the key was used with
+	// another payload.
+	ErrIdempotencyMismatch = errors.New("idempotency key was used with another payload")
+	// ErrQueueFull is returned by Submit where the service has its fill of
+	// waiting requests.
+	ErrQueueFull = errors.New("queue of the service is full")
+	// ErrMemory is returned by Submit while Redis is above the share of its
+	// memory that is kept for replies.
+	ErrMemory = errors.New("no room for new requests in Redis")
+	// ErrUnavailable is returned while Redis can't be asked. For Submit it
+	// means: not accepted, nothing will run.
+	ErrUnavailable = errors.New("Redis can't be reached")
+	// ErrUnknownOutcome is returned by Submit where the connection broke after
+	// the command was sent: accepted or not, only a repeat with the same
+	// idempotency key can tell.
+	ErrUnknownOutcome = errors.New("connection to Redis broke after the request was sent")
+	// ErrClosed is returned by calls on a closed Broker.
+	ErrClosed = errors.New("broker is closed")
+)

@@ -1,0 +1,101 @@
+// Package broker is the only room that talks to Redis.
+package broker
+
+import (
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+// Status is where a request stands. A terminal status never changes.
+type Status string
+
+// The life of a request: scheduled → queued → running → one of the four
+// outcomes. A retry or a lapsed lease goes back to scheduled or queued with
+// the next attempt.
+const (
+	Scheduled Status = "scheduled" // waits in its partition for an instant
+	Queued    Status = "queued"    // on the stream of its service, unclaimed
+	Running   Status = "running"   // claimed by a worker
+	Succeeded Status = "succeeded"
+	Failed    Status = "failed"
+	TimedOut  Status = "timed_out"
+	Canceled  Status = "canceled"
+)
+
+// Outcomes are the terminal statuses.
+var Outcomes = []Status{Succeeded, Failed, TimedOut, Canceled}
+
+// Terminal tells whether s is an outcome.
+func (s Status) Terminal() bool {
+	return s == Succeeded || s == Failed || s == TimedOut || s == Canceled
+}
+
+// Record is what the correlation table knows of one request. All times are
+// UTC with the millisecond of Redis' clock; a zero time has not come yet.
+type Record struct {
+	ID      correlation.ID
+	Tenant  string
+	Service string
+	Status  Status
+	Reason  string // start, run, total; worker, max_attempts; client
+	Attempt int    // 1 for the first
+	Worker  string // consumer name of the current or last attempt, "" until known
+	Error   *Error // only for failed, timed_out and canceled
+
+	Created  time.Time
+	Queued   time.Time // when the current attempt was put on the stream
+	Started  time.Time // when the current attempt was claimed
+	Finished time.Time
+	Deadline time.Time
+	Expires  time.Time // once terminal: when the record is forgotten
+
+	// Events is the number of the latest event: progress and partial replies
+	// are 1, 2, 3 …, the outcome of a terminal request is the last.
+	Events int
+	// Reply is what the worker sent, once terminal and if it sent any. Status
+	// leaves Body nil above InlineReply; Size is always there.
+	Reply *Reply
+
+	RetryOf     string
+	Traceparent string
+	Callback    *Callback
+
+	// Ordinal is the place in the line of its service and partition, which
+	// Queue.Position turns into a position.
+	Ordinal int64
+}
+
+// Error is why a request did not succeed, in words for the client.
+type Error struct {
+	Code    string
+	Message string
+}
+
+// Reply is the final answer of a worker: opaque bytes with a content type and
+// an HTTP status code.
+type Reply struct {
+	ContentType string
+	StatusCode  int
+	Size        int
+	Body        []byte
+}
+
+// InlineReply is the largest reply body, in bytes, that travels inside a
+// status document; a larger one is served by its own link alone.
+const InlineReply = 64 << 10
+
+// Callback is where and about what a client wants to be told.
+type Callback struct {
+	URL    string
+	Events []string // succeeded, failed, timed_out, canceled, progress
+}
+
+// Event is one progress or partial reply of a request.
+type Event struct {
+	Number      int    // 1, 2, 3 … per request
+	Type        string // progress or partial
+	At          time.Time
+	ContentType string
+	Body        []byte
+}

@@ -1,0 +1,149 @@
+// Package correlation mints, routes and verifies the correlation ID, the
+// ticket that a client holds for its request.
+//
+// An ID is a UUID of version 8 (RFC 9562, section 5.8):
+//
+//	bits    0–47  Unix time in milliseconds, when it was minted
+//	bits   48–51  version, 8
+//	bits   52–63  partition of the correlation table that holds the request
+//	bits   64–65  variant, 10
+//	bits   66–95  random
+//	bits  96–127  HMAC-SHA-256 over bits 0–95 and the tenant, cut to 32 bits
+//
+// So an ID finds its partition by itself, IDs sort by time, and an ID that was
+// never issued to this tenant is refused without asking Redis. The 32-bit tag
+// is no secret that grants access (a guess succeeds once in four thousand
+// million tries, and then finds an unused ID); who may read a request is
+// decided by the API key and the tenant.
+//
+// Everything here is pure: no clock, no I/O.
+package correlation
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// MaxPartitions is how many partitions the 12 bits of an ID can name.
+const MaxPartitions = 1 << 12
+
+// keySize is the length of a deployment key in bytes, the block that
+// HMAC-SHA-256 gains nothing from exceeding.
+const keySize = 32
+
+// tagOffset is where the authentication tag starts.
+const tagOffset = 12
+
+var (
+	// ErrMalformed says that the text is not a correlation ID at all.
+	ErrMalformed = errors.New("not a correlation ID")
+	// ErrForged says that no key of this deployment minted the ID for the tenant.
+	ErrForged = errors.New("correlation ID was never issued to this tenant")
+	// ErrKey says that the text of a key ring can't be read.
+	ErrKey = errors.New("not a correlation ID key")
+)
+
+// ID is a correlation ID. The zero ID is never minted.
+type ID uuid.UUID
+
+// Parse reads the canonical 36-character form, either case. It checks form,
+// version and variant; only Keyring.Verify tells whether it was issued.
+func Parse(text string) (ID, error) {
+	if len(text) != 36 { // uuid.Parse also takes braces, URNs and bare hex
+		return ID{}, ErrMalformed
+	}
+	u, err := uuid.Parse(text)
+	if err != nil || u.Version() != 8 || u.Variant() != uuid.RFC4122 {
+		return ID{}, ErrMalformed
+	}
+	return ID(u), nil
+}
+
+// String is the canonical form, lower case.
+func (id ID) String() string { return uuid.UUID(id).String() }
+
+// MarshalText gives the canonical form.
+func (id ID) MarshalText() ([]byte, error) { return uuid.UUID(id).MarshalText() }
+
+// Partition is the number of the partition that holds the request.
+func (id ID) Partition() int { return int(binary.BigEndian.Uint16(id[6:8]) & 0x0fff) }
+
+// Time is when the ID was minted, to the millisecond.
+func (id ID) Time() time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[0:8]) >> 16))
+}
+
+// Keyring holds the keys of a deployment. The first one mints; all verify, so
+// that keys can be rotated while older IDs still resolve.
+type Keyring [][]byte
+
+// NewKey makes a random key.
+func NewKey() []byte {
+	key := make([]byte, keySize)
+	rand.Read(key) // never fails: crypto/rand ends the process instead
+	return key
+}
+
+// ParseKeyring reads comma-separated hexadecimal keys, the minting one first.
+func ParseKeyring(text string) (Keyring, error) {
+	var ring Keyring
+	for part := range strings.SplitSeq(text, ",") {
+		key, err := hex.DecodeString(strings.TrimSpace(part))
+		if err != nil || len(key) != keySize {
+			return nil, fmt.Errorf("%w: want %d hexadecimal digits", ErrKey, 2*keySize)
+		}
+		ring = append(ring, key)
+	}
+	return ring, nil
+}
+
+// String is the form that ParseKeyring reads. It is secret.
+func (k Keyring) String() string {
+	parts := make([]string, len(k))
+	for i, key := range k {
+		parts[i] = hex.EncodeToString(key)
+	}
+	return strings.Join(parts, ",")
+}
+
+// Mint makes a new ID for a request of tenant in a partition (0 to
+// MaxPartitions-1; anything else is a bug and panics).
+func (k Keyring) Mint(now time.Time, partition int, tenant string) ID {
+	if partition < 0 || partition >= MaxPartitions {
+		panic(fmt.Sprintf("correlation: partition %d is outside 0..%d", partition, MaxPartitions-1))
+	}
+	var id ID
+	binary.BigEndian.PutUint64(id[0:8], uint64(now.UnixMilli())<<16)
+	binary.BigEndian.PutUint16(id[6:8], 0x8000|uint16(partition))
+	rand.Read(id[8:tagOffset])
+	id[8] = id[8]&0x3f | 0x80
+	copy(id[tagOffset:], tag(k[0], id, tenant))
+	return id
+}
+
+// Verify returns nil where a key of the ring minted id for tenant, else
+// ErrForged.
+func (k Keyring) Verify(id ID, tenant string) error {
+	for _, key := range k {
+		if hmac.Equal(id[tagOffset:], tag(key, id, tenant)) {
+			return nil
+		}
+	}
+	return ErrForged
+}
+
+func tag(key []byte, id ID, tenant string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write(id[:tagOffset])
+	mac.Write([]byte(tenant))
+	return mac.Sum(nil)[:len(id)-tagOffset]
+}
