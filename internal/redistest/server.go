@@ -1,0 +1,124 @@
+package redistest
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// process is a redis-server of one test.
+type process struct {
+	args []string
+	dir  string
+	log  *bytes.Buffer
+
+	mu  sync.Mutex // guards cmd
+	cmd *exec.Cmd
+}
+
+// Start starts a redis-server on a free port, without persistence unless args
+// (as on its command line, e.g. "--appendonly", "yes") say so. Its directory is
+// the test's and survives Restart.
+func Start(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		t.Fatal("redis-server is not on PATH: run `make test`, or install it (Debian: apt-get install redis-server)")
+	}
+	port := freePort(t)
+	p := &process{dir: t.TempDir(), log: new(bytes.Buffer)}
+	p.args = append([]string{
+		path, "--port", port, "--bind", "127.0.0.1", "--dir", p.dir, "--save", "",
+		"--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0",
+	}, args...)
+	t.Cleanup(func() {
+		p.signal(syscall.SIGKILL)
+		if t.Failed() {
+			t.Logf("redis-server said:\n%s", tail(p.log.Bytes(), 2000))
+		}
+	})
+	r := attach(t, "redis://127.0.0.1:"+port, p)
+	r.Restart(t)
+	return r
+}
+
+// Restart starts the server again after Kill or Shutdown and waits until it
+// answers.
+func (r *Redis) Restart(t testing.TB) {
+	t.Helper()
+	p := r.process
+	p.mu.Lock()
+	p.cmd = exec.Command(p.args[0], p.args[1:]...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err := p.cmd.Start()
+	p.mu.Unlock()
+	if err != nil {
+		t.Fatalf("start redis-server: %v", err)
+	}
+	r.await(t)
+}
+
+// Kill ends the server as kill -9 does.
+func (r *Redis) Kill() { r.process.signal(syscall.SIGKILL) }
+
+// Pause stops the server's process without closing its connections.
+func (r *Redis) Pause() { r.process.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on.
+func (r *Redis) Resume() { r.process.cmd.Process.Signal(syscall.SIGCONT) }
+
+// PID is the server's process id.
+func (r *Redis) PID() int { return r.process.cmd.Process.Pid }
+
+func (p *process) signal(s os.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil || p.cmd.Process == nil {
+		return
+	}
+	p.cmd.Process.Signal(s)
+	p.cmd.Wait() // the state says "killed", which is what was asked for
+	p.cmd = nil
+}
+
+// await polls because redis-server has no other way to say that it listens.
+func (r *Redis) await(t testing.TB) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
+	defer stop()
+	for {
+		once := redis.NewClient(&redis.Options{Addr: r.Client.Options().Addr, MaxRetries: -1, DisableIdentity: true})
+		err := once.Ping(ctx).Err()
+		once.Close()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("redis-server does not answer: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("find a free port: %v", err)
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
