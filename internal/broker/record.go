@@ -1,4 +1,3 @@
-// Package broker is the only room that talks to Redis.
 package broker
 
 import (

@@ -1,0 +1,108 @@
+package broker
+
+import (
+	"context"
+	"sync"
+)
+
+// Limits of one shared pipeline: beyond them, Redis would keep the first of a
+// batch waiting for the answer to the last.
+const (
+	batchCommands = 128
+	batchBytes    = 256 << 10
+	batchFlushers = 2 // the next batch fills while one is under way
+)
+
+// batch lets concurrent calls share pipelines. There is no timer: a call on an
+// idle batch leaves at once, calls that come meanwhile leave together.
+type batch[Q, A any] struct {
+	send func([]*call[Q, A]) // answers every call: sets answer or err
+
+	queue chan *call[Q, A] // callers send, flushers receive, nobody closes
+	stop  chan struct{}    // closed by close
+	once  sync.Once
+	done  sync.WaitGroup
+}
+
+type call[Q, A any] struct {
+	ask    Q
+	size   int // bytes on the wire, about
+	answer A
+	err    error
+	ready  chan struct{} // closed by the flusher once answer and err are set
+}
+
+func newBatch[Q, A any](send func([]*call[Q, A])) *batch[Q, A] {
+	b := &batch[Q, A]{send: send, queue: make(chan *call[Q, A], batchCommands), stop: make(chan struct{})}
+	for range batchFlushers {
+		b.done.Go(b.flush)
+	}
+	return b
+}
+
+// do has the call answered. left tells that ctx ended after the call was
+// handed over: what became of it is unknown.
+func (b *batch[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
+	c := &call[Q, A]{ask: ask, size: size, ready: make(chan struct{})}
+	select {
+	case b.queue <- c:
+	case <-ctx.Done():
+		return answer, false, ctx.Err()
+	case <-b.stop:
+		return answer, false, ErrClosed
+	}
+	select {
+	case <-c.ready:
+		return c.answer, false, c.err
+	case <-ctx.Done():
+		return answer, true, ctx.Err()
+	}
+}
+
+func (b *batch[Q, A]) flush() {
+	for {
+		select {
+		case <-b.stop:
+			b.refuse()
+			return
+		case first := <-b.queue:
+			calls := b.gather(first)
+			b.send(calls)
+			for _, c := range calls {
+				close(c.ready)
+			}
+		}
+	}
+}
+
+func (b *batch[Q, A]) gather(first *call[Q, A]) []*call[Q, A] {
+	calls, bytes := []*call[Q, A]{first}, first.size
+	for len(calls) < batchCommands && bytes < batchBytes {
+		select {
+		case c := <-b.queue:
+			calls, bytes = append(calls, c), bytes+c.size
+		default:
+			return calls
+		}
+	}
+	return calls
+}
+
+// refuse answers what was queued when the batch closed.
+func (b *batch[Q, A]) refuse() {
+	for {
+		select {
+		case c := <-b.queue:
+			c.err = ErrClosed
+			close(c.ready)
+		default:
+			return
+		}
+	}
+}
+
+func (b *batch[Q, A]) close() {
+	b.once.Do(func() { close(b.stop) })
+	b.done.Wait()
+	b.refuse() // a caller that raced with stop
+}

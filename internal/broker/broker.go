@@ -1,0 +1,217 @@
+// Package broker is the only room that talks to Redis. It knows the keys, the
+// scripts and the life of a request; nobody outside knows any of them.
+//
+// A gateway opens one Broker, runs its upkeep and calls it by the verbs of a
+// request, in the order in which a request meets them:
+//
+//	b, err := broker.Open(ctx, broker.Options{URL: "redis://127.0.0.1:6379"})
+//	go b.Run(ctx)
+//	r, replayed, err := b.Submit(ctx, broker.Submission{…})  // 202
+//	deliveries, err := b.Claim(ctx, …)                        // a worker
+//	err = b.Send(ctx, delivery, broker.WorkerReply{…})        // its replies
+//	report, err := b.Settle(ctx, partition)                   // a steward
+//	r, err = b.Status(ctx, r.ID)                              // a client
+//
+// One verb is one file, and one Lua script of the same name where the verb must
+// be atomic. Each script is idempotent and compare-and-set on the record, so a
+// command that is sent twice, or by a process that wakes up late, does no harm.
+//
+// Pitfalls: a blocked read does not end with its context, only after its BLOCK
+// time or with Close. All times come from Redis' clock. An error is one of the
+// closed set in errors.go; what Redis said is wrapped for the log.
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+// Defaults of a service, where neither the request nor the configuration says
+// otherwise.
+var Defaults = ServiceConfig{
+	Timeout:     5 * time.Minute,
+	Retention:   24 * time.Hour,
+	Lease:       30 * time.Second,
+	MaxAttempts: 3,
+	MaxQueued:   100_000,
+}
+
+// Options of Open. The zero value of a field means its default.
+type Options struct {
+	URL        string                   // redis://, rediss:// or unix://; required
+	Name       string                   // of this process among the gateways; default host-pid-random
+	Partitions int                      // wanted number; default: what the deployment has, or 1
+	Defaults   ServiceConfig            // for every service; zero fields from the package's Defaults
+	Services   map[string]ServiceConfig // configured services; zero fields from Defaults
+	IDKey      string                   // correlation.Keyring text; default: the deployment's, made by the first gateway
+	MaxReply   int                      // largest final reply in bytes; default 10 MiB
+	Logger     *slog.Logger             // default slog.Default()
+
+	// Dial connects to Redis; default: the network. A test gives an in-memory one.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// ServiceConfig is what holds for the requests of one service.
+type ServiceConfig struct {
+	Timeout      time.Duration // accepted → outcome
+	StartTimeout time.Duration // accepted → claimed; 0 for none
+	RunTimeout   time.Duration // claimed → replied, each attempt; 0 for none
+	Retention    time.Duration // outcome → forgotten
+	Lease        time.Duration // how long a silent worker keeps its claim
+	MaxAttempts  int
+	MaxQueued    int // open work entries above which Submit answers ErrQueueFull
+}
+
+// over fills the zero fields of c from base.
+func (c ServiceConfig) over(base ServiceConfig) ServiceConfig {
+	pick := func(a, b time.Duration) time.Duration {
+		if a > 0 {
+			return a
+		}
+		return b
+	}
+	c.Timeout = pick(c.Timeout, base.Timeout)
+	c.StartTimeout = pick(c.StartTimeout, base.StartTimeout)
+	c.RunTimeout = pick(c.RunTimeout, base.RunTimeout)
+	c.Retention = pick(c.Retention, base.Retention)
+	c.Lease = pick(c.Lease, base.Lease)
+	if c.MaxAttempts == 0 {
+		c.MaxAttempts = base.MaxAttempts
+	}
+	if c.MaxQueued == 0 {
+		c.MaxQueued = base.MaxQueued
+	}
+	return c
+}
+
+// Broker is one process' access to the correlation table. Its methods may be
+// called from many goroutines.
+type Broker struct {
+	options Options
+	name    string
+	log     *slog.Logger
+	redis   clients
+
+	submits *batch[*submission, []string]
+	reads   *batch[readAsk, any]
+	sends   *batch[outgoing, struct{}]
+
+	shared     atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
+	health     atomic.Pointer[error]      // nil pointer value: healthy
+	memoryFull atomic.Bool
+	samples    sampler
+	services   refresher
+	counters   counters
+	closing    sync.Once
+}
+
+// Open connects, agrees with the other gateways on the configuration, and
+// loads the scripts. ErrUnavailable where Redis can't be reached or isn't fit
+// to hold a correlation table; the text says what to change.
+func Open(ctx context.Context, o Options) (*Broker, error) {
+	if o.Name == "" {
+		o.Name = processName()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.MaxReply == 0 {
+		o.MaxReply = 10 << 20
+	}
+	o.Defaults = o.Defaults.over(Defaults)
+	if strings.ContainsAny(o.Name, " \t\r\n") {
+		return nil, fmt.Errorf("name of the gateway %q: no white space allowed", o.Name)
+	}
+	if o.Partitions < 0 || o.Partitions > correlation.MaxPartitions {
+		return nil, fmt.Errorf("partitions: %d is outside 0..%d", o.Partitions, correlation.MaxPartitions)
+	}
+	c, err := connect(o)
+	if err != nil {
+		return nil, err
+	}
+	b := &Broker{options: o, name: o.Name, log: o.Logger, redis: c}
+	b.samples.init()
+	if err := b.start(ctx); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	b.submits = newBatch(b.sendSubmits)
+	b.reads = newBatch(b.sendReads)
+	b.sends = newBatch(b.sendReplies)
+	return b, nil
+}
+
+func (b *Broker) start(ctx context.Context) error {
+	if err := b.checkServer(ctx); err != nil {
+		return err
+	}
+	if err := load(ctx, b.redis.commands); err != nil {
+		return fault("load the scripts", err)
+	}
+	if err := b.configure(ctx); err != nil {
+		return err
+	}
+	return b.refreshServices(ctx)
+}
+
+// Close ends all connections; blocked calls return. Call it once Run and all
+// other calls are over.
+func (b *Broker) Close() error {
+	var err error
+	b.closing.Do(func() {
+		b.submits.close()
+		b.reads.close()
+		b.sends.close()
+		err = b.redis.close()
+	})
+	return err
+}
+
+// Name is how this process is known to the others.
+func (b *Broker) Name() string { return b.name }
+
+// Partitions is the present number of partitions.
+func (b *Broker) Partitions() int { return b.shared.Load().partitions }
+
+// Verify returns nil where the ID was issued to the tenant, else
+// correlation.ErrForged. It asks nobody.
+func (b *Broker) Verify(id correlation.ID, tenant string) error {
+	if id.Partition() >= b.Partitions() {
+		return correlation.ErrForged
+	}
+	return b.ring().Verify(id, tenant)
+}
+
+// Secret derives bytes that all gateways of the deployment share and nobody
+// else knows, e.g. to sign stream tickets. Keys are distinct by purpose.
+func (b *Broker) Secret() []byte { return b.ring()[0] }
+
+func (b *Broker) ring() correlation.Keyring { return b.shared.Load().ring }
+
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "gateway"
+	}
+	var n [3]byte
+	rand.Read(n[:])
+	return fmt.Sprintf("%s-%d-%s", strings.Map(plain, host), os.Getpid(), hex.EncodeToString(n[:]))
+}
+
+func plain(r rune) rune {
+	if r <= ' ' || r > '~' {
+		return '-'
+	}
+	return r
+}

@@ -1,0 +1,211 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Delivery is a work entry that a worker claimed.
+type Delivery struct {
+	ID          string
+	Token       string // opaque; goes back with every reply
+	ReplyTo     string
+	Service     string
+	Attempt     int // 1 for the first
+	Deadline    time.Time
+	Lease       time.Duration
+	ContentType string
+	Traceparent string
+	Headers     map[string]string // forwarded from the client, lower-case names
+	Body        []byte
+}
+
+// Announcement is what a worker says of a service it answers.
+type Announcement struct {
+	Lease time.Duration // how long a silent worker keeps a claim; 0 leaves what holds
+}
+
+// Announce makes services known to all gateways within a second and creates
+// their streams. A lease is written over what was announced before.
+func (b *Broker) Announce(ctx context.Context, services map[string]Announcement) error {
+	var names []string
+	for name, a := range services {
+		var err error
+		if a.Lease > 0 {
+			err = b.redis.commands.HSet(ctx, servicesKey, name, encodeAnnounced(a)).Err()
+		} else {
+			err = b.redis.commands.HSetNX(ctx, servicesKey, name, "{}").Err()
+		}
+		if err != nil {
+			return fault("announce a service", err)
+		}
+		names = append(names, name)
+	}
+	return b.createStreams(ctx, b.Partitions(), names)
+}
+
+// Claim takes up to n work entries of the services, waiting up to block (at
+// most 2 s) for the first. It returns none and no error when there are none,
+// and makes the groups again where Redis lost them. A cancelled ctx does not
+// interrupt the wait.
+func (b *Broker) Claim(ctx context.Context, consumer string, services []string, n int, block time.Duration) ([]Delivery, error) {
+	var streams []string
+	for p := range partition(b.Partitions()) {
+		for _, s := range services {
+			streams = append(streams, p.queue(s))
+		}
+	}
+	// COUNT holds for each stream: with fewer slots than streams, a random
+	// choice is asked, so that none starves and no more is claimed than fits.
+	rand.Shuffle(len(streams), func(i, j int) { streams[i], streams[j] = streams[j], streams[i] })
+	if len(streams) > n {
+		if got, err := b.claimWithout(ctx, consumer, streams, n); len(got) > 0 || err != nil {
+			return got, err
+		}
+		streams = streams[:n]
+		block = min(block, 100*time.Millisecond)
+	}
+	return b.claim(ctx, consumer, services, streams, max(1, n/len(streams)), block)
+}
+
+// claimWithout looks into the streams in turn, without waiting.
+func (b *Broker) claimWithout(ctx context.Context, consumer string, streams []string, n int) (got []Delivery, err error) {
+	for len(streams) > 0 && len(got) < n {
+		few := streams[:min(n-len(got), len(streams))]
+		streams = streams[len(few):]
+		more, err := b.claim(ctx, consumer, nil, few, 1, -1)
+		if err != nil {
+			if len(got) > 0 {
+				return got, nil
+			}
+			return nil, err
+		}
+		got = append(got, more...)
+	}
+	return got, nil
+}
+
+func (b *Broker) claim(ctx context.Context, consumer string, services, streams []string, each int, block time.Duration) ([]Delivery, error) {
+	args := make([]string, 0, 2*len(streams))
+	args = append(args, streams...)
+	for range streams {
+		args = append(args, ">")
+	}
+	if block > 0 {
+		block = min(max(block, time.Millisecond), longestBlock)
+	}
+	found, err := b.redis.blocking.XReadGroup(ctx, &redis.XReadGroupArgs{
+		Group: workersGroup, Consumer: consumer, Streams: args, Count: int64(each), Block: block,
+	}).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	if lostGroup(err) {
+		again := map[string]Announcement{}
+		for _, s := range services {
+			again[s] = Announcement{}
+		}
+		return nil, b.Announce(ctx, again)
+	}
+	if err != nil {
+		return nil, fault("claim work", err)
+	}
+	var deliveries []Delivery
+	for _, stream := range found {
+		for _, entry := range stream.Messages {
+			deliveries = append(deliveries, delivery(entry.Values))
+		}
+	}
+	return deliveries, nil
+}
+
+func delivery(values map[string]any) Delivery {
+	text := func(name string) string { s, _ := values[name].(string); return s }
+	d := Delivery{
+		ID: text("id"), Token: text("token"), ReplyTo: text("reply_to"), Service: text("service"),
+		Attempt: int(number(text("attempt"))), Deadline: millis(text("deadline")), Lease: msec(text("lease")),
+		ContentType: text("content_type"), Traceparent: text("traceparent"), Body: []byte(text("body")),
+	}
+	if headers := text("headers"); headers != "" {
+		if json.Unmarshal([]byte(headers), &d.Headers) != nil {
+			d.Headers = nil // never written by a gateway; the work itself is whole
+		}
+	}
+	return d
+}
+
+// WorkerReply is one reply of a worker to a delivery.
+type WorkerReply struct {
+	Type        string // progress, partial, final, failed, retry or heartbeat
+	ContentType string
+	Body        []byte
+	StatusCode  int           // of the HTTP answer; 0: 200 for final, 500 for failed
+	Seq         int           // 1, 2 … within the attempt, so that a repeat is dropped; 0 for none
+	Delay       time.Duration // of a retry; 0 lets the gateway choose, up to 1 ms means at once
+	Error       *Error        // of failed and retry
+}
+
+// outgoing is a reply on its way through the batch.
+type outgoing struct {
+	to     string
+	values []any
+}
+
+const sendPause = 250 * time.Millisecond // between attempts while Redis is away
+
+// Send puts a reply on the reply stream. It tries again while Redis is away or
+// full, until ctx ends; a reply that arrives twice does no harm. Concurrent
+// sends share a pipeline.
+func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
+	values := []any{"token", d.Token, "type", r.Type}
+	add := func(name, value string) {
+		if value != "" {
+			values = append(values, name, value)
+		}
+	}
+	add("content_type", r.ContentType)
+	if r.StatusCode > 0 {
+		add("status_code", strconv.Itoa(r.StatusCode))
+	}
+	if r.Seq > 0 {
+		add("seq", strconv.Itoa(r.Seq))
+	}
+	if r.Delay > 0 {
+		add("delay", strconv.FormatInt(max(1, r.Delay.Milliseconds()), 10))
+	}
+	if r.Error != nil {
+		add("error", r.Error.Message)
+		add("error_code", r.Error.Code)
+	}
+	values = append(values, "body", r.Body)
+	for {
+		_, _, err := b.sends.do(ctx, outgoing{d.ReplyTo, values}, len(r.Body)+200)
+		if err == nil || errors.Is(err, ErrClosed) {
+			return err
+		}
+		if !pause(ctx, sendPause) {
+			return fault("send a reply", err)
+		}
+	}
+}
+
+// sendReplies puts a batch of replies on their streams.
+func (b *Broker) sendReplies(calls []*call[outgoing, struct{}]) {
+	ctx, stop := context.WithTimeout(context.Background(), commandTimeout)
+	defer stop()
+	pipe := b.redis.commands.Pipeline()
+	sent := make([]*redis.StringCmd, len(calls))
+	for i, c := range calls {
+		sent[i] = pipe.XAdd(ctx, &redis.XAddArgs{Stream: c.ask.to, Values: c.ask.values})
+	}
+	_, _ = pipe.Exec(ctx) // each answer has its own error
+	for i, c := range calls {
+		c.err = fault("send a reply", sent[i].Err())
+	}
+}

@@ -1,0 +1,262 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	// protocolVersion is raised when an older gateway could no longer work on
+	// the same data.
+	protocolVersion = "1"
+	// longestRetention is for how long the former number of partitions is
+	// remembered: no request may keep its idempotency key for longer.
+	longestRetention = 7 * 24 * time.Hour
+)
+
+var configureScript = newScript("configure")
+
+// deployment is what all gateways share, as last read. Never changed in place.
+type deployment struct {
+	partitions  int
+	ring        correlation.Keyring
+	former      int // partitions before the last raise, 0 once that is history
+	formerUntil time.Time
+	services    map[string]ServiceConfig // known services
+}
+
+// configure agrees with the other gateways on partitions and ID keys, or puts
+// both back after Redis lost them.
+func (b *Broker) configure(ctx context.Context) error {
+	wanted, keys := b.options.Partitions, b.options.IDKey
+	if now := b.shared.Load(); now != nil { // running: put back what was agreed
+		wanted, keys = max(wanted, now.partitions), now.ring.String()
+	} else if keys != "" {
+		if _, err := correlation.ParseKeyring(keys); err != nil {
+			return err
+		}
+	}
+	for {
+		raw, err := configureScript.run(ctx, b.redis.commands, 0, []string{configKey},
+			protocolVersion, wanted, keys, longestRetention.Milliseconds())
+		if err != nil {
+			return fault("agree on the configuration", err)
+		}
+		v := texts(raw)
+		if v[0] != protocolVersion {
+			return fmt.Errorf("Redis holds data of protocol %s, this gateway speaks %s: use a gateway of the same version, or another Redis database", v[0], protocolVersion)
+		}
+		if v[2] == "" { // the first gateway of the deployment makes the key
+			keys = correlation.Keyring{correlation.NewKey()}.String()
+			continue
+		}
+		return b.adopt(v)
+	}
+}
+
+func (b *Broker) adopt(v []string) error {
+	ring, err := correlation.ParseKeyring(v[2])
+	if err != nil {
+		return fmt.Errorf("read the ID keys of the deployment: %w", err)
+	}
+	if b.options.IDKey != "" { // the configured key mints, all verify
+		own, err := correlation.ParseKeyring(b.options.IDKey)
+		if err != nil {
+			return err
+		}
+		ring = append(own[:1:1], ring...)
+	}
+	next := &deployment{partitions: int(number(v[1])), ring: ring, services: map[string]ServiceConfig{}}
+	if until := millis(v[4]); time.Now().Before(until) {
+		next.former, next.formerUntil = int(number(v[3])), until
+	}
+	if wanted := b.options.Partitions; wanted != 0 && wanted < next.partitions {
+		return fmt.Errorf("partitions: %d configured, but this deployment has %d already, and they can't become fewer: configure %d", wanted, next.partitions, next.partitions)
+	}
+	if now := b.shared.Load(); now != nil {
+		next.services = now.services
+	}
+	b.shared.Store(next)
+	return nil
+}
+
+func (b *Broker) formerPartitions() int {
+	d := b.shared.Load()
+	if d.former == 0 || time.Now().After(d.formerUntil) {
+		return 0
+	}
+	return d.former
+}
+
+// checkServer refuses a Redis that would lose accepted requests by design.
+func (b *Broker) checkServer(ctx context.Context) error {
+	info, err := b.redis.commands.Info(ctx, "server").Result()
+	if err != nil {
+		if strings.HasPrefix(err.Error(), "ERR") {
+			return nil // the embedded one knows no sections
+		}
+		return fault("ask Redis for its version", err)
+	}
+	if version, _, _ := strings.Cut(infoField(info, "redis_version"), "."); version != "" && number(version) < 7 {
+		return fmt.Errorf("Redis %s is too old: coatcheck needs 7.0 or newer", infoField(info, "redis_version"))
+	}
+	policy, err := b.redis.commands.ConfigGet(ctx, "maxmemory-policy").Result()
+	if err != nil {
+		return nil // CONFIG is forbidden on some hosted servers, and unknown to the embedded one
+	}
+	if p := policy["maxmemory-policy"]; p != "" && p != "noeviction" {
+		return fmt.Errorf("maxmemory-policy of Redis is %s, which drops accepted requests when memory runs short: set it to noeviction", p)
+	}
+	return nil
+}
+
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// plan is what holds for one request: its own options over its service's.
+func (b *Broker) plan(s Submission) ServiceConfig {
+	own := ServiceConfig{Timeout: s.Timeout, StartTimeout: s.StartTimeout, RunTimeout: s.RunTimeout, Retention: s.Retention}
+	p := own.over(b.service(s.Service))
+	n := b.Partitions()
+	p.MaxQueued = (p.MaxQueued + n - 1) / n
+	return p
+}
+
+// service is what holds for a service: configuration over announcement over defaults.
+func (b *Broker) service(name string) ServiceConfig {
+	return b.options.Services[name].over(b.shared.Load().services[name]).over(b.options.Defaults)
+}
+
+// Services lists the known services by name.
+func (b *Broker) Services() []string {
+	return slices.Sorted(maps.Keys(b.shared.Load().services))
+}
+
+// KnowsService tells whether a service is configured or was ever announced. It
+// asks Redis, at most every 100 ms, where this process has not heard of it.
+func (b *Broker) KnowsService(ctx context.Context, service string) (bool, error) {
+	if _, ok := b.shared.Load().services[service]; ok {
+		return true, nil
+	}
+	if !b.services.due(100 * time.Millisecond) {
+		return false, nil
+	}
+	if err := b.refreshServices(ctx); err != nil {
+		return false, err
+	}
+	_, ok := b.shared.Load().services[service]
+	return ok, nil
+}
+
+// announced is the value of a service in cc:services.
+type announced struct {
+	Lease string `json:"lease,omitempty"` // Go duration
+}
+
+// refreshServices reads the known services, adds the configured ones, and sees
+// to it that each has its streams.
+func (b *Broker) refreshServices(ctx context.Context) error {
+	b.services.mu.Lock()
+	defer b.services.mu.Unlock()
+	b.services.last = time.Now()
+	known, err := b.redis.commands.HGetAll(ctx, servicesKey).Result()
+	if err != nil {
+		return fault("read the known services", err)
+	}
+	now := b.shared.Load()
+	missing := map[string]string{}
+	for name := range b.options.Services {
+		if _, ok := known[name]; !ok {
+			missing[name] = "{}"
+		}
+	}
+	for name, c := range now.services { // Redis lost them
+		if _, ok := known[name]; !ok {
+			missing[name] = encodeAnnounced(Announcement{Lease: c.Lease})
+		}
+	}
+	next := *now
+	next.services = make(map[string]ServiceConfig, len(known)+len(missing))
+	for name, value := range missing {
+		if err := b.redis.commands.HSetNX(ctx, servicesKey, name, value).Err(); err != nil {
+			return fault("put back a known service", err)
+		}
+		known[name] = value
+	}
+	var fresh []string
+	for name, value := range known {
+		next.services[name] = decodeAnnounced(value)
+		if _, ok := now.services[name]; !ok || missing[name] != "" {
+			fresh = append(fresh, name)
+		}
+	}
+	if err := b.createStreams(ctx, next.partitions, fresh); err != nil {
+		return err
+	}
+	b.shared.CompareAndSwap(now, &next)
+	return nil
+}
+
+func decodeAnnounced(value string) ServiceConfig {
+	var a announced
+	if json.Unmarshal([]byte(value), &a) != nil {
+		return ServiceConfig{} // somebody else's spelling: the service is known all the same
+	}
+	if lease, err := time.ParseDuration(a.Lease); err == nil && lease > 0 {
+		return ServiceConfig{Lease: lease}
+	}
+	if seconds, err := strconv.Atoi(a.Lease); err == nil && seconds > 0 {
+		return ServiceConfig{Lease: time.Duration(seconds) * time.Second}
+	}
+	return ServiceConfig{}
+}
+
+func encodeAnnounced(a Announcement) string {
+	if a.Lease <= 0 {
+		return "{}"
+	}
+	return fmt.Sprintf(`{"lease":%q}`, a.Lease)
+}
+
+// createStreams makes the groups of services in all partitions, at 0 so that a
+// group which comes back sees what is there.
+func (b *Broker) createStreams(ctx context.Context, partitions int, services []string) error {
+	if len(services) == 0 {
+		return nil
+	}
+	pipe := b.redis.commands.Pipeline()
+	for p := range partition(partitions) {
+		for _, s := range services {
+			pipe.XGroupCreateMkStream(ctx, p.queue(s), workersGroup, "0")
+		}
+	}
+	answers, err := pipe.Exec(ctx)
+	for _, a := range answers {
+		if e := a.Err(); e != nil && !isBusyGroup(e) {
+			return fault("create the streams", e)
+		}
+	}
+	if err != nil && !isBusyGroup(err) && !errors.Is(err, redis.Nil) {
+		return fault("create the streams", err)
+	}
+	return nil
+}
+
+func isBusyGroup(err error) bool { return strings.HasPrefix(err.Error(), "BUSYGROUP") }

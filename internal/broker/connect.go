@@ -1,0 +1,124 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Limits of the connections to Redis.
+const (
+	dialTimeout    = 600 * time.Millisecond // with one attempt, so that a submit can say 503 within a second
+	commandTimeout = 3 * time.Second        // a healthy Redis answers within milliseconds; a fork or a slow disk may take this long
+	commandPool    = 32                     // hot paths share pipelines; these serve the single reads beside them
+	blockingPool   = 256                    // each blocked reader holds one: steward, claims, callbacks
+	longestBlock   = 2 * time.Second        // a cancelled context does not interrupt a blocked read
+)
+
+// clients are apart because a blocked read must not keep a command waiting for
+// a connection, and a re-sent read is harmless where a re-sent claim is not.
+type clients struct {
+	commands *redis.Client // scripts and reads; never re-sent by the library
+	blocking *redis.Client // XREAD and XREADGROUP with BLOCK
+	pubsub   *redis.Client // subscriptions
+}
+
+func connect(o Options) (clients, error) {
+	base, err := redis.ParseURL(o.URL)
+	if err != nil {
+		return clients{}, fmt.Errorf("read the Redis URL: %w", withoutSecret(err, o.URL))
+	}
+	base.Protocol = 2 // scripts return flat arrays; nothing of RESP3 is used
+	base.DisableIdentity = true
+	base.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	base.Dialer = o.Dial
+	base.DialTimeout = dialTimeout
+	base.DialerRetries = 1
+	base.ReadTimeout, base.WriteTimeout = commandTimeout, commandTimeout
+	base.ContextTimeoutEnabled = true
+	base.MaxRetries = -1
+	base.PoolSize = commandPool
+	base.PoolTimeout = dialTimeout
+
+	blocking := *base
+	blocking.PoolSize = blockingPool
+	blocking.ReadTimeout = longestBlock + commandTimeout
+
+	pubsub := *base
+	return clients{redis.NewClient(base), redis.NewClient(&blocking), redis.NewClient(&pubsub)}, nil
+}
+
+func (c clients) close() error {
+	return errors.Join(c.blocking.Close(), c.pubsub.Close(), c.commands.Close())
+}
+
+func withoutSecret(err error, url string) error {
+	return errors.New(strings.ReplaceAll(err.Error(), url, "(the URL)"))
+}
+
+// fault wraps what go-redis returned into the closed set of this room.
+func fault(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, redis.ErrClosed) {
+		return fmt.Errorf("%s: %w", doing, ErrClosed)
+	}
+	if strings.HasPrefix(err.Error(), "OOM") {
+		return fmt.Errorf("%s: %w", doing, ErrMemory)
+	}
+	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
+}
+
+// unsent tells whether a command certainly had no effect: it never left, or
+// Redis refused it as a whole.
+func unsent(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return true
+	}
+	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) {
+		return true
+	}
+	var refused redis.Error // an error that Redis itself answered with
+	return errors.As(err, &refused)
+}
+
+// lostGroup tells whether Redis lost a stream's group: it was flushed, or came
+// back without its data.
+func lostGroup(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "NOGROUP") || strings.Contains(err.Error(), "UNBLOCKED"))
+}
+
+// pause waits, and tells whether ctx still runs.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// pubsubSilence is after how long without a message a subscription is probed: a
+// half-open connection says nothing for ever.
+const pubsubSilence = 3 * time.Second
+
+type (
+	subscription = redis.Subscription
+	published    = redis.Message
+	poolStats    = redis.PoolStats
+)
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}

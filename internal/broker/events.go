@@ -1,0 +1,94 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+// eventsPage is how many events one read returns; a reader asks again until it
+// has the last.
+const eventsPage = 256
+
+var eventsScript = newScript("events")
+
+// Events reads a record together with up to 256 of its events numbered above
+// after, both as of one instant. first is the number of the oldest event that
+// is kept, 0 for none: after+1 < first means that history was cut. ErrGone,
+// ErrUnavailable.
+func (b *Broker) Events(ctx context.Context, id correlation.ID, after int) (r Record, events []Event, first int, err error) {
+	raw, err := b.readEvents(ctx, id, after, eventsPage, InlineReply)
+	if err != nil {
+		return Record{}, nil, 0, err
+	}
+	r, err = parseView(id, raw[0])
+	if err != nil {
+		return Record{}, nil, 0, err
+	}
+	first = int(number(texts(raw)[1]))
+	for i, line := range texts(raw[2]) {
+		events = append(events, parseEvent(max(after+1, first)+i, line))
+	}
+	return r, events, first, nil
+}
+
+// Event reads one event by its number; nil where it was cut or never came.
+func (b *Broker) Event(ctx context.Context, id correlation.ID, n int) (Record, *Event, error) {
+	raw, err := b.readEvents(ctx, id, n-1, 1, InlineReply)
+	if err != nil {
+		return Record{}, nil, err
+	}
+	r, err := parseView(id, raw[0])
+	if err != nil {
+		return Record{}, nil, err
+	}
+	lines := texts(raw[2])
+	if len(lines) == 0 || number(texts(raw)[1]) > int64(n) {
+		return r, nil, nil
+	}
+	e := parseEvent(n, lines[0])
+	return r, &e, nil
+}
+
+// Reply reads a record with the whole reply body. ErrGone, ErrUnavailable.
+func (b *Broker) Reply(ctx context.Context, id correlation.ID) (Record, error) {
+	raw, err := b.readEvents(ctx, id, math.MaxInt32, 0, math.MaxInt32)
+	if err != nil {
+		return Record{}, err
+	}
+	return parseView(id, raw[0])
+}
+
+func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most, inline int) ([]any, error) {
+	if err := b.Ready(); err != nil {
+		return nil, err
+	}
+	p := partitionOf(id)
+	raw, err := eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), after, most, inline)
+	if errors.Is(err, redis.Nil) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, fault("read the events of a request", err)
+	}
+	list, _ := raw.([]any)
+	if len(list) != 3 {
+		return nil, fmt.Errorf("read the events of a request: %d parts instead of 3", len(list))
+	}
+	return list, nil
+}
+
+// parseEvent reads "<ms> <type> <content type>\n<bytes>", as settle.lua writes it.
+func parseEvent(n int, line string) Event {
+	head, body, _ := strings.Cut(line, "\n")
+	at, rest, _ := strings.Cut(head, " ")
+	kind, contentType, _ := strings.Cut(rest, " ")
+	return Event{Number: n, Type: kind, At: millis(at), ContentType: validText(contentType), Body: bytes.Clone([]byte(body))}
+}

@@ -1,0 +1,129 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	// intentLease is after how long an intent that nobody settled is handed out
+	// again: well above the time that one delivery may take.
+	intentLease  = 60 * time.Second
+	reissueBatch = 64
+)
+
+var (
+	deliveredScript = newScript("delivered")
+	postponeScript  = newScript("postpone")
+	reissueScript   = newScript("reissue")
+)
+
+// Intent is a callback that is owed. It was stored by the operation that
+// stored the event it tells of.
+type Intent struct {
+	Partition int
+	Entry     string // its place on the stream; only the broker reads it
+	ID        correlation.ID
+	Type      string // succeeded, failed, timed_out, canceled or progress
+	Number    int    // of the event
+	Attempt   int    // 1 for the first delivery
+}
+
+// ClaimIntents takes up to n owed callbacks of any partition for this process,
+// waiting up to block (at most 2 s) for the first. One that is neither
+// Delivered nor Postponed within a minute is handed out again.
+func (b *Broker) ClaimIntents(ctx context.Context, n int, block time.Duration) ([]Intent, error) {
+	parts := rand.Perm(b.Partitions())
+	parts = parts[:min(len(parts), max(n, 1))] // COUNT holds for each stream
+	args := make([]string, 2*len(parts))
+	home := make(map[string]int, len(parts))
+	for i, p := range parts {
+		args[i], args[len(parts)+i] = partition(p).callbacks(), ">"
+		home[args[i]] = p
+	}
+	found, err := b.redis.blocking.XReadGroup(ctx, &redis.XReadGroupArgs{
+		Group: deliverersGroup, Consumer: b.name, Streams: args, Count: int64(max(1, n/len(parts))),
+		Block: min(max(block, time.Millisecond), longestBlock),
+	}).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil, nil
+	case lostGroup(err):
+		return nil, b.createDeliverers(ctx)
+	case err != nil:
+		return nil, fault("claim callbacks", err)
+	}
+	var intents []Intent
+	for _, stream := range found {
+		for _, entry := range stream.Messages {
+			i, err := intent(home[stream.Stream], entry)
+			if err != nil { // never written by a gateway: set it aside rather than meet it for ever
+				b.log.Error("a callback intent can't be read and is dropped", "entry", entry.ID, "error", err)
+				b.redis.commands.XAck(ctx, stream.Stream, deliverersGroup, entry.ID)
+				b.redis.commands.XDel(ctx, stream.Stream, entry.ID)
+				continue
+			}
+			intents = append(intents, i)
+		}
+	}
+	return intents, nil
+}
+
+func intent(p int, entry redis.XMessage) (Intent, error) {
+	text := func(name string) string { s, _ := entry.Values[name].(string); return s }
+	id, err := correlation.Parse(text("id"))
+	if err != nil {
+		return Intent{}, fmt.Errorf("read a callback intent: %w", err)
+	}
+	return Intent{
+		Partition: p, Entry: entry.ID, ID: id, Type: text("type"),
+		Number: int(number(text("number"))), Attempt: int(number(text("attempt"))),
+	}, nil
+}
+
+func (b *Broker) createDeliverers(ctx context.Context) error {
+	for p := range partition(b.Partitions()) {
+		err := b.redis.commands.XGroupCreateMkStream(ctx, p.callbacks(), deliverersGroup, "0").Err()
+		if err != nil && !isBusyGroup(err) {
+			return fault("create the callback streams", err)
+		}
+	}
+	return nil
+}
+
+// Delivered settles an intent: told, or given up. Once none of a request is
+// open, its record is forgotten when its retention ends.
+func (b *Broker) Delivered(ctx context.Context, i Intent) error {
+	p := partition(i.Partition)
+	_, err := deliveredScript.run(ctx, b.redis.commands, p, []string{p.callbacks()}, i.Entry, i.ID.String())
+	return fault("settle a callback", err)
+}
+
+// Postpone hands the intent out again after delay, with the next attempt.
+func (b *Broker) Postpone(ctx context.Context, i Intent, delay time.Duration) error {
+	p := partition(i.Partition)
+	_, err := postponeScript.run(ctx, b.redis.commands, p, []string{p.callbacks(), p.due()},
+		i.Entry, i.ID.String(), i.Type, i.Number, i.Attempt+1, delay.Milliseconds())
+	return fault("postpone a callback", err)
+}
+
+// Reissue hands out again what a dead gateway had claimed in a partition.
+func (b *Broker) Reissue(ctx context.Context, p int) (int, error) {
+	part := partition(p)
+	raw, err := reissueScript.run(ctx, b.redis.commands, part, []string{part.callbacks()}, intentLease.Milliseconds(), reissueBatch)
+	if err != nil {
+		return 0, fault("hand callbacks out again", err)
+	}
+	n, _ := raw.(int64)
+	if n < 0 {
+		return 0, b.createDeliverers(ctx)
+	}
+	return int(n), nil
+}

@@ -1,0 +1,42 @@
+package broker
+
+import (
+	"strconv"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+// All keys of coatcheck start with cc:. Those of a partition carry its hash tag
+// {p}, so that one partition lives in one slot of a Redis Cluster and one
+// script may touch all of it. prelude.lua builds the same names.
+const (
+	configKey      = "cc:config"   // hash: what all gateways of a deployment agree on
+	servicesKey    = "cc:services" // hash: service → what is known of it, as JSON
+	wakeChannel    = "cc:wake:"    // + gateway: IDs whose state changed, separated by spaces
+	cancelChannel  = "cc:cancel:"  // + service: ID of a request that ended while claimed
+	stewardChannel = "cc:stewards" // number of a partition whose upkeep was given up
+)
+
+// The consumer groups of the streams that are shared out.
+const (
+	workersGroup    = "workers"
+	deliverersGroup = "deliverers"
+)
+
+// partition names the keys of one shard of the correlation table.
+type partition int
+
+func (p partition) tag() string     { return strconv.Itoa(int(p)) }
+func (p partition) prefix() string  { return "cc:{" + p.tag() + "}:" }
+func (p partition) due() string     { return p.prefix() + "due" }
+func (p partition) replies() string { return p.prefix() + "replies" }
+func (p partition) steward() string { return p.prefix() + "steward" }
+func (p partition) kept() string    { return p.prefix() + "kept" }
+func (p partition) counts() string  { return p.prefix() + "counts" }
+
+func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
+func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }
+func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
+func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
+func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }
+func partitionOf(id correlation.ID) partition        { return partition(id.Partition()) }

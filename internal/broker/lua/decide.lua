@@ -1,0 +1,78 @@
+-- decide.lua looks at what is due: start, run and total timeouts, back-offs
+-- that are over, callbacks to try again. Atomic because each decision is a
+-- compare-and-set on the record, so a steward that comes late does no harm.
+--
+-- Nothing due at T is decided while a reply that Redis took by T is unsettled.
+--
+-- KEYS[1] due
+-- ARGV[2] most decisions
+-- Returns {'settle' | 'more' | 'done', next due in ms or '', report lines}; lines
+-- as in settle.lua, also "release id service".
+local report = {}
+local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
+
+local oldest -- of the unsettled replies
+if redis.call('XLEN', P .. 'replies') > 0 then
+  oldest = stream_ms(redis.call('XRANGE', P .. 'replies', '-', '+', 'COUNT', 1)[1][1])
+end
+
+local function release(r)
+  local v = redis.call('HMGET', r.key, 'content_type', 'trace', 'headers', 'body')
+  r.release = nil
+  enqueue(r, v[1] or '', v[2] or '', v[3] or '', v[4] or '')
+  redis.call('HSET', r.key, 'status', 'queued', 'entry', r.entry)
+  redis.call('HDEL', r.key, 'release', 'content_type', 'headers', 'body')
+  redis.call('ZREM', P .. 'waiting:' .. r.service, r.id)
+  count('a', r.service, 1)
+  schedule(r)
+  wake(r)
+  note('release', r.id, r.service)
+end
+
+local function timed_out(r, reason, code, message)
+  report[#report + 1] = finish(r, { status = 'timed_out', reason = reason, code = code, message = message })
+end
+
+local function decide(id)
+  local r = load(id)
+  if not r or TERMINAL[r.status] then
+    redis.call('ZREM', KEYS[1], id)
+    if not r then note('orphan', id, '-') end
+    return
+  end
+  if NOW >= r.deadline then
+    return timed_out(r, 'total', 'timeout', 'No outcome came before the timeout of the request.')
+  end
+  if r.release then
+    if NOW >= r.release then release(r) else schedule(r) end
+    return
+  end
+  local recorded = r.started
+  claim(r)
+  if r.start > 0 and r.attempt == 1 and NOW >= r.created + r.start and (not r.started or r.started > r.created + r.start) then
+    return timed_out(r, 'start', 'start_timeout', 'No worker started the request before its start timeout.')
+  end
+  if r.run > 0 and r.started and NOW >= r.started + r.run then
+    return timed_out(r, 'run', 'run_timeout', 'The worker did not reply before the run timeout.')
+  end
+  schedule(r)
+end
+
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(NOW), 'WITHSCORES', 'LIMIT', 0, tonumber(ARGV[2]))
+local verdict = #due / 2 >= tonumber(ARGV[2]) and 'more' or 'done'
+for i = 1, #due, 2 do
+  local member, at = due[i], tonumber(due[i + 1])
+  local id, kind, number, attempt = string.match(member, '^callback (%S+) (%S+) (%d+) (%d+)$')
+  if id then
+    redis.call('XADD', P .. 'callbacks', '*', 'id', id, 'type', kind, 'number', number, 'attempt', attempt)
+    redis.call('ZREM', KEYS[1], member)
+  elseif oldest and oldest <= at then
+    verdict = 'settle'
+    break
+  else
+    decide(member)
+  end
+end
+publish_wakes()
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+return { verdict, first[2] and int(tonumber(first[2])) or '', report }

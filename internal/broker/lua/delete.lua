@@ -1,0 +1,19 @@
+-- delete.lua forgets a request now; an open one is canceled first, so that its
+-- worker and its readers hear of it. Atomic because nothing may be left behind.
+--
+-- KEYS[1] record
+-- ARGV[2] id
+-- Returns {'deleted', report line or ''} | {'gone'}.
+local r = load(ARGV[2])
+if not r or gone(r) then return { 'gone' } end
+local line = ''
+if not TERMINAL[r.status] then
+  r.callback = nil -- forgetting also forgets the callback
+  line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled',
+    message = 'The request was deleted by its client.' })
+  publish_wakes()
+end
+kept(r, -1)
+redis.call('DEL', r.key, events_key(r.id))
+if r.idem then redis.call('DEL', P .. 'idempotency:' .. r.idem) end
+return { 'deleted', line }

@@ -1,0 +1,15 @@
+-- detach.lua takes a gateway off the list that is woken about a request.
+-- Atomic because the list is one value that others change as well.
+--
+-- KEYS[1] record
+-- ARGV[2] id, [3] gateway
+-- Returns 1 where the gateway was on the list, else 0.
+local left, found = {}, 0
+for gateway in string.gmatch(redis.call('HGET', KEYS[1], 'waiters') or '', '%S+') do
+  if gateway == ARGV[3] then found = 1 else left[#left + 1] = gateway end
+end
+if found == 1 then
+  if #left > 0 then redis.call('HSET', KEYS[1], 'waiters', table.concat(left, ' '))
+  else redis.call('HDEL', KEYS[1], 'waiters') end
+end
+return found

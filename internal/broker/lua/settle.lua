@@ -1,0 +1,171 @@
+-- settle.lua takes what workers sent off the reply stream, oldest first, and
+-- applies it: events are numbered, leases renewed, outcomes stored, and the
+-- work entry is acknowledged and deleted in the same step. Atomic because the
+-- reply is the acknowledgement: a reply is either still here or fully applied.
+-- The bytes of a reply never leave Redis on the way.
+--
+-- KEYS[1] reply stream of the partition
+-- ARGV[2] most replies, [3] bytes after which it stops, [4] a random number in
+--     [0,1) for the back-off, [5] most events kept a request, [6] largest event,
+--     [7] largest reply, [8] most replies set aside
+-- Returns {left on the stream, now, report lines}; a line is
+--     "outcome id service status reason total-ms run-ms attempt", or
+--     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service".
+local replies = KEYS[1]
+local limit, budget, random = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local report = {}
+
+local function note(kind, id, service)
+  report[#report + 1] = kind .. ' ' .. (id or '-') .. ' ' .. (service or '-')
+end
+
+-- aside keeps what can't be understood, with its cause, for somebody to look at.
+local function aside(kind, cause, entry, f)
+  local key = P .. 'aside'
+  redis.call('LPUSH', key, entry .. ' ' .. cause .. ' ' .. string.sub(f.token or '', 1, 120) .. ' ' .. string.sub(f.body or '', 1, 512))
+  redis.call('LTRIM', key, 0, tonumber(ARGV[8]) - 1)
+  redis.call('PEXPIRE', key, 86400000)
+  note(kind)
+end
+
+-- renew lets the worker keep its entry from the instant at which Redis took
+-- the reply, and fixes when the attempt was claimed.
+local function renew(r, at)
+  if not claim(r) then return end
+  if not r.recorded then
+    redis.call('HSET', r.key, 'status', 'running', 'started', int(r.started), 'worker', r.worker)
+    r.status = 'running'
+    schedule(r)
+    wake(r)
+  end
+  -- Only who holds the entry keeps it: claiming for somebody else would steal it.
+  local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
+  if not p.err and p[1] then
+    redis.call('XCLAIM', queue_key(r.service), 'workers', p[1][2], 0, r.entry, 'TIME', int(at), 'JUSTID')
+  end
+end
+
+local function retry(r, f, n)
+  local message = f.error or 'The worker asked for another attempt.'
+  if r.attempt >= r.max then
+    return finish(r, { status = 'failed', reason = 'max_attempts', code = f.error_code or 'max_attempts',
+      message = message, by_worker = true })
+  end
+  local c = content(r)
+  if not c then
+    return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true,
+      message = 'The worker asked for another attempt, but the body is no longer in Redis.' })
+  end
+  local delay = tonumber(f.delay or '')
+  if not delay or delay < 0 then
+    local base = 1000 * 2 ^ (r.attempt - 1)
+    delay = base / 2 + base / 2 * ((random + n * 0.618) % 1)
+  end
+  delay = math.min(delay, WEEK)
+  if delay <= 1 then -- at once: a worker that drains gives its work back
+    local old = { entry = r.entry, service = r.service }
+    next_attempt(r)
+    enqueue(r, c.content_type or '', c.traceparent or '', c.headers or '', c.body or '')
+    redis.call('HSET', r.key, 'status', 'queued', 'attempt', int(r.attempt), 'entry', r.entry)
+    drop(old)
+    count('a', r.service, 1)
+  else
+    park(r)
+    drop(r)
+    next_attempt(r)
+    r.release, r.entry, r.status = math.floor(NOW + delay), nil, 'scheduled'
+    redis.call('HSET', r.key, 'status', 'scheduled', 'attempt', int(r.attempt), 'release', int(r.release))
+    redis.call('HDEL', r.key, 'entry')
+    redis.call('ZADD', P .. 'waiting:' .. r.service, int(r.release), r.id)
+  end
+  schedule(r)
+  wake(r)
+  note('retry', r.id, r.service)
+  return nil
+end
+
+local function settle(entry, f, n)
+  local id, attempt, nonce = string.match(f.token or '', '^([%x%-]+)%.(%d+)%.(%x+)$')
+  if not id or #id ~= 36 then return aside('garbage', 'token', entry, f) end
+  local r = load(id)
+  if not r then return note('orphan', id) end
+  if nonce ~= r.nonce then return aside('foreign', 'nonce', entry, f) end
+  attempt = tonumber(attempt)
+  local kind, at = f.type, stream_ms(entry)
+  if TERMINAL[r.status] then
+    local again = attempt == r.attempt and (kind == 'final' or kind == 'failed') and r.status ~= 'timed_out' and r.status ~= 'canceled'
+    return note(again and 'duplicate' or 'late', id, r.service)
+  end
+  if attempt ~= r.attempt or r.status == 'scheduled' then return note('stale', id, r.service) end
+  if at > r.deadline or (r.run > 0 and claim(r) and at > r.started + r.run) then return note('late', id, r.service) end
+  local seq = tonumber(f.seq or '')
+  if seq then
+    if seq <= r.wseq then return note('duplicate', id, r.service) end
+    if seq > r.wseq + 1 then note('gap', id, r.service) end
+    r.wseq = seq
+  end
+  local body = f.body or ''
+
+  if kind == 'final' or kind == 'failed' then
+    if #body > tonumber(ARGV[7]) then
+      report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
+        message = 'The reply of the worker is larger than this gateway keeps.' })
+      return note('oversize', id, r.service)
+    end
+    local code = tonumber(f.status_code or '')
+    local o = { rtype = f.content_type or '', reply = body, by_worker = true,
+      rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
+    if kind == 'final' then
+      o.status, o.reason = 'succeeded', ''
+    else
+      o.status, o.reason, o.code = 'failed', 'worker', f.error_code or 'worker_error'
+      o.message = f.error or 'The worker reported a failure.'
+      if body == '' then o.reply, o.rtype = nil, nil end
+    end
+    report[#report + 1] = finish(r, o)
+    return
+  end
+  if kind == 'retry' then
+    report[#report + 1] = retry(r, f, n)
+    return
+  end
+  if kind ~= 'progress' and kind ~= 'partial' and kind ~= 'heartbeat' then
+    return aside('garbage', 'type', entry, f)
+  end
+  renew(r, at)
+  if seq then redis.call('HSET', r.key, 'wseq', int(seq)) end
+  if kind == 'heartbeat' then return note('heartbeat', id, r.service) end
+  if #body > tonumber(ARGV[6]) then return aside('oversize', 'event', entry, f) end
+  r.seq = r.seq + 1
+  local content_type = string.sub((string.gsub(f.content_type or '', '%c', '')), 1, 255)
+  redis.call('RPUSH', events_key(id), int(at) .. ' ' .. kind .. ' ' .. content_type .. '\n' .. body)
+  redis.call('LTRIM', events_key(id), -tonumber(ARGV[5]), -1)
+  redis.call('PEXPIREAT', events_key(id), int(r.deadline + WEEK))
+  redis.call('HSET', r.key, 'seq', int(r.seq))
+  if kind == 'progress' and r.callback and string.find(r.events, 'p', 1, true) then owe(r, 'progress', r.seq) end
+  wake(r)
+  note('event', id, r.service)
+end
+
+-- Small replies are read by growing handfuls, large ones one by one: a script
+-- must not hold a hundred replies of 10 MiB in memory at once.
+local done, bytes, handful = 0, 0, 1
+while done < limit and bytes < budget do
+  local entries = redis.call('XRANGE', replies, '-', '+', 'COUNT', math.min(handful, limit - done))
+  if #entries == 0 then break end
+  local ids = {}
+  for i = 1, #entries do
+    local f, flat = {}, entries[i][2]
+    for j = 1, #flat, 2 do
+      f[flat[j]] = flat[j + 1]
+      bytes = bytes + #flat[j + 1]
+    end
+    done = done + 1
+    settle(entries[i][1], f, done)
+    ids[i] = entries[i][1]
+  end
+  redis.call('XDEL', replies, unpack(ids))
+  handful = bytes / done < 16384 and math.min(handful * 2, 64) or 1
+end
+publish_wakes()
+return { redis.call('XLEN', replies), int(NOW), report }

@@ -1,0 +1,205 @@
+package broker
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	sampleAge     = time.Second // how old an estimate may be
+	rateMemory    = 0.3         // weight of the newest second in a rate
+	maxRetryAfter = 60          // seconds
+)
+
+// Queue is a sample, at most a second old, of one service over all partitions.
+type Queue struct {
+	Depth     int           // queued and scheduled
+	Running   int           // claimed
+	Scheduled int           // part of Depth
+	OldestAge time.Duration // of the oldest entry nobody claimed; 0 for none
+	PerSecond float64       // recent claims a second; 0 if unknown
+	RunTime   time.Duration // recent mean from claim to outcome; 0 if unknown
+}
+
+// sampler keeps the last sample of each service.
+type sampler struct {
+	mu       sync.Mutex // guards services
+	services map[string]*sample
+}
+
+type sample struct {
+	mu        sync.Mutex // one measurement at a time; guards the rest
+	at        time.Time
+	queue     Queue
+	claimed   map[partition]int64 // entries ever claimed
+	finished  int64
+	busy      int64 // ms
+	firstSeen bool
+}
+
+func (s *sampler) init() { s.services = map[string]*sample{} }
+
+func (s *sampler) of(service string) *sample {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.services[service]
+	if found == nil {
+		found = &sample{}
+		s.services[service] = found
+	}
+	return found
+}
+
+// Queue samples a service that Services lists. Between two looks a second
+// apart it costs nothing.
+func (b *Broker) Queue(ctx context.Context, service string) (Queue, error) {
+	q, _, err := b.sample(ctx, service)
+	return q, err
+}
+
+func (b *Broker) sample(ctx context.Context, service string) (Queue, map[partition]int64, error) {
+	s := b.samples.of(service)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.at) < sampleAge {
+		return s.queue, s.claimed, nil
+	}
+	if err := b.Ready(); err != nil {
+		return Queue{}, nil, err
+	}
+	if err := b.measure(ctx, service, s); err != nil {
+		return Queue{}, nil, err
+	}
+	return s.queue, s.claimed, nil
+}
+
+// measure asks every partition in one pipeline.
+func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
+	type look struct {
+		length, waiting *redis.IntCmd
+		pending         *redis.XPendingCmd
+		counts          *redis.SliceCmd
+		groups          *redis.XInfoGroupsCmd
+	}
+	n := b.Partitions()
+	looks := make([]look, n)
+	pipe := b.redis.commands.Pipeline()
+	for p := range partition(n) {
+		looks[p] = look{
+			pipe.XLen(ctx, p.queue(service)), pipe.ZCard(ctx, p.waiting(service)),
+			pipe.XPending(ctx, p.queue(service), workersGroup),
+			pipe.HMGet(ctx, p.counts(), "a:"+service, "f:"+service, "b:"+service),
+			pipe.XInfoGroups(ctx, p.queue(service)),
+		}
+	}
+	now := pipe.Time(ctx)
+	_, _ = pipe.Exec(ctx) // a stream or group that is missing is an empty one
+	if err := now.Err(); err != nil {
+		return fault("sample a queue", err)
+	}
+	var q Queue
+	claimed := make(map[partition]int64, n)
+	var starts, finished, busy int64
+	for p, l := range looks {
+		running := 0
+		if pending, err := l.pending.Result(); err == nil && pending != nil {
+			running = int(pending.Count)
+		}
+		undelivered := max(0, int(l.length.Val())-running)
+		q.Running += running
+		q.Scheduled += int(l.waiting.Val())
+		q.Depth += undelivered + int(l.waiting.Val())
+		counts := counted(l.counts.Val())
+		claimed[partition(p)] = counts[0] - int64(undelivered)
+		starts += claimed[partition(p)] - s.claimed[partition(p)]
+		finished, busy = finished+counts[1], busy+counts[2]
+		if undelivered > 0 && len(l.groups.Val()) > 0 {
+			q.OldestAge = max(q.OldestAge, b.oldestAge(ctx, partition(p), service, l.groups.Val()[0].LastDeliveredID, now.Val()))
+		}
+	}
+	q.PerSecond, q.RunTime = s.queue.PerSecond, s.queue.RunTime
+	if elapsed := time.Since(s.at).Seconds(); s.firstSeen {
+		fresh := max(0, float64(starts)/elapsed)
+		weight := 1 - math.Pow(1-rateMemory, elapsed)
+		q.PerSecond += weight * (fresh - q.PerSecond)
+		if done := finished - s.finished; done > 0 {
+			q.RunTime = time.Duration((busy-s.busy)/done) * time.Millisecond
+		}
+	}
+	s.at, s.queue, s.claimed, s.finished, s.busy, s.firstSeen = time.Now(), q, claimed, finished, busy, true
+	return nil
+}
+
+func counted(raw []any) (n [3]int64) {
+	for i, v := range raw {
+		if text, ok := v.(string); ok && i < len(n) {
+			n[i] = number(text)
+		}
+	}
+	return n
+}
+
+// oldestAge looks at the first entry that nobody was given. Its body comes
+// along, which is why it is asked at most once a second.
+func (b *Broker) oldestAge(ctx context.Context, p partition, service, delivered string, now time.Time) time.Duration {
+	next, err := b.redis.commands.XRangeN(ctx, p.queue(service), after(delivered), "+", 1).Result()
+	if err != nil || len(next) == 0 {
+		return 0
+	}
+	return max(0, now.Sub(entryTime(next[0].ID)))
+}
+
+// after is the smallest stream ID above id: exclusive ranges are not
+// understood everywhere.
+func after(id string) string {
+	ms, seq, ok := cutEntry(id)
+	if !ok {
+		return "-"
+	}
+	return ms + "-" + seq
+}
+
+// Position estimates the place of a queued request in its line, 1 being next,
+// and when it will start (zero if unknown). ok is false where it isn't queued
+// or nothing can be told.
+func (b *Broker) Position(ctx context.Context, r Record) (position int, start time.Time, ok bool) {
+	if r.Status != Queued {
+		return 0, time.Time{}, false
+	}
+	q, claimed, err := b.sample(ctx, r.Service)
+	if err != nil {
+		return 0, time.Time{}, false
+	}
+	position = 1
+	if r.Attempt == 1 {
+		position = int(r.Ordinal - claimed[partitionOf(r.ID)])
+	}
+	position = max(1, min(position, max(1, q.Depth)))
+	if q.PerSecond > 0.01 {
+		start = time.Now().UTC().Add(time.Duration(float64(position) / q.PerSecond * float64(time.Second))).Truncate(time.Millisecond)
+	}
+	return position, start, true
+}
+
+// RetryAfter is in how many seconds (1 to 60) asking again is worth while, from
+// the queue's depth and what the service takes.
+func (b *Broker) RetryAfter(ctx context.Context, r Record) int {
+	q, _, err := b.sample(ctx, r.Service)
+	if err != nil {
+		return 1
+	}
+	wait := q.RunTime
+	if position, start, ok := b.Position(ctx, r); ok && !start.IsZero() {
+		wait += time.Until(start)
+	} else if ok && q.RunTime > 0 {
+		wait += time.Duration(position-1) * q.RunTime
+	}
+	if r.Status == Running && !r.Started.IsZero() {
+		wait = q.RunTime - time.Since(r.Started)
+	}
+	return max(1, min(maxRetryAfter, int(math.Ceil(wait.Seconds()))))
+}

@@ -1,0 +1,118 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	healthInterval  = 500 * time.Millisecond
+	healthTimeout   = time.Second
+	refreshInterval = time.Second // how soon every gateway knows a new service
+	memoryShare     = 0.8         // of maxmemory; the rest is for replies to accepted work
+)
+
+// refresher remembers when the services were last read.
+type refresher struct {
+	mu   sync.Mutex // guards last, and lets one read at a time
+	last time.Time
+}
+
+func (r *refresher) due(every time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Since(r.last) >= every
+}
+
+// Run does the upkeep of this process until ctx ends: health, new services,
+// configuration, and putting both back after Redis lost its data.
+func (b *Broker) Run(ctx context.Context) error {
+	health := time.NewTicker(healthInterval)
+	defer health.Stop()
+	for ctx.Err() == nil {
+		b.checkHealth(ctx)
+		if b.Ready() == nil && b.services.due(refreshInterval) {
+			if err := b.refresh(ctx); err != nil && ctx.Err() == nil {
+				b.log.Warn("read the shared configuration", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-health.C:
+		}
+	}
+	return nil
+}
+
+// Ready is nil while Redis answers, else an ErrUnavailable. It asks nobody: Run
+// looks every 500 ms.
+func (b *Broker) Ready() error {
+	if err := b.health.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (b *Broker) checkHealth(ctx context.Context) {
+	ctx, stop := context.WithTimeout(ctx, healthTimeout)
+	defer stop()
+	err := b.redis.commands.Ping(ctx).Err()
+	if err == nil {
+		if b.health.Swap(nil) != nil {
+			b.log.Info("Redis answers again")
+		}
+		return
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	down := fmt.Errorf("ask Redis whether it is there: %w: %w", ErrUnavailable, err)
+	if b.health.Swap(&down) == nil {
+		b.log.Error("Redis does not answer; new requests are refused until it does", "error", err)
+	}
+}
+
+// refresh re-reads what the gateways share.
+func (b *Broker) refresh(ctx context.Context) error {
+	there, err := b.redis.commands.Exists(ctx, configKey).Result()
+	if err != nil {
+		return fault("look for the configuration", err)
+	}
+	if there == 0 {
+		b.counters.dataLost.Add(1)
+		b.log.Error("Redis lost its data: requests accepted before are gone; putting the configuration back")
+		if err := load(ctx, b.redis.commands); err != nil {
+			return fault("load the scripts", err)
+		}
+	}
+	before := b.Partitions()
+	if err := b.configure(ctx); err != nil {
+		return err
+	}
+	if there == 0 || b.Partitions() != before {
+		if err := b.createStreams(ctx, b.Partitions(), b.Services()); err != nil {
+			return err
+		}
+	}
+	b.checkMemory(ctx)
+	return b.refreshServices(ctx)
+}
+
+// checkMemory stops admission before Redis is full: then replies would be
+// refused as well, and accepted work could not end.
+func (b *Broker) checkMemory(ctx context.Context) {
+	info, err := b.redis.commands.Info(ctx, "memory").Result()
+	if err != nil {
+		return // the embedded one has no such section, and no limit
+	}
+	used, _ := strconv.ParseFloat(infoField(info, "used_memory"), 64)
+	most, _ := strconv.ParseFloat(infoField(info, "maxmemory"), 64)
+	full := most > 0 && used >= memoryShare*most
+	if full != b.memoryFull.Swap(full) {
+		b.log.Warn("admission by memory of Redis changed", "refusing", full, "used", used, "maxmemory", most)
+	}
+}

@@ -1,0 +1,136 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Limits of one settle. They bound for how long one script keeps Redis busy.
+const (
+	settleReplies = 128
+	settleBytes   = 1 << 20
+	decideBatch   = 128
+	lapseBatch    = 32
+
+	maxEvents    = 1000      // progress and partial replies kept a request; the oldest go first
+	maxEventSize = 256 << 10 // bytes; a larger one is set aside
+	maxAside     = 100       // replies kept that nobody understands
+)
+
+var (
+	settleScript = newScript("settle")
+	decideScript = newScript("decide")
+	lapseScript  = newScript("lapse")
+)
+
+// Fact is one thing that upkeep found or did, for the log and the metrics.
+type Fact struct {
+	// Kind is outcome, event, heartbeat, retry, release, lapse, or why a reply
+	// was dropped: late, duplicate, stale, orphan, foreign, garbage, oversize;
+	// gap says that a worker's numbering skipped.
+	Kind    string
+	ID      string // "-" where there is none
+	Service string // "-" where it is unknown
+
+	// Of an outcome:
+	Status  Status
+	Reason  string
+	Total   time.Duration // accepted → outcome
+	RunTime time.Duration // claimed → outcome, 0 if never claimed
+	Attempt int
+}
+
+func parseReport(lines []string) []Fact {
+	facts := make([]Fact, 0, len(lines))
+	for _, line := range lines {
+		f := strings.Fields(line)
+		if len(f) < 3 {
+			continue
+		}
+		fact := Fact{Kind: f[0], ID: f[1], Service: f[2]}
+		if fact.Kind == "outcome" && len(f) == 8 {
+			fact.Status, fact.Reason = Status(f[3]), f[4]
+			fact.Total, fact.RunTime, fact.Attempt = msec(f[5]), msec(f[6]), int(number(f[7]))
+		}
+		facts = append(facts, fact)
+	}
+	return facts
+}
+
+// AwaitReplies blocks until there is a reply to settle in the partition, at
+// most for block (at most 2 s). It takes nothing.
+func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (bool, error) {
+	found, err := b.redis.blocking.XRead(ctx, &redis.XReadArgs{
+		Streams: []string{partition(p).replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock),
+	}).Result()
+	if errors.Is(err, redis.Nil) || lostGroup(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fault("wait for replies", err)
+	}
+	return len(found) > 0, nil
+}
+
+// Settle applies the oldest replies of a partition: the reply is the
+// acknowledgement. more says that replies are left.
+func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
+	part := partition(p)
+	raw, err := settleScript.run(ctx, b.redis.commands, part, []string{part.replies()},
+		settleReplies, settleBytes, rand.Float64(), maxEvents, maxEventSize, b.options.MaxReply, maxAside)
+	if err != nil {
+		return nil, false, fault("settle replies", err)
+	}
+	list := raw.([]any)
+	facts = parseReport(texts(list[2]))
+	b.count(facts)
+	left, _ := list[0].(int64)
+	return facts, left > 0, nil
+}
+
+// Decision is what Decide and Lapse found.
+type Decision struct {
+	Facts  []Fact
+	Settle bool      // replies must be settled first, then ask again
+	More   bool      // more is due already
+	Next   time.Time // when something is due next, of Redis' clock; zero for nothing
+}
+
+// Decide fires what is due in a partition: timeouts, back-offs that are over,
+// callbacks to try again.
+func (b *Broker) Decide(ctx context.Context, p int) (Decision, error) {
+	part := partition(p)
+	raw, err := decideScript.run(ctx, b.redis.commands, part, []string{part.due()}, decideBatch)
+	if err != nil {
+		return Decision{}, fault("decide what is due", err)
+	}
+	list := raw.([]any)
+	v := texts(list)
+	d := Decision{Facts: parseReport(texts(list[2])), Settle: v[0] == "settle", More: v[0] == "more", Next: millis(v[1])}
+	b.count(d.Facts)
+	return d, nil
+}
+
+// Lapse takes the work of a service away from workers that fell silent.
+func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, error) {
+	part := partition(p)
+	raw, err := lapseScript.run(ctx, b.redis.commands, part, []string{part.queue(service)},
+		service, b.service(service).Lease.Milliseconds(), lapseBatch)
+	if err != nil {
+		return Decision{}, fault("look for lapsed leases", err)
+	}
+	list := raw.([]any)
+	verdict := texts(list)[0]
+	if verdict == "nogroup" {
+		b.log.Warn("the worker group of a stream was lost; making it again", "service", service, "partition", p)
+		return Decision{}, b.createStreams(ctx, b.Partitions(), []string{service})
+	}
+	d := Decision{Facts: parseReport(texts(list[1])), Settle: verdict == "settle"}
+	b.count(d.Facts)
+	return d, nil
+}

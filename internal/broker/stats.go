@@ -1,0 +1,95 @@
+package broker
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// counters count since this process started.
+type counters struct {
+	dataLost atomic.Int64
+	facts    atomic.Pointer[func(Fact)] // who else wants to hear
+}
+
+// Observe has seen called with every fact that this process' own calls brought
+// to light: outcomes, events, dropped replies. seen must be fast. Call it
+// before Run.
+func (b *Broker) Observe(seen func(Fact)) { b.counters.facts.Store(&seen) }
+
+func (b *Broker) count(facts []Fact) {
+	seen := b.counters.facts.Load()
+	for _, f := range facts {
+		if f.Kind == "outcome" {
+			b.log.Debug("request has its outcome", "correlation_id", f.ID, "service", f.Service,
+				"status", f.Status, "reason", f.Reason, "attempt", f.Attempt, "total", f.Total)
+		}
+		if seen != nil {
+			(*seen)(f)
+		}
+	}
+}
+
+// Stats is a snapshot for the metrics.
+type Stats struct {
+	DataLost int64 // times that Redis came back without its data
+	Pool     Pool
+}
+
+// Pool is the state of the connections to Redis.
+type Pool struct {
+	Total, Idle, Stale uint32
+	Hits, Misses       uint32
+	Timeouts           uint32
+}
+
+// Stats asks nobody.
+func (b *Broker) Stats() Stats {
+	var p Pool
+	for _, s := range []*poolStats{b.redis.commands.PoolStats(), b.redis.blocking.PoolStats(), b.redis.pubsub.PoolStats()} {
+		p.Total, p.Idle, p.Stale = p.Total+s.TotalConns, p.Idle+s.IdleConns, p.Stale+s.StaleConns
+		p.Hits, p.Misses, p.Timeouts = p.Hits+s.Hits, p.Misses+s.Misses, p.Timeouts+s.Timeouts
+	}
+	return Stats{DataLost: b.counters.dataLost.Load(), Pool: p}
+}
+
+// Table counts the correlation table by status, over all partitions: open ones
+// exactly, outcomes to five minutes.
+func (b *Broker) Table(ctx context.Context) (map[Status]int, error) {
+	table := map[Status]int{}
+	for p := range b.Partitions() {
+		kept, err := b.Tidy(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		for status, n := range kept {
+			table[status] += n
+		}
+	}
+	for _, service := range b.Services() {
+		q, err := b.Queue(ctx, service)
+		if err != nil {
+			return nil, err
+		}
+		table[Running] += q.Running
+		table[Scheduled] += q.Scheduled
+		table[Queued] += q.Depth - q.Scheduled
+	}
+	return table, nil
+}
+
+// Now is Redis' clock.
+func (b *Broker) Now(ctx context.Context) (time.Time, error) {
+	now, err := b.redis.commands.Time(ctx).Result()
+	return now, fault("ask Redis for the time", err)
+}
+
+func cutEntry(id string) (ms, next string, ok bool) {
+	ms, seq, ok := strings.Cut(id, "-")
+	if !ok {
+		return "", "", false
+	}
+	return ms, strconv.FormatInt(number(seq)+1, 10), true
+}

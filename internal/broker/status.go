@@ -1,0 +1,96 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+var (
+	statusScript = newScript("status")
+	detachScript = newScript("detach")
+)
+
+// readAsk is one read of a record on its way through the batch.
+type readAsk struct {
+	id     correlation.ID
+	attach bool // register this process for wake-ups
+}
+
+// Status reads a record. ErrGone, ErrUnavailable. Concurrent reads share a
+// pipeline, and one read answers all who asked for the same ID before it left.
+func (b *Broker) Status(ctx context.Context, id correlation.ID) (Record, error) {
+	return b.read(ctx, readAsk{id: id})
+}
+
+// Attach is Status that registers this process for wake-ups about the request
+// in the same step, so that no change can fall between the two.
+func (b *Broker) Attach(ctx context.Context, id correlation.ID) (Record, error) {
+	return b.read(ctx, readAsk{id: id, attach: true})
+}
+
+// Detach takes the registration of Attach back. Where it fails, a few wake-ups
+// more reach nobody.
+func (b *Broker) Detach(ctx context.Context, id correlation.ID) error {
+	p := partitionOf(id)
+	_, err := detachScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), b.name)
+	return fault("detach from a request", err)
+}
+
+func (b *Broker) read(ctx context.Context, ask readAsk) (Record, error) {
+	if err := b.Ready(); err != nil {
+		return Record{}, err
+	}
+	raw, _, err := b.reads.do(ctx, ask, 200)
+	if err != nil {
+		if ctx.Err() != nil {
+			return Record{}, fmt.Errorf("read a request: %w: %w", ErrUnavailable, err)
+		}
+		return Record{}, err
+	}
+	return parseView(ask.id, raw)
+}
+
+// sendReads reads a batch in one pipeline, each distinct question once.
+func (b *Broker) sendReads(calls []*call[readAsk, any]) {
+	ctx, stop := context.WithTimeout(context.Background(), commandTimeout)
+	defer stop()
+	asked := make(map[readAsk]*redis.Cmd, len(calls))
+	for _, c := range calls {
+		asked[c.ask] = nil
+	}
+	if b.sendStatus(ctx, asked) { // Redis has forgotten the script
+		if err := load(ctx, b.redis.commands); err == nil {
+			b.sendStatus(ctx, asked)
+		}
+	}
+	for _, c := range calls {
+		c.answer, c.err = asked[c.ask].Result()
+		if errors.Is(c.err, redis.Nil) {
+			c.answer, c.err = nil, nil
+		}
+		c.err = fault("read a request", c.err)
+	}
+}
+
+// sendStatus asks every question, and tells whether the script was unknown.
+func (b *Broker) sendStatus(ctx context.Context, asked map[readAsk]*redis.Cmd) (unknown bool) {
+	pipe := b.redis.commands.Pipeline()
+	for ask := range asked {
+		p, gateway := partitionOf(ask.id), ""
+		if ask.attach {
+			gateway = b.name
+		}
+		asked[ask] = pipe.EvalSha(ctx, statusScript.sha, []string{p.request(ask.id)},
+			p.prefix(), ask.id.String(), gateway, InlineReply)
+	}
+	_, _ = pipe.Exec(ctx) // each answer has its own error
+	for _, cmd := range asked {
+		unknown = unknown || isNoScript(cmd.Err())
+	}
+	return unknown
+}

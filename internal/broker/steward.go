@@ -1,0 +1,58 @@
+package broker
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+var (
+	stewardScript = newScript("steward")
+	releaseScript = newScript("release")
+	tidyScript    = newScript("tidy")
+)
+
+// Hold takes or renews the lease of a partition's upkeep for this process.
+// Where another has it, left is for how long still.
+func (b *Broker) Hold(ctx context.Context, p int, lease time.Duration) (held bool, left time.Duration, err error) {
+	part := partition(p)
+	raw, err := stewardScript.run(ctx, b.redis.commands, part, []string{part.steward()}, b.name, lease.Milliseconds())
+	if err != nil {
+		return false, 0, fault("hold a partition", err)
+	}
+	v := texts(raw)
+	return v[0] == "1", msec(v[1]), nil
+}
+
+// Release gives a partition up; the others hear of it at once.
+func (b *Broker) Release(ctx context.Context, p int) error {
+	part := partition(p)
+	_, err := releaseScript.run(ctx, b.redis.commands, part, []string{part.steward()}, b.name, p)
+	return fault("release a partition", err)
+}
+
+// Released calls freed with each partition that a steward gives up, and with
+// -1 after every (re)connection, when one may have been missed. Blocks until
+// ctx ends.
+func (b *Broker) Released(ctx context.Context, freed func(p int)) error {
+	return b.subscribe(ctx, []string{stewardChannel}, func(payload string) {
+		if p, err := strconv.Atoi(payload); err == nil {
+			freed(p)
+		}
+	}, func() { freed(-1) })
+}
+
+// Tidy forgets the counts of expired records, and returns how many records of
+// each outcome the partition keeps, to five minutes.
+func (b *Broker) Tidy(ctx context.Context, p int) (map[Status]int, error) {
+	part := partition(p)
+	raw, err := tidyScript.run(ctx, b.redis.commands, part, []string{part.kept()})
+	if err != nil {
+		return nil, fault("count what is kept", err)
+	}
+	v, kept := texts(raw), map[Status]int{}
+	for i := 0; i+1 < len(v); i += 2 {
+		kept[Status(v[i])] = int(number(v[i+1]))
+	}
+	return kept, nil
+}

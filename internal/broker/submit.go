@@ -1,0 +1,290 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	submitTries  = 3                      // re-sends of a submit whose answer was lost; its nonce makes them harmless
+	submitPause  = 100 * time.Millisecond // between them
+	submitBudget = commandTimeout + time.Second
+	mintTries    = 4 // colliding IDs in a row; one collision is a lottery win already
+)
+
+var submitScript = newScript("submit")
+
+// Submission is a request as a gateway takes it in.
+type Submission struct {
+	Tenant, Service string
+	ContentType     string            // "" if the client sent none
+	Headers         map[string]string // forwarded to the worker, lower-case names
+	Traceparent     string            // W3C Trace Context, or ""
+	Body            []byte            // not copied; must not change until Submit returns
+	IdempotencyKey  string            // "" for none
+	Callback        *Callback         // nil for none
+
+	// Where above 0, these override what is configured for the service.
+	Timeout, StartTimeout, RunTimeout, Retention time.Duration
+}
+
+// submission is a Submission on its way through the batch.
+type submission struct {
+	Submission
+	id          correlation.ID
+	nonce       string
+	plan        ServiceConfig
+	binding     string // idempotency hash, "" without a key
+	fingerprint string
+	headers     string
+	unknown     bool // an earlier try may have been committed
+}
+
+// Submit stores and queues a request in one atomic step.
+//
+// replayed says that the idempotency key had been used with the same payload;
+// the record is then that request's, as it stands now. Errors:
+// ErrUnknownService, ErrIdempotencyMismatch, ErrQueueFull, ErrMemory,
+// ErrUnavailable (all: not accepted, nothing will run), ErrUnknownOutcome.
+func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed bool, err error) {
+	known, err := b.KnowsService(ctx, s.Service)
+	if err != nil {
+		return Record{}, false, err
+	}
+	if !known {
+		return Record{}, false, ErrUnknownService
+	}
+	if err := b.admit(); err != nil {
+		return Record{}, false, err
+	}
+	sub := submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
+	if len(s.Headers) > 0 {
+		encoded, err := json.Marshal(s.Headers)
+		if err != nil {
+			return Record{}, false, fmt.Errorf("encode forwarded headers: %w", err)
+		}
+		sub.headers = string(encoded)
+	}
+	home := b.home(s)
+	if s.IdempotencyKey != "" {
+		sub.binding, sub.fingerprint = bindingOf(s), fingerprintOf(s)
+		if r, found, err := b.formerHome(ctx, sub, home); found || err != nil {
+			return r, found, err
+		}
+	}
+	for range mintTries {
+		sub.id = b.ring().Mint(time.Now(), int(home), s.Tenant)
+		answer, left, err := b.submits.do(ctx, &sub, len(s.Body)+512)
+		if left {
+			return Record{}, false, fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, err)
+		}
+		if err != nil {
+			return Record{}, false, err
+		}
+		switch answer[0] {
+		case "accepted":
+			return sub.record(answer), false, nil
+		case "full":
+			return Record{}, false, ErrQueueFull
+		case "mismatch":
+			return Record{}, false, ErrIdempotencyMismatch
+		case "replayed":
+			r, err := b.replay(ctx, answer[1])
+			return r, true, err
+		}
+	}
+	return Record{}, false, fmt.Errorf("submit: %d correlation IDs in a row were taken: %w", mintTries, ErrUnavailable)
+}
+
+// admit refuses new work while Redis is away or has to keep its room for replies.
+func (b *Broker) admit() error {
+	if err := b.Ready(); err != nil {
+		return err
+	}
+	if b.memoryFull.Load() {
+		return ErrMemory
+	}
+	return nil
+}
+
+// home is the partition of a new request: where its idempotency binding lives,
+// or any.
+func (b *Broker) home(s Submission) partition {
+	if s.IdempotencyKey == "" {
+		return partition(mathrand.IntN(b.Partitions()))
+	}
+	return homeOf(s, b.Partitions())
+}
+
+func homeOf(s Submission, partitions int) partition {
+	sum := sha256.Sum256([]byte(s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey))
+	return partition(binary.BigEndian.Uint64(sum[8:]) % uint64(partitions))
+}
+
+// formerHome looks where a key was bound before partitions were added.
+func (b *Broker) formerHome(ctx context.Context, s submission, home partition) (Record, bool, error) {
+	former := b.formerPartitions()
+	if former == 0 {
+		return Record{}, false, nil
+	}
+	old := homeOf(s.Submission, former)
+	if old == home {
+		return Record{}, false, nil
+	}
+	bound, err := b.redis.commands.Get(ctx, old.idempotency(s.binding)).Result()
+	if errors.Is(err, redis.Nil) {
+		return Record{}, false, nil
+	}
+	if err != nil {
+		return Record{}, false, fault("look up the idempotency key", err)
+	}
+	id, fingerprint, _ := strings.Cut(bound, " ")
+	if fingerprint != s.fingerprint {
+		return Record{}, false, ErrIdempotencyMismatch
+	}
+	r, err := b.replay(ctx, id)
+	if errors.Is(err, ErrGone) {
+		return Record{}, false, nil
+	}
+	return r, err == nil, err
+}
+
+func (b *Broker) replay(ctx context.Context, text string) (Record, error) {
+	id, err := correlation.Parse(text)
+	if err != nil {
+		return Record{}, fmt.Errorf("read the bound correlation ID: %w", err)
+	}
+	return b.Status(ctx, id)
+}
+
+// record is what a submit just stored.
+func (s *submission) record(answer []string) Record {
+	created := millis(answer[1])
+	return Record{
+		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Queued, Attempt: 1,
+		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
+		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]),
+	}
+}
+
+// sendSubmits commits a batch. It re-sends what may not have arrived: the
+// nonce makes that harmless.
+func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
+	ctx, stop := context.WithTimeout(context.Background(), submitBudget)
+	defer stop()
+	todo := calls
+	for try := range submitTries {
+		if try > 0 && !pause(ctx, submitPause) {
+			break
+		}
+		if todo = b.trySubmits(ctx, todo); len(todo) == 0 {
+			return
+		}
+	}
+	for _, c := range todo {
+		if c.ask.unknown {
+			c.err = fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, c.err)
+		} else {
+			c.err = fault("submit", c.err)
+		}
+	}
+}
+
+// trySubmits sends one pipeline and returns the calls that are still open.
+func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string]) (open []*call[*submission, []string]) {
+	pipe := b.redis.commands.Pipeline()
+	answers := make([]*redis.Cmd, len(calls))
+	for i, c := range calls {
+		keys, args := c.ask.command()
+		answers[i] = pipe.EvalSha(ctx, submitScript.sha, keys, args...)
+	}
+	_, _ = pipe.Exec(ctx) // each answer has its own error
+	reload := false
+	for i, c := range calls {
+		raw, err := answers[i].Result()
+		if err == nil {
+			c.answer, c.err = texts(raw), nil
+			continue
+		}
+		c.err = err
+		reload = reload || isNoScript(err)
+		if !unsent(err) {
+			c.ask.unknown = true
+		}
+		if strings.HasPrefix(err.Error(), "OOM") && !c.ask.unknown {
+			c.err = fault("submit", err)
+			continue
+		}
+		open = append(open, c)
+	}
+	if reload {
+		if err := load(ctx, b.redis.commands); err != nil {
+			b.log.Debug("load scripts", "error", err)
+		}
+	}
+	return open
+}
+
+func (s *submission) command() (keys []string, args []any) {
+	p := partitionOf(s.id)
+	keys = []string{p.request(s.id)}
+	if s.binding != "" {
+		keys = append(keys, p.idempotency(s.binding))
+	}
+	url, events := "", "-"
+	if s.Callback != nil {
+		url, events = s.Callback.URL, eventLetters(s.Callback.Events)
+	}
+	tenant := s.Tenant
+	if tenant == DefaultTenant {
+		tenant = ""
+	}
+	return keys, []any{
+		p.prefix(), s.id.String(), s.nonce, s.Service, tenant,
+		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(),
+		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
+		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, s.ContentType, s.headers, s.Body,
+	}
+}
+
+// eventLetters writes callback events as the record does: s, f, t, c, p.
+func eventLetters(events []string) string {
+	var letters strings.Builder
+	for _, e := range events {
+		letters.WriteByte(e[0])
+	}
+	return letters.String()
+}
+
+func bindingOf(s Submission) string {
+	sum := sha256.Sum256([]byte(s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey))
+	return hex.EncodeToString(sum[:16])
+}
+
+// fingerprintOf tells payloads apart: content type and body.
+func fingerprintOf(s Submission) string {
+	h := sha256.New()
+	h.Write([]byte(s.ContentType))
+	h.Write([]byte{0})
+	h.Write(s.Body)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+func newNonce() string {
+	var n [8]byte
+	rand.Read(n[:])
+	return hex.EncodeToString(n[:])
+}

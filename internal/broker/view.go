@@ -1,0 +1,144 @@
+package broker
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+// DefaultTenant owns the requests where no API keys are configured.
+const DefaultTenant = "default"
+
+// The places of what view in prelude.lua returns.
+const (
+	viewService = iota
+	viewPlan
+	viewTenant
+	viewStatus
+	viewAttempt
+	viewEntry
+	viewStarted
+	viewWorker
+	viewSeq
+	viewFinished
+	viewReason
+	viewCode
+	viewMessage
+	viewReplyType
+	viewReplyStatus
+	viewCallback
+	viewTrace
+	viewRetryOf
+	viewRelease
+	viewReplySize
+	viewReply
+	viewNow
+	viewFields
+)
+
+// parseView turns what view in prelude.lua returns into a record.
+func parseView(id correlation.ID, raw any) (Record, error) {
+	if raw == nil {
+		return Record{}, ErrGone
+	}
+	v := texts(raw)
+	if len(v) != viewFields {
+		return Record{}, fmt.Errorf("record has %d fields instead of %d", len(v), viewFields)
+	}
+	plan := strings.Fields(v[viewPlan])
+	if len(plan) != 9 {
+		return Record{}, fmt.Errorf("plan has %d parts instead of 9", len(plan))
+	}
+	created := millis(plan[0])
+	r := Record{
+		ID: id, Tenant: v[viewTenant], Service: v[viewService], Status: Status(v[viewStatus]),
+		Reason: v[viewReason], Attempt: int(number(v[viewAttempt])), Worker: validText(v[viewWorker]),
+		Created: created, Queued: entryTime(v[viewEntry]), Started: millis(v[viewStarted]),
+		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
+		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
+		Ordinal: number(plan[8]),
+	}
+	if r.Tenant == "" {
+		r.Tenant = DefaultTenant
+	}
+	if url := v[viewCallback]; url != "" {
+		r.Callback = &Callback{URL: url, Events: eventNames(plan[7])}
+	}
+	if !r.Status.Terminal() {
+		return r, nil
+	}
+	r.Events++ // the outcome is the last event
+	r.Expires = r.Finished.Add(msec(plan[6]))
+	if v[viewCode] != "" || v[viewMessage] != "" {
+		r.Error = &Error{Code: validText(v[viewCode]), Message: validText(v[viewMessage])}
+	}
+	size := int(number(v[viewReplySize]))
+	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded {
+		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: int(number(v[viewReplyStatus])), Size: size}
+		if r.Reply.StatusCode == 0 {
+			r.Reply.StatusCode = 200
+			if r.Status == Failed {
+				r.Reply.StatusCode = 500
+			}
+		}
+		if len(v[viewReply]) == size {
+			r.Reply.Body = []byte(v[viewReply])
+		}
+	}
+	return r, nil
+}
+
+// eventNames reads the letters that eventLetters wrote.
+func eventNames(letters string) []string {
+	names := map[rune]string{'s': "succeeded", 'f': "failed", 't': "timed_out", 'c': "canceled", 'p': "progress"}
+	var events []string
+	for _, l := range letters {
+		if name := names[l]; name != "" {
+			events = append(events, name)
+		}
+	}
+	return events
+}
+
+// texts reads a flat answer of a script.
+func texts(raw any) []string {
+	list, _ := raw.([]any)
+	out := make([]string, len(list))
+	for i, v := range list {
+		switch v := v.(type) {
+		case string:
+			out[i] = v
+		case int64:
+			out[i] = strconv.FormatInt(v, 10)
+		}
+	}
+	return out
+}
+
+// number reads a decimal; 0 where there is none.
+func number(text string) int64 {
+	n, _ := strconv.ParseInt(text, 10, 64) // scripts write them; anything else reads as "not yet"
+	return n
+}
+
+func msec(text string) time.Duration { return time.Duration(number(text)) * time.Millisecond }
+
+// millis reads Unix milliseconds; the zero time where there are none.
+func millis(text string) time.Time {
+	if text == "" {
+		return time.Time{}
+	}
+	return time.UnixMilli(number(text)).UTC()
+}
+
+// entryTime is when Redis added a stream entry.
+func entryTime(entry string) time.Time {
+	ms, _, _ := strings.Cut(entry, "-")
+	return millis(ms)
+}
+
+// validText makes what a worker wrote fit for JSON and logs.
+func validText(s string) string { return strings.ToValidUTF8(s, "�") }
