@@ -126,7 +126,8 @@ local function settle(entry, f, n)
     return
   end
   if kind == 'retry' then
-    report[#report + 1] = retry(r, f, n)
+    local line = retry(r, f, n)
+    if line then report[#report + 1] = line end
     return
   end
   if kind ~= 'progress' and kind ~= 'partial' and kind ~= 'heartbeat' then

@@ -1,0 +1,7 @@
+package broker_test
+
+import "github.com/redis/go-redis/v9"
+
+func xadd(stream string, values ...string) *redis.XAddArgs {
+	return &redis.XAddArgs{Stream: stream, Values: values}
+}
