@@ -1,0 +1,259 @@
+// Package steward does the upkeep of the partitions: it settles replies, fires
+// what is due, takes work back from silent workers.
+//
+//	s := steward.New(b, logger)
+//	err := s.Run(ctx) // until ctx ends; then hands its partitions over
+//
+// One process at a time does a partition, by a short lease; the others try when
+// it ends. After a crash the next settle is at most two seconds away, after a
+// drain it is at once. Two stewards at once do no harm, since every script is
+// compare-and-set: the lease saves work, it does not guard anything.
+//
+// The order matters and is kept by the scripts too: replies first, then what is
+// due. A reply that Redis took before a deadline counts, however late it is
+// read.
+package steward
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+const (
+	lease        = 1500 * time.Millisecond
+	renewal      = 500 * time.Millisecond
+	replyBlock   = time.Second            // of one wait for replies; bounds how long a drain takes
+	decideEvery  = 200 * time.Millisecond // how late a clock may fire
+	lapseEvery   = time.Second
+	tidyEvery    = time.Minute
+	troublePause = 250 * time.Millisecond // after an error of Redis
+	logEvery     = time.Second            // an outage is said once a second, not once a try
+	handover     = 2 * time.Second        // to give the leases up in
+	rescan       = 5 * time.Second        // how soon a partition that was added gets its steward
+)
+
+// Steward does the upkeep of the partitions that this process holds.
+type Steward struct {
+	broker *broker.Broker
+	log    *slog.Logger
+	held   atomic.Int64
+	said   atomic.Int64 // Unix ms of the last complaint
+
+	mu    sync.Mutex            // guards freed
+	freed map[int]chan struct{} // by partition: somebody gave it up; capacity 1, never closed
+}
+
+// New makes a steward; Run starts it.
+func New(b *broker.Broker, log *slog.Logger) *Steward {
+	return &Steward{broker: b, log: log, freed: map[int]chan struct{}{}}
+}
+
+// Held is how many partitions this process does.
+func (s *Steward) Held() int { return int(s.held.Load()) }
+
+// Run competes for every partition until ctx ends, then finishes what it is
+// at and hands over.
+func (s *Steward) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	all.Go(func() { s.broker.Released(ctx, s.announceFreed) })
+	started := 0
+	for {
+		for ; started < s.broker.Partitions(); started++ { // partitions are only ever added
+			p, freed := started, s.freedChannel(started)
+			all.Go(func() { s.compete(ctx, p, freed) })
+		}
+		if !pause(ctx, rescan) {
+			break
+		}
+	}
+	all.Wait()
+	return nil
+}
+
+// compete waits for the lease of a partition, and does its upkeep while it has it.
+func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
+	for ctx.Err() == nil {
+		held, left, err := s.broker.Hold(ctx, p, lease)
+		switch {
+		case err != nil:
+			s.complain(ctx, "hold a partition", p, err)
+			pause(ctx, troublePause)
+		case held:
+			s.held.Add(1)
+			s.tend(ctx, p)
+			s.held.Add(-1)
+		default: // a crowd wakes up when a lease ends: spread it
+			t := time.NewTimer(max(left, 0) + rand.N(100*time.Millisecond))
+			select {
+			case <-ctx.Done():
+			case <-freed:
+			case <-t.C:
+			}
+			t.Stop()
+		}
+	}
+}
+
+// tend does the upkeep of a partition until ctx ends or the lease is lost.
+func (s *Steward) tend(ctx context.Context, p int) {
+	holding, lost := context.WithCancel(ctx)
+	defer lost()
+	var loops sync.WaitGroup
+	loops.Go(func() { s.settle(holding, p) })
+	loops.Go(func() { s.every(holding, p, decideEvery, "decide what is due", s.decide) })
+	loops.Go(func() { s.every(holding, p, lapseEvery, "look for lapsed leases", s.lapse) })
+	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
+	s.renew(holding, p)
+	lost()
+	loops.Wait()
+	release, stop := context.WithTimeout(context.WithoutCancel(ctx), handover)
+	defer stop()
+	if err := s.broker.Release(release, p); err != nil {
+		s.complain(ctx, "hand a partition over", p, err)
+	}
+}
+
+// renew keeps the lease, and returns when another process has it.
+func (s *Steward) renew(ctx context.Context, p int) {
+	for pause(ctx, renewal) {
+		held, _, err := s.broker.Hold(ctx, p, lease)
+		if err != nil {
+			s.complain(ctx, "renew the lease of a partition", p, err)
+			continue // the others can't take it either, while Redis is away
+		}
+		if !held {
+			s.log.Info("another gateway does this partition now", "partition", p)
+			return
+		}
+	}
+}
+
+// settle applies replies as they come.
+func (s *Steward) settle(ctx context.Context, p int) {
+	for ctx.Err() == nil {
+		there, err := s.broker.AwaitReplies(ctx, p, replyBlock)
+		if err == nil && there {
+			err = s.settleAll(ctx, p)
+		}
+		if err != nil {
+			s.complain(ctx, "settle replies", p, err)
+			pause(ctx, troublePause)
+		}
+	}
+}
+
+func (s *Steward) settleAll(ctx context.Context, p int) error {
+	for ctx.Err() == nil {
+		_, more, err := s.broker.Settle(ctx, p)
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// decide fires what is due, settling first where that is called for.
+func (s *Steward) decide(ctx context.Context, p int) error {
+	for ctx.Err() == nil {
+		d, err := s.broker.Decide(ctx, p)
+		if err != nil {
+			return err
+		}
+		if d.Settle {
+			if err := s.settleAll(ctx, p); err != nil {
+				return err
+			}
+			continue
+		}
+		if !d.More {
+			return nil
+		}
+	}
+	return nil
+}
+
+// lapse takes work back from silent workers, and callbacks from dead gateways.
+func (s *Steward) lapse(ctx context.Context, p int) error {
+	for _, service := range s.broker.Services() {
+		d, err := s.broker.Lapse(ctx, p, service)
+		if err != nil {
+			return err
+		}
+		for _, f := range d.Facts {
+			if f.Kind == "lapse" {
+				s.log.Warn("a worker fell silent; its request is given to another", "correlation_id", f.ID, "service", f.Service)
+			}
+		}
+		if d.Settle {
+			if err := s.settleAll(ctx, p); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := s.broker.Reissue(ctx, p)
+	return err
+}
+
+func (s *Steward) tidy(ctx context.Context, p int) error {
+	_, err := s.broker.Tidy(ctx, p)
+	return err
+}
+
+func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doing string, do func(context.Context, int) error) {
+	for pause(ctx, interval) {
+		if err := do(ctx, p); err != nil {
+			s.complain(ctx, doing, p, err)
+		}
+	}
+}
+
+// complain logs an error, at most once a second.
+func (s *Steward) complain(ctx context.Context, doing string, p int, err error) {
+	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
+		return
+	}
+	now, last := time.Now().UnixMilli(), s.said.Load()
+	if now-last >= logEvery.Milliseconds() && s.said.CompareAndSwap(last, now) {
+		s.log.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)
+	}
+}
+
+func (s *Steward) announceFreed(p int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for q, freed := range s.freed {
+		if p == q || p < 0 {
+			select {
+			case freed <- struct{}{}:
+			default: // it knows already
+			}
+		}
+	}
+}
+
+func (s *Steward) freedChannel(p int) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.freed[p] == nil {
+		s.freed[p] = make(chan struct{}, 1)
+	}
+	return s.freed[p]
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
