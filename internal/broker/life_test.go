@@ -1,0 +1,210 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// life is what must hold of a request, whatever happens to it. It moves a real
+// broker on an embedded Redis inside a bubble, where time passes when it says.
+type life struct {
+	b        *broker.Broker
+	requests map[correlation.ID]*witness
+	held     []broker.Delivery // by workers, dead ones too
+	seq      int
+}
+
+// witness is what clients have seen of one request so far.
+type witness struct {
+	record broker.Record
+	body   string
+	seen   map[int]string // event number → body
+}
+
+// TestLifeOfARequest draws random histories: submits, claims, replies of every
+// type (also repeated, stale, late), lapses, cancels, time that passes, and
+// upkeep that comes late. After each step: one outcome, terminal is final, the
+// numbers of events only grow, nothing accepted is gone, nothing runs too often.
+func TestLifeOfARequest(outer *testing.T) {
+	rapid.Check(outer, func(t *rapid.T) {
+		history := rapid.Custom(func(t *rapid.T) []step { return rapid.SliceOfN(drawStep(), 1, 60).Draw(t, "steps") }).Draw(t, "history")
+		var broken string
+		synctest.Test(outer, func(bubble *testing.T) { broken = live(bubble, history) })
+		if broken != "" {
+			t.Fatal(broken)
+		}
+	})
+}
+
+// step is one thing that happens; pick chooses among what there is.
+type step struct {
+	Do   string
+	Pick int
+	Wait time.Duration
+}
+
+func drawStep() *rapid.Generator[step] {
+	return rapid.Custom(func(t *rapid.T) step {
+		return step{
+			Do: rapid.SampledFrom([]string{
+				"submit", "submit", "claim", "claim", "progress", "final", "final", "failed", "retry", "retry at once",
+				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete",
+			}).Draw(t, "do"),
+			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
+			Wait: time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond,
+		}
+	})
+}
+
+func live(t *testing.T, history []step) (broken string) {
+	_, dial := redistest.Pipe(t)
+	b, err := broker.Open(t.Context(), broker.Options{
+		URL: "redis://bubble:6379", Dial: dial, Logger: slog.New(slog.DiscardHandler),
+		Services: map[string]broker.ServiceConfig{"echo": {
+			Timeout: 20 * time.Second, RunTimeout: 8 * time.Second, StartTimeout: 10 * time.Second,
+			Lease: 3 * time.Second, MaxAttempts: 3, Retention: time.Hour,
+		}},
+	})
+	if err != nil {
+		return err.Error()
+	}
+	defer b.Close()
+	l := &life{b: b, requests: map[correlation.ID]*witness{}}
+	for i, s := range history {
+		if err := l.step(t, s); err != nil {
+			return fmt.Sprintf("step %d, %s: %v", i, s.Do, err)
+		}
+		if err := l.check(t); err != nil {
+			return fmt.Sprintf("after step %d, %s: %v", i, s.Do, err)
+		}
+	}
+	// Whatever happened: once the deadline is over and upkeep ran, all have an outcome.
+	time.Sleep(40 * time.Second)
+	for range 3 {
+		if err := l.upkeep(t); err != nil {
+			return err.Error()
+		}
+	}
+	if err := l.check(t); err != nil {
+		return "at the end: " + err.Error()
+	}
+	for id, w := range l.requests {
+		if !w.record.Status.Terminal() {
+			return fmt.Sprintf("%s is %s long after its deadline", id, w.record.Status)
+		}
+	}
+	return ""
+}
+
+func (l *life) step(t *testing.T, s step) error {
+	ctx := t.Context()
+	l.seq++
+	switch s.Do {
+	case "submit":
+		body := fmt.Sprintf("body %d", l.seq)
+		r, _, err := l.b.Submit(ctx, broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte(body)})
+		if err != nil {
+			return err
+		}
+		l.requests[r.ID] = &witness{record: r, body: body, seen: map[int]string{}}
+	case "claim":
+		got, err := l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), []string{"echo"}, 1, time.Millisecond)
+		if err != nil {
+			return err
+		}
+		for _, d := range got {
+			id, _ := correlation.Parse(d.ID)
+			if w := l.requests[id]; w == nil || w.body != string(d.Body) || d.Attempt > 3 {
+				return fmt.Errorf("delivered %+v", d)
+			} else if w.record.Status.Terminal() {
+				return fmt.Errorf("delivered a request that is %s", w.record.Status)
+			}
+		}
+		l.held = append(l.held, got...)
+	case "progress", "final", "failed", "retry", "retry at once", "heartbeat":
+		if len(l.held) == 0 {
+			return nil
+		}
+		d := l.held[s.Pick%len(l.held)] // may be held by a dead worker, or answered already
+		r := broker.WorkerReply{Type: s.Do, Body: []byte(fmt.Sprintf("%s %d", s.Do, l.seq))}
+		if s.Do == "retry at once" {
+			r.Type, r.Delay = "retry", time.Millisecond
+		}
+		return l.b.Send(ctx, d, r)
+	case "cancel", "delete":
+		for id := range l.requests {
+			var err error
+			if s.Do == "cancel" {
+				_, err = l.b.Cancel(ctx, id)
+			} else if err = l.b.Delete(ctx, id); err == nil {
+				delete(l.requests, id)
+			}
+			if err != nil && !errors.Is(err, broker.ErrTerminal) {
+				return err
+			}
+			return nil
+		}
+	case "settle":
+		_, _, err := l.b.Settle(ctx, 0)
+		return err
+	case "decide":
+		_, err := l.b.Decide(ctx, 0)
+		return err
+	case "lapse":
+		_, err := l.b.Lapse(ctx, 0, "echo")
+		return err
+	case "pass":
+		time.Sleep(s.Wait)
+	}
+	return nil
+}
+
+func (l *life) upkeep(t *testing.T) error {
+	for range 4 {
+		if _, _, err := l.b.Settle(t.Context(), 0); err != nil {
+			return err
+		}
+		if _, err := l.b.Decide(t.Context(), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check reads everything as a client would and compares it with what was seen.
+func (l *life) check(t *testing.T) error {
+	for id, w := range l.requests {
+		r, events, first, err := l.b.Events(t.Context(), id, 0)
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		old := w.record
+		if old.Status.Terminal() && (r.Status != old.Status || !r.Finished.Equal(old.Finished) || r.Events != old.Events) {
+			return fmt.Errorf("%s was %s with %d events, is %s with %d", id, old.Status, old.Events, r.Status, r.Events)
+		}
+		if r.Attempt < old.Attempt || r.Attempt > 3 || r.Events < old.Events {
+			return fmt.Errorf("%s went from attempt %d, event %d to %d, %d", id, old.Attempt, old.Events, r.Attempt, r.Events)
+		}
+		for i, e := range events {
+			if e.Number != first+i {
+				return fmt.Errorf("%s: event %d stands at place %d", id, e.Number, first+i)
+			}
+			if before, ok := w.seen[e.Number]; ok && before != string(e.Body) {
+				return fmt.Errorf("%s: event %d was %q, is %q", id, e.Number, before, e.Body)
+			}
+			w.seen[e.Number] = string(e.Body)
+		}
+		w.record = r
+	}
+	return nil
+}
