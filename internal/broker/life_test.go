@@ -21,6 +21,7 @@ type life struct {
 	b        *broker.Broker
 	requests map[correlation.ID]*witness
 	held     []broker.Delivery // by workers, dead ones too
+	sent     map[string]int      // body of a reply → attempt that it was sent for
 	seq      int
 }
 
@@ -79,7 +80,7 @@ func live(t *testing.T, history []step) (broken string) {
 		return err.Error()
 	}
 	defer b.Close()
-	l := &life{b: b, requests: map[correlation.ID]*witness{}}
+	l := &life{b: b, requests: map[correlation.ID]*witness{}, sent: map[string]int{}}
 	for i, s := range history {
 		if err := l.step(t, s); err != nil {
 			return fmt.Sprintf("step %d, %s: %v", i, s.Do, err)
@@ -140,6 +141,7 @@ func (l *life) step(t *testing.T, s step) error {
 		if s.Do == "retry at once" {
 			r.Type, r.Delay = "retry", time.Millisecond
 		}
+		l.sent[string(r.Body)] = d.Attempt
 		return l.b.Send(ctx, d, r)
 	case "cancel", "delete":
 		for id := range l.requests {
@@ -194,6 +196,9 @@ func (l *life) check(t *testing.T) error {
 		}
 		if r.Attempt < old.Attempt || r.Attempt > 3 || r.Events < old.Events {
 			return fmt.Errorf("%s went from attempt %d, event %d to %d, %d", id, old.Attempt, old.Events, r.Attempt, r.Events)
+		}
+		if r.Reply != nil && len(r.Reply.Body) > 0 && l.sent[string(r.Reply.Body)] != r.Attempt {
+			return fmt.Errorf("%s: attempt %d ended with %q of attempt %d", id, r.Attempt, r.Reply.Body, l.sent[string(r.Reply.Body)])
 		}
 		for i, e := range events {
 			if e.Number != first+i {
