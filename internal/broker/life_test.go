@@ -21,7 +21,7 @@ type life struct {
 	b        *broker.Broker
 	requests map[correlation.ID]*witness
 	held     []broker.Delivery // by workers, dead ones too
-	sent     map[string]int      // body of a reply → attempt that it was sent for
+	sent     map[string]int    // body of a reply → attempt that it was sent for
 	seq      int
 }
 

@@ -1,0 +1,47 @@
+# coatcheck: what one does here. `make help` lists the targets.
+
+GO            ?= go
+GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: test
+test: redis-server ## run all tests, with the race detector, on the embedded and on a real Redis
+	$(GO) test -race -timeout 9m ./...
+
+.PHONY: check
+check: test vet lint verify ## what CI runs
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet ./...
+
+.PHONY: lint
+lint: ## golangci-lint with the rules of .golangci.yml
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: generate
+generate: ## write the generated files anew
+	$(GO) generate ./...
+
+.PHONY: verify
+verify: ## fail where a generated file is out of step
+	@before=$$(git status --porcelain; git diff); $(GO) generate ./... && $(GO) mod tidy && \
+	after=$$(git status --porcelain; git diff); \
+	if [ "$$before" != "$$after" ]; then git diff; echo "generated files are out of step: commit what 'make generate' writes"; exit 1; fi
+
+.PHONY: dev
+dev: ## run everything on this machine, nothing kept: http://localhost:8080/ui/
+	$(GO) run ./cmd/coatcheck dev
+
+.PHONY: redis-server
+redis-server:
+	@command -v redis-server >/dev/null || { \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  command -v apt-get >/dev/null && { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq redis-server; } >/dev/null 2>&1; \
+	  command -v redis-server >/dev/null; } || { \
+	  echo "make: the tests need redis-server 7 or newer on PATH; install it (Debian: apt-get install redis-server, macOS: brew install redis)"; exit 1; }
