@@ -1,0 +1,30 @@
+package api
+
+// Header names of the contract beyond the standard ones that net/http knows.
+const (
+	HeaderCorrelationID       = "X-Correlation-ID"
+	HeaderPrefer              = "Prefer"             // RFC 7240
+	HeaderPreferenceApplied   = "Preference-Applied" // RFC 7240
+	HeaderIdempotencyKey      = "Idempotency-Key"
+	HeaderIdempotencyReplayed = "Idempotency-Replayed"
+	HeaderLastEventID         = "Last-Event-ID" // WHATWG HTML, server-sent events
+	HeaderTraceparent         = "Traceparent"   // W3C Trace Context
+
+	OptionPrefix         = "Coatcheck-"
+	HeaderTimeout        = OptionPrefix + "Timeout"
+	HeaderStartTimeout   = OptionPrefix + "Start-Timeout"
+	HeaderRunTimeout     = OptionPrefix + "Run-Timeout"
+	HeaderRetention      = OptionPrefix + "Retention"
+	HeaderCallbackURL    = OptionPrefix + "Callback-Url"
+	HeaderCallbackEvents = OptionPrefix + "Callback-Events"
+)
+
+// Options are the option headers that a submit takes. Another Coatcheck-
+// header is an error: a typing mistake must not pass in silence.
+var Options = []string{
+	HeaderTimeout, HeaderStartTimeout, HeaderRunTimeout, HeaderRetention,
+	HeaderCallbackURL, HeaderCallbackEvents,
+}
+
+// CallbackEventNames are what a client may be told of.
+var CallbackEventNames = []string{"succeeded", "failed", "timed_out", "canceled", "progress"}

@@ -1,0 +1,77 @@
+package broker
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"mime"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/coatcheck/coatcheck/api"
+)
+
+// Document is the status document of a record: the same in poll, long-poll, the
+// outcome event and a callback, byte for byte once encoded by EncodeJSON.
+// publicURL stands before the links; "" makes them paths.
+func Document(r Record, publicURL string) api.Status {
+	self := strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + r.ID.String()
+	d := api.Status{
+		CorrelationID: r.ID.String(), Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
+		Attempt: r.Attempt, Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf,
+		CreatedAt: api.Time(r.Created), QueuedAt: api.Time(r.Queued), StartedAt: api.Time(r.Started),
+		FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
+		Links: api.Links{Self: self, Reply: self + "/reply", Events: self + "/events", Cancel: self + "/cancel"},
+	}
+	if r.Error != nil {
+		d.Error = api.Error{Code: r.Error.Code, Message: r.Error.Message}
+	}
+	if r.Reply != nil {
+		d.Reply = api.Reply{ContentType: validText(r.Reply.ContentType), StatusCode: r.Reply.StatusCode, Size: r.Reply.Size}
+		if r.Reply.Body != nil {
+			encoding, body := encodeBody(r.Reply.ContentType, r.Reply.Body)
+			d.Reply.Encoding, d.Reply.Body = api.ReplyEncoding(encoding), body
+		}
+	}
+	return d
+}
+
+// EventDocument is one event as the wire has it.
+func EventDocument(e Event) api.Event {
+	encoding, body := encodeBody(e.ContentType, e.Body)
+	return api.Event{
+		Number: e.Number, Type: api.EventType(e.Type), At: api.Time(e.At), ContentType: e.ContentType,
+		Encoding: api.EventEncoding(encoding), Body: body,
+	}
+}
+
+// EncodeJSON is how documents are written everywhere: one line, and characters
+// as they are, so that a reply reads as its worker wrote it.
+func EncodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// encodeBody fits opaque bytes into a JSON document: as JSON where they say
+// that they are and it is true, as text where they can be, else as base64.
+func encodeBody(contentType string, body []byte) (encoding string, raw json.RawMessage) {
+	if isJSON(contentType) && json.Valid(body) {
+		return "json", body
+	}
+	if utf8.Valid(body) && bytes.IndexByte(body, 0) < 0 {
+		if raw, err := EncodeJSON(string(body)); err == nil {
+			return "text", raw
+		}
+	}
+	return "base64", json.RawMessage(`"` + base64.StdEncoding.EncodeToString(body) + `"`)
+}
+
+func isJSON(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (media == "application/json" || strings.HasSuffix(media, "+json"))
+}
