@@ -1,0 +1,30 @@
+package worker
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+// clock knows how far Redis' clock is ahead of ours: deadlines are Redis', and a
+// worker whose clock is wrong must not give work up early, or too late.
+type clock struct{ ahead atomic.Int64 }
+
+// follow measures now and then, until ctx ends.
+func (c *clock) follow(ctx context.Context, b *broker.Broker) {
+	for {
+		asked := time.Now()
+		if theirs, err := b.Now(ctx); err == nil {
+			trip := time.Since(asked)
+			c.ahead.Store(int64(theirs.Sub(asked.Add(trip / 2))))
+		}
+		if !pause(ctx, clockEvery) {
+			return
+		}
+	}
+}
+
+// local is an instant of Redis' clock by ours.
+func (c *clock) local(t time.Time) time.Time { return t.Add(-time.Duration(c.ahead.Load())) }
