@@ -1,0 +1,101 @@
+// Package httpapi is the HTTP front door: it reads calls, asks the broker, and
+// writes answers. It keeps no state of a request; any replica answers any ID.
+//
+// Start at routes.go: one line is one operation, and its file has the same
+// name. A handler returns an error; handle.go has the one table from errors to
+// problem documents. What a client reads and what the log reads are apart.
+//
+// Pitfalls: bodies and replies are opaque bytes, never decoded here. After the
+// commit of a submit nothing depends on the client's connection any more. A
+// stream must not outlive the drain, or the server never stops.
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/coatcheck/coatcheck/internal/auth"
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/watch"
+)
+
+// Options of New. Broker, Hub and Logger are required.
+type Options struct {
+	Broker    *broker.Broker
+	Hub       *watch.Hub
+	Logger    *slog.Logger
+	Keys      auth.Keys // nil: no API keys are needed
+	PublicURL string    // stands before links; "" makes them paths
+	MaxBody   int64     // bytes of one request body; default 10 MiB
+	Inflight  int64     // bytes of all bodies in memory at once; default 256 MiB
+	Bounds    Bounds    // default: DefaultBounds
+
+	CheckCallback func(url string) error // refuses a callback URL; nil: none are taken
+	Metrics       http.Handler           // at /metrics; nil: not here
+	Page          http.Handler           // at /ui/; nil: no page
+	Inbox         http.Handler           // at /inbox/; nil: not in production
+}
+
+// Bounds are what a request may ask for.
+type Bounds struct {
+	MinTimeout, MaxTimeout     time.Duration
+	MinRetention, MaxRetention time.Duration
+}
+
+// DefaultBounds hold where none are configured.
+var DefaultBounds = Bounds{
+	MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour,
+	MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour,
+}
+
+// Limits of the front door.
+const (
+	defaultMaxBody  = 10 << 20
+	defaultInflight = 256 << 20
+	bodyTimeout     = 30 * time.Second // a body that is slower holds memory for too long
+	longestWait     = 60 * time.Second // of one call; proxies cut silent ones at about this age
+	submitTimeout   = 10 * time.Second // above the broker's own limits
+	heartbeatEvery  = 15 * time.Second // below the idle limits of common proxies
+	writeTimeout    = 10 * time.Second // a stream's reader that is slower is dropped, and resumes
+	ticketLife      = 5 * time.Minute
+)
+
+// Server answers the calls of the contract.
+type Server struct {
+	Options
+	inflight *semaphore.Weighted
+	draining atomic.Bool
+	waiting  atomic.Int64
+	streams  atomic.Int64
+	handler  http.Handler
+}
+
+// New builds the front door. It serves nothing by itself.
+func New(o Options) *Server {
+	if o.MaxBody == 0 {
+		o.MaxBody = defaultMaxBody
+	}
+	if o.Inflight == 0 {
+		o.Inflight = defaultInflight
+	}
+	o.Inflight = max(o.Inflight, o.MaxBody)
+	if o.Bounds == (Bounds{}) {
+		o.Bounds = DefaultBounds
+	}
+	s := &Server{Options: o, inflight: semaphore.NewWeighted(o.Inflight)}
+	s.handler = s.routes()
+	return s
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Drain makes the gateway not ready and refuses new requests; open waits and
+// streams end with the hub's drain.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Open is how many calls wait and how many streams are open, for the metrics.
+func (s *Server) Open() (waiting, streams int64) { return s.waiting.Load(), s.streams.Load() }

@@ -1,0 +1,77 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+// status answers a poll or a long-poll.
+func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.id(r, principal(r).Tenant)
+	if err != nil {
+		return err
+	}
+	wait, err := waitOf(r)
+	if err != nil {
+		return err
+	}
+	known := r.Header.Get("If-None-Match")
+	record, err := s.look(r, id, wait, known)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("ETag", etag(record))
+	if wait.applied != "" {
+		h.Set(api.HeaderPreferenceApplied, wait.applied)
+	}
+	if !record.Status.Terminal() {
+		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
+	}
+	if !wait.waits && matches(known, etag(record)) {
+		h.Set("Cache-Control", "no-store")
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	s.writeJSON(w, http.StatusOK, s.document(r.Context(), record))
+	return nil
+}
+
+// look reads the record, resting first where the client asked for it: until
+// it differs from what is known, or with nothing known until it is terminal.
+func (s *Server) look(r *http.Request, id correlation.ID, wait preference, known string) (broker.Record, error) {
+	if !wait.waits || wait.wait == 0 {
+		return s.Broker.Status(r.Context(), id)
+	}
+	s.waiting.Add(1)
+	defer s.waiting.Add(-1)
+	ctx, stop := context.WithTimeout(r.Context(), wait.wait)
+	defer stop()
+	return s.Hub.Wait(ctx, id, func(now broker.Record) bool {
+		return known != "" && !matches(known, etag(now))
+	})
+}
+
+// etag covers what a waiter waits for, and no estimates: so a long-poll rests
+// and a poll gets its 304.
+func etag(r broker.Record) string {
+	return fmt.Sprintf(`W/"%s.%d.%d"`, r.Status, r.Attempt, r.Events)
+}
+
+// matches compares weakly (RFC 9110, section 13.1.2).
+func matches(header, tag string) bool {
+	for candidate := range strings.SplitSeq(header, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == strings.TrimPrefix(tag, "W/") {
+			return true
+		}
+	}
+	return false
+}
