@@ -24,7 +24,7 @@ var eventsScript = newScript("events")
 // is kept, 0 for none: after+1 < first means that history was cut. ErrGone,
 // ErrUnavailable.
 func (b *Broker) Events(ctx context.Context, id correlation.ID, after int) (r Record, events []Event, first int, err error) {
-	raw, err := b.readEvents(ctx, id, after, eventsPage, InlineReply)
+	raw, err := b.readEvents(ctx, id, after, eventsPage, InlineReply, false)
 	if err != nil {
 		return Record{}, nil, 0, err
 	}
@@ -39,39 +39,46 @@ func (b *Broker) Events(ctx context.Context, id correlation.ID, after int) (r Re
 	return r, events, first, nil
 }
 
-// Event reads one event by its number; nil where it was cut or never came.
-func (b *Broker) Event(ctx context.Context, id correlation.ID, n int) (Record, *Event, error) {
-	raw, err := b.readEvents(ctx, id, n-1, 1, InlineReply)
+// Owed reads what a callback tells of: the record, and for a progress intent
+// the event, nil where it was cut. Unlike the other reads it sees a record that
+// outlived its retention because the callback is still owed. ErrGone,
+// ErrUnavailable.
+func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
+	raw, err := b.readEvents(ctx, i.ID, i.Number-1, 1, InlineReply, true)
 	if err != nil {
 		return Record{}, nil, err
 	}
-	r, err := parseView(id, raw[0])
+	r, err := parseView(i.ID, raw[0])
 	if err != nil {
 		return Record{}, nil, err
 	}
 	lines := texts(raw[2])
-	if len(lines) == 0 || number(texts(raw)[1]) > int64(n) {
+	if len(lines) == 0 || number(texts(raw)[1]) > int64(i.Number) {
 		return r, nil, nil
 	}
-	e := parseEvent(n, lines[0])
+	e := parseEvent(i.Number, lines[0])
 	return r, &e, nil
 }
 
 // Reply reads a record with the whole reply body. ErrGone, ErrUnavailable.
 func (b *Broker) Reply(ctx context.Context, id correlation.ID) (Record, error) {
-	raw, err := b.readEvents(ctx, id, math.MaxInt32, 0, math.MaxInt32)
+	raw, err := b.readEvents(ctx, id, math.MaxInt32, 0, math.MaxInt32, false)
 	if err != nil {
 		return Record{}, err
 	}
 	return parseView(id, raw[0])
 }
 
-func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most, inline int) ([]any, error) {
+func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most, inline int, owed bool) ([]any, error) {
 	if err := b.Ready(); err != nil {
 		return nil, err
 	}
 	p := partitionOf(id)
-	raw, err := eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), after, most, inline)
+	flag := 0
+	if owed {
+		flag = 1
+	}
+	raw, err := eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), after, most, inline, flag)
 	if errors.Is(err, redis.Nil) {
 		return nil, ErrGone
 	}

@@ -203,12 +203,13 @@ local function finish(r, o)
 end
 
 -- view is what a reader sees of a record: see parseView in view.go.
--- inline is the largest reply body that is returned.
+-- inline is the largest reply body that is returned; owed shows a record that
+-- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
   'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release' }
-local function view(id, inline)
+local function view(id, inline, owed)
   local r = load(id)
-  if not r or gone(r) then return nil end
+  if not r or (gone(r) and not owed) then return nil end
   local key = r.key
   local v = redis.call('HMGET', key, unpack(FIELDS))
   if r.status == 'queued' and claim(r) then
