@@ -1,0 +1,274 @@
+// Package config is what an operator can set: one checked struct from
+// defaults, then a YAML file, then the environment, then flags, each over the
+// one before.
+//
+//	c, err := config.Load(path, os.Environ()) // flags are put on top by cmd
+//	err = c.Check()
+//
+// An unknown key is an error, in the file and in the environment: a typing
+// mistake must not pass in silence. A secret may also be read from a file, by
+// the variable's name with _FILE behind it.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/goccy/go-yaml"
+
+	"github.com/coatcheck/coatcheck/internal/auth"
+)
+
+// Prefix of all environment variables.
+const Prefix = "COATCHECK_"
+
+// Config is everything that can be set. See Default for the values that hold
+// where nothing is; meaning is what the table in the README says.
+type Config struct {
+	Addr         string        `yaml:"addr" env:"ADDR" meaning:"address to listen on"`
+	RedisURL     string        `yaml:"redis_url" env:"REDIS_URL" secret:"yes" meaning:"redis://, rediss:// or unix://; empty starts the redis-server on PATH"`
+	DataDir      string        `yaml:"data_dir" env:"DATA_DIR" meaning:"where that redis-server keeps its append-only file"`
+	Partitions   int           `yaml:"partitions" env:"PARTITIONS" meaning:"shards of the correlation table; may be raised, never lowered; 0 keeps what is"`
+	PublicURL    string        `yaml:"public_url" env:"PUBLIC_URL" meaning:"stands before the links in documents; empty makes them paths"`
+	IDKey        string        `yaml:"id_key" env:"ID_KEY" secret:"yes" meaning:"keys of correlation IDs, hexadecimal, comma-separated, the minting one first; empty keeps one in Redis"`
+	MaxBody      Size          `yaml:"max_body" env:"MAX_BODY" meaning:"largest request body and reply"`
+	MaxInflight  Size          `yaml:"max_inflight_body" env:"MAX_INFLIGHT_BODY" meaning:"memory for all request bodies at once"`
+	DrainTimeout time.Duration `yaml:"drain_timeout" env:"DRAIN_TIMEOUT" meaning:"how long a drain may take before it is cut short"`
+	Log          Log           `yaml:"log" envPrefix:"LOG_"`
+	Callbacks    Callbacks     `yaml:"callbacks" envPrefix:"CALLBACKS_"`
+	Defaults     Service       `yaml:"defaults" envPrefix:"DEFAULTS_"`
+	Bounds       Bounds        `yaml:"bounds" envPrefix:"BOUNDS_"`
+	Auth         Auth          `yaml:"auth" env:"-"`
+
+	Services map[string]Service `yaml:"services" env:"-"`
+}
+
+// Log says how to log.
+type Log struct {
+	Level  string `yaml:"level" env:"LEVEL" meaning:"debug, info, warn or error"`
+	Format string `yaml:"format" env:"FORMAT" meaning:"text, json, or auto: text on a terminal"`
+}
+
+// Callbacks says how webhooks are sent.
+type Callbacks struct {
+	Secret     string   `yaml:"secret" env:"SECRET" secret:"yes" meaning:"signs callbacks, whsec_…; empty takes none"`
+	AllowCIDRs []string `yaml:"allow_cidrs" env:"ALLOW_CIDRS" meaning:"private networks that callbacks may go to, comma-separated"`
+}
+
+// Service is what holds for the requests of one service, or of all.
+type Service struct {
+	Timeout      time.Duration `yaml:"timeout" env:"TIMEOUT" meaning:"accepted → outcome"`
+	StartTimeout time.Duration `yaml:"start_timeout" env:"START_TIMEOUT" meaning:"accepted → claimed; 0 for none"`
+	RunTimeout   time.Duration `yaml:"run_timeout" env:"RUN_TIMEOUT" meaning:"claimed → replied, each attempt; 0 for none"`
+	Retention    time.Duration `yaml:"retention" env:"RETENTION" meaning:"outcome → forgotten"`
+	Lease        time.Duration `yaml:"lease" env:"LEASE" meaning:"how long a silent worker keeps a request"`
+	MaxAttempts  int           `yaml:"max_attempts" env:"MAX_ATTEMPTS" meaning:"attempts before a request fails"`
+	MaxQueued    int           `yaml:"max_queued" env:"MAX_QUEUED" meaning:"open requests above which more are refused"`
+}
+
+// Bounds are what a request may ask for.
+type Bounds struct {
+	MinTimeout   time.Duration `yaml:"min_timeout" env:"MIN_TIMEOUT" meaning:"shortest timeout of any kind"`
+	MaxTimeout   time.Duration `yaml:"max_timeout" env:"MAX_TIMEOUT" meaning:"longest timeout of any kind"`
+	MinRetention time.Duration `yaml:"min_retention" env:"MIN_RETENTION" meaning:"shortest retention"`
+	MaxRetention time.Duration `yaml:"max_retention" env:"MAX_RETENTION" meaning:"longest retention, at most a week"`
+}
+
+// Auth is none, or a list of keys.
+type Auth struct{ Keys auth.Keys }
+
+// UnmarshalYAML takes `none` or a list of keys.
+func (a *Auth) UnmarshalYAML(raw []byte) error {
+	if text := strings.TrimSpace(string(raw)); text == "none" || text == `"none"` {
+		a.Keys = nil
+		return nil
+	}
+	keys := struct {
+		Keys auth.Keys `yaml:"keys"`
+	}{}
+	if err := yaml.UnmarshalWithOptions(raw, &keys, yaml.Strict()); err != nil {
+		return err
+	}
+	if keys.Keys == nil {
+		keys.Keys = auth.Keys{} // keys are needed, and nobody has one
+	}
+	a.Keys = keys.Keys
+	return nil
+}
+
+// Size is a number of bytes: 10MiB, 64KiB, or a bare number.
+type Size int64
+
+// UnmarshalText reads a size.
+func (s *Size) UnmarshalText(text []byte) error {
+	number, unit := string(text), int64(1)
+	for suffix, bytes := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if rest, ok := strings.CutSuffix(number, suffix); ok {
+			number, unit = strings.TrimSpace(rest), bytes
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > (1<<40)/unit {
+		return fmt.Errorf("%q is not a size such as 10MiB, 64KiB or a number of bytes", text)
+	}
+	*s = Size(n * unit)
+	return nil
+}
+
+// String is the largest whole unit.
+func (s Size) String() string {
+	for _, u := range []struct {
+		name  string
+		bytes Size
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if s >= u.bytes && s%u.bytes == 0 {
+			return strconv.FormatInt(int64(s/u.bytes), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// Default is what holds where nothing is set.
+func Default() Config {
+	return Config{
+		Addr: "127.0.0.1:8080", DataDir: "data", MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainTimeout: 20 * time.Second,
+		Log:      Log{Level: "info", Format: "auto"},
+		Defaults: Service{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, MaxQueued: 100_000},
+		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour},
+	}
+}
+
+// Load reads the file (none where path is empty) and the environment over the
+// defaults. Errors name the key or the line.
+func Load(path string, environ []string) (Config, error) {
+	c := Default()
+	if path != "" {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return c, fmt.Errorf("read the configuration: %w", err)
+		}
+		if len(bytes.TrimSpace(raw)) > 0 {
+			if err := yaml.UnmarshalWithOptions(raw, &c, yaml.Strict()); err != nil {
+				return c, fmt.Errorf("configuration %s: %s", path, yaml.FormatError(err, false, false))
+			}
+		}
+	}
+	vars, err := variables(environ)
+	if err != nil {
+		return c, err
+	}
+	if err := env.ParseWithOptions(&c, env.Options{Prefix: Prefix, Environment: vars}); err != nil {
+		return c, fmt.Errorf("environment: %w", err)
+	}
+	return c, nil
+}
+
+// variables picks ours from the environment, reads _FILE ones, and refuses
+// unknown ones.
+func variables(environ []string) (map[string]string, error) {
+	vars := map[string]string{}
+	known := map[string]bool{} // name → secret
+	for _, f := range Fields() {
+		if f.Env != "" {
+			known[f.Env] = f.Secret
+		}
+	}
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		if !strings.HasPrefix(name, Prefix) || slices.Contains(clientVariables, name) {
+			continue
+		}
+		if _, ok := known[name]; ok {
+			vars[name] = value
+			continue
+		}
+		base, isFile := strings.CutSuffix(name, "_FILE")
+		if !isFile || !known[base] {
+			return nil, fmt.Errorf("environment: there is no variable %s", name)
+		}
+		raw, err := os.ReadFile(value)
+		if err != nil {
+			return nil, fmt.Errorf("environment: %s: %w", name, err)
+		}
+		vars[base] = strings.TrimSpace(string(raw))
+	}
+	return vars, nil
+}
+
+// clientVariables belong to the client commands, not to a gateway.
+var clientVariables = []string{Prefix + "URL", Prefix + "API_KEY", Prefix + "CONFIG"}
+
+var serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// Check says in one line what can't be, naming key, value and what is allowed.
+func (c Config) Check() error {
+	switch {
+	case c.Partitions < 0 || c.Partitions > 4096:
+		return fmt.Errorf("partitions: %d is outside 0..4096", c.Partitions)
+	case c.MaxBody < 1:
+		return errors.New("max_body: must be at least 1 byte")
+	case c.DrainTimeout <= 0 || c.DrainTimeout > 24*time.Second:
+		return fmt.Errorf("drain_timeout: %s is outside 1ns..24s", c.DrainTimeout)
+	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
+		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	case !slices.Contains([]string{"auto", "text", "json"}, c.Log.Format):
+		return fmt.Errorf("log.format: %q is none of auto, text, json", c.Log.Format)
+	case c.Bounds.MinTimeout <= 0 || c.Bounds.MinTimeout > c.Bounds.MaxTimeout:
+		return fmt.Errorf("bounds: min_timeout %s must be above 0 and at most max_timeout %s", c.Bounds.MinTimeout, c.Bounds.MaxTimeout)
+	case c.Bounds.MinRetention <= 0 || c.Bounds.MinRetention > c.Bounds.MaxRetention || c.Bounds.MaxRetention > 7*24*time.Hour:
+		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", c.Bounds.MinRetention, c.Bounds.MaxRetention)
+	}
+	for _, cidr := range c.Callbacks.AllowCIDRs {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			return fmt.Errorf("callbacks.allow_cidrs: %q is not a network such as 10.0.0.0/8", cidr)
+		}
+	}
+	if err := c.Defaults.check("defaults", c.Bounds); err != nil {
+		return err
+	}
+	for name, s := range c.Services {
+		if !serviceName.MatchString(name) {
+			return fmt.Errorf("services: %q is not a name of lower-case letters, digits, '.', '_' and '-', at most 64", name)
+		}
+		if err := s.check("services."+name, c.Bounds); err != nil {
+			return err
+		}
+	}
+	if err := c.Auth.Keys.Check(); err != nil {
+		return fmt.Errorf("auth: %w", err)
+	}
+	return nil
+}
+
+func (s Service) check(at string, b Bounds) error {
+	for _, t := range []struct {
+		key         string
+		d, min, max time.Duration
+	}{
+		{"timeout", s.Timeout, b.MinTimeout, b.MaxTimeout},
+		{"start_timeout", s.StartTimeout, b.MinTimeout, b.MaxTimeout},
+		{"run_timeout", s.RunTimeout, b.MinTimeout, b.MaxTimeout},
+		{"retention", s.Retention, b.MinRetention, b.MaxRetention},
+		{"lease", s.Lease, time.Second, 24 * time.Hour},
+	} {
+		if t.d != 0 && (t.d < t.min || t.d > t.max) {
+			return fmt.Errorf("%s.%s: %s is outside %s..%s", at, t.key, t.d, t.min, t.max)
+		}
+	}
+	if s.MaxAttempts < 0 || s.MaxAttempts > 100 {
+		return fmt.Errorf("%s.max_attempts: %d is outside 1..100", at, s.MaxAttempts)
+	}
+	if s.MaxQueued < 0 {
+		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)
+	}
+	return nil
+}
