@@ -1,0 +1,175 @@
+// Package gateway builds the parts of a gateway, runs them, and drains them in
+// reverse.
+//
+//	g, err := gateway.Start(ctx, gateway.Options{Config: c, …}) // returned: the port answers
+//	err = g.Run(ctx)                                            // until ctx ends, then drains
+//
+// The order of a drain: not ready, and no new requests; waiters and streams let
+// go, so that their clients resume elsewhere; open calls finished; partitions
+// handed over; connections closed. It is cut short at the configured budget.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/httpapi"
+	"github.com/coatcheck/coatcheck/internal/steward"
+	"github.com/coatcheck/coatcheck/internal/watch"
+)
+
+// Limits of the HTTP server.
+const (
+	headerTimeout  = 5 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 64 << 10
+	notReadyFirst  = 100 * time.Millisecond // balancers that probe see "not ready" before connections end
+	openRetry      = time.Second            // while Redis can't be reached at the start
+)
+
+// Options of Start.
+type Options struct {
+	Config   config.Config
+	RedisURL string       // over Config's
+	Listener net.Listener // over Config.Addr
+	Page     http.Handler // nil: no page
+	Inbox    http.Handler // nil: not in production
+	Logger   *slog.Logger
+}
+
+// Gateway is a running gateway.
+type Gateway struct {
+	log      *slog.Logger
+	budget   time.Duration
+	listener net.Listener
+	broker   *broker.Broker
+	hub      *watch.Hub
+	steward  *steward.Steward
+	server   *http.Server
+	api      *httpapi.Server
+	parts    []part
+}
+
+// part is something that runs until its context ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// Start connects and listens. Once it returned, the port answers. It waits for
+// a Redis that can't be reached, until ctx ends; a wrong configuration ends it
+// at once.
+func Start(ctx context.Context, o Options) (*Gateway, error) {
+	c := o.Config
+	g := &Gateway{log: o.Logger, budget: c.DrainTimeout, listener: o.Listener}
+	if g.listener == nil {
+		l, err := net.Listen("tcp", c.Addr)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", c.Addr, err)
+		}
+		g.listener = l
+	}
+	var err error
+	if g.broker, err = open(ctx, brokerOptions(o), o.Logger); err != nil {
+		return nil, errors.Join(err, g.listener.Close())
+	}
+	g.hub = watch.New(g.broker, o.Logger)
+	g.steward = steward.New(g.broker, o.Logger)
+	g.api = httpapi.New(httpapi.Options{
+		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
+		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
+		Page: o.Page, Inbox: o.Inbox,
+	})
+	g.server = &http.Server{
+		Handler: g.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+	}
+	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"steward", g.steward.Run}}
+	return g, nil
+}
+
+// open retries while Redis is away; everything else is the operator's to mend.
+func open(ctx context.Context, o broker.Options, log *slog.Logger) (*broker.Broker, error) {
+	for {
+		b, err := broker.Open(ctx, o)
+		if err == nil || !errors.Is(err, broker.ErrUnavailable) || ctx.Err() != nil {
+			return b, err
+		}
+		log.Warn("Redis can't be reached yet; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(openRetry):
+		}
+	}
+}
+
+func brokerOptions(o Options) broker.Options {
+	c := o.Config
+	b := broker.Options{
+		URL: c.RedisURL, Partitions: c.Partitions, Defaults: broker.ServiceConfig(c.Defaults), IDKey: c.IDKey,
+		MaxReply: int(c.MaxBody), Logger: o.Logger, Services: map[string]broker.ServiceConfig{},
+	}
+	if o.RedisURL != "" {
+		b.URL = o.RedisURL
+	}
+	for name, s := range c.Services {
+		b.Services[name] = broker.ServiceConfig(s)
+	}
+	return b
+}
+
+// Addr is where it listens.
+func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
+
+// Run serves until ctx ends, then drains.
+func (g *Gateway) Run(ctx context.Context) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var parts sync.WaitGroup
+	for _, p := range g.parts {
+		parts.Go(func() {
+			if err := p.run(running); err != nil {
+				g.log.Error("a part of the gateway ended", "part", p.name, "error", err)
+			}
+		})
+	}
+	served := make(chan error, 1)
+	go func() { served <- g.server.Serve(g.listener) }()
+	var err error
+	select {
+	case <-ctx.Done():
+		g.drain()
+	case err = <-served:
+	}
+	stop()
+	parts.Wait()
+	if closing := g.broker.Close(); err == nil {
+		err = closing
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	return err
+}
+
+func (g *Gateway) drain() {
+	g.log.Info("draining")
+	g.api.Drain()
+	time.Sleep(notReadyFirst)
+	g.hub.Drain()
+	ctx, stop := context.WithTimeout(context.Background(), g.budget)
+	defer stop()
+	if err := g.server.Shutdown(ctx); err != nil {
+		g.log.Warn("open calls did not end in time and are cut", "error", err)
+		g.server.Close()
+	}
+}
