@@ -1,0 +1,72 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/gateway"
+	"github.com/coatcheck/coatcheck/internal/localredis"
+)
+
+// serve runs a gateway.
+func serve() *cobra.Command {
+	var file string
+	given := config.Config{}
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a gateway",
+		Long:  "Run a gateway on a Redis. Without one it starts the redis-server found on PATH,\nwith an append-only file in the data directory.",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			changed := c.Flags().Changed
+			s, err := settings(file, func(s *config.Config) {
+				if changed("addr") {
+					s.Addr = given.Addr
+				}
+				if changed("redis-url") {
+					s.RedisURL = given.RedisURL
+				}
+				if changed("data-dir") {
+					s.DataDir = given.DataDir
+				}
+				if changed("partitions") {
+					s.Partitions = given.Partitions
+				}
+			})
+			if err != nil {
+				return err
+			}
+			return runServe(c, s)
+		},
+	}
+	d := config.Default()
+	c.Flags().StringVar(&file, "config", "", "YAML file (or COATCHECK_CONFIG)")
+	c.Flags().StringVar(&given.Addr, "addr", d.Addr, "address to listen on")
+	c.Flags().StringVar(&given.RedisURL, "redis-url", "", "redis://, rediss:// or unix://; without it redis-server is started")
+	c.Flags().StringVar(&given.DataDir, "data-dir", d.DataDir, "where that redis-server keeps its data")
+	c.Flags().IntVar(&given.Partitions, "partitions", 0, "shards of the correlation table; 0 keeps what is")
+	return c
+}
+
+func runServe(c *cobra.Command, s config.Config) error {
+	log := logger(s.Log, os.Stderr)
+	if s.Auth.Keys == nil {
+		log.Warn("auth is none: whoever reaches this port may submit, read and cancel; configure auth.keys, or keep the port private")
+	}
+	if s.RedisURL == "" {
+		r, err := localredis.Start(c.Context(), s.DataDir, log)
+		if err != nil {
+			return err
+		}
+		defer r.Stop()
+		s.RedisURL = r.URL
+	}
+	g, err := gateway.Start(c.Context(), gateway.Options{Config: s, Logger: log})
+	if err != nil {
+		return err
+	}
+	log.Info("listening", "addr", g.Addr().String())
+	return g.Run(c.Context())
+}
