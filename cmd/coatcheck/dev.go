@@ -128,4 +128,3 @@ func firstFree[T any](addr string, movable bool, open func(string) (T, error)) (
 	}
 	return opened, fmt.Errorf("ports %d to %d of %s are busy: %w", port, port+devPorts, host, err)
 }
-
