@@ -1,0 +1,50 @@
+package callback
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+// message is one callback, ready to be signed and sent.
+type message struct {
+	url           string
+	id            string // of the event, the same in every attempt
+	correlationID string
+	traceparent   string // "" for none
+	body          []byte
+}
+
+// compose writes the message for an intent. The status document is the one that
+// a poll shows, byte for byte; e is the event of a progress intent.
+func compose(i broker.Intent, r broker.Record, e *broker.Event, publicURL string) (message, error) {
+	at := r.Finished
+	data, err := broker.EncodeJSON(broker.Document(r, publicURL))
+	if err != nil {
+		return message{}, fmt.Errorf("write the status document: %w", err)
+	}
+	if e != nil {
+		at = e.At
+		event, err := broker.EncodeJSON(broker.EventDocument(*e))
+		if err != nil {
+			return message{}, fmt.Errorf("write the event: %w", err)
+		}
+		data = append(data[:len(data)-1], `,"event":`...) // one more member of the object
+		data = append(append(data, event...), '}')
+	}
+	// By hand, because an encoder would rewrite the document that it is given.
+	body := make([]byte, 0, len(data)+100)
+	body = append(body, `{"type":"request.`...)
+	body = append(body, i.Type...)
+	body = append(body, `","timestamp":"`...)
+	body = append(body, api.Time(at.Truncate(time.Millisecond)).String()...)
+	body = append(body, `","data":`...)
+	body = append(append(body, data...), '}')
+	return message{
+		url: r.Callback.URL, id: i.ID.String() + "." + strconv.Itoa(i.Number),
+		correlationID: i.ID.String(), traceparent: r.Traceparent, body: body,
+	}, nil
+}
