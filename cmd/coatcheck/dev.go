@@ -68,12 +68,10 @@ func runDev(c *cobra.Command, settings config.Config, addr, redisAddr string) er
 		return errors.Join(err, listener.Close())
 	}
 	defer redis.Close()
-	parts, err := devParts(settings)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
+	parts := devParts(settings)
 	g, err := gateway.Start(c.Context(), gateway.Options{
 		Config: settings, RedisURL: redis.URL, Listener: listener, Logger: log, Page: parts.page, Inbox: parts.inbox,
+		Version: versionText(),
 	})
 	if err != nil {
 		return err
@@ -109,8 +107,9 @@ func announceDev(c *cobra.Command, url, redisURL string) {
   page    %s/ui/
   submit  curl -i %s/v1/services/echo/requests -d hi
   wait    curl -s %s/v1/services/echo/requests -H 'Prefer: wait=5' -d hi
+  inbox   %s/inbox/me  (callbacks to it are shown; send one with -H 'Coatcheck-Callback-Url: %s/inbox/me')
   worker  coatcheck worker demo --redis-url %s
-`, url, url, url, redisURL)
+`, url, url, url, url, url, redisURL)
 }
 
 // firstFree opens addr, or the next free port where the default is busy.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/inbox"
 )
 
 // extras are what only dev has.
@@ -11,4 +12,4 @@ type extras struct {
 	page, inbox http.Handler
 }
 
-func devParts(config.Config) (extras, error) { return extras{}, nil }
+func devParts(c config.Config) extras { return extras{inbox: inbox.New(c.Callbacks.Secret)} }

@@ -63,7 +63,7 @@ func runServe(c *cobra.Command, s config.Config) error {
 		defer r.Stop()
 		s.RedisURL = r.URL
 	}
-	g, err := gateway.Start(c.Context(), gateway.Options{Config: s, Logger: log})
+	g, err := gateway.Start(c.Context(), gateway.Options{Config: s, Logger: log, Version: versionText()})
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func logger(l config.Log, w *os.File) *slog.Logger {
 	case l.Format == "json":
 		return slog.New(slog.NewJSONHandler(w, options))
 	case l.Format == "auto" && isTerminal(w):
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000"}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000"}))
 	default:
 		return slog.New(slog.NewTextHandler(w, options))
 	}

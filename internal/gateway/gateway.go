@@ -16,10 +16,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/callback"
 	"github.com/coatcheck/coatcheck/internal/config"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
 	"github.com/coatcheck/coatcheck/internal/steward"
@@ -42,6 +44,7 @@ type Options struct {
 	Listener net.Listener // over Config.Addr
 	Page     http.Handler // nil: no page
 	Inbox    http.Handler // nil: not in production
+	Version  string       // for the User-Agent of callbacks
 	Logger   *slog.Logger
 }
 
@@ -77,22 +80,38 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 		}
 		g.listener = l
 	}
-	var err error
+	guard, err := callback.NewGuard(c.Callbacks.AllowCIDRs)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("callbacks.allow_cidrs: %w", err), g.listener.Close())
+	}
 	if g.broker, err = open(ctx, brokerOptions(o), o.Logger); err != nil {
 		return nil, errors.Join(err, g.listener.Close())
 	}
 	g.hub = watch.New(g.broker, o.Logger)
 	g.steward = steward.New(g.broker, o.Logger)
+	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"steward", g.steward.Run}}
+	check := func(string) error {
+		return errors.New("this gateway has no callbacks.secret to sign with, so it sends none")
+	}
+	if c.Callbacks.Secret != "" {
+		d, err := callback.New(g.broker, callback.Options{
+			Guard: guard, Secrets: strings.Fields(c.Callbacks.Secret), PublicURL: c.PublicURL, Version: o.Version, Logger: o.Logger,
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("callbacks.secret: %w", err), g.broker.Close(), g.listener.Close())
+		}
+		g.parts = append(g.parts, part{"callback", d.Run})
+		check = guard.CheckURL
+	}
 	g.api = httpapi.New(httpapi.Options{
 		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
-		Page: o.Page, Inbox: o.Inbox,
+		CheckCallback: check, Page: o.Page, Inbox: o.Inbox,
 	})
 	g.server = &http.Server{
 		Handler: g.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
-	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"steward", g.steward.Run}}
 	return g, nil
 }
 

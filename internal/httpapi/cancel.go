@@ -16,8 +16,10 @@ func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
 	}
 	record, err := s.Broker.Cancel(r.Context(), id)
 	if errors.Is(err, broker.ErrTerminal) {
-		return failure{slug: "already-terminal", id: id.String(),
-			detail: fmt.Sprintf("The request is %s since %s. That outcome stands and does not change; nothing was canceled.", record.Status, record.Finished.Format("2006-01-02T15:04:05.000Z"))}
+		return failure{
+			slug: "already-terminal", id: id.String(),
+			detail: fmt.Sprintf("The request is %s since %s. That outcome stands and does not change; nothing was canceled.", record.Status, record.Finished.Format("2006-01-02T15:04:05.000Z")),
+		}
 	}
 	if err != nil {
 		return err
