@@ -24,6 +24,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/callback"
 	"github.com/coatcheck/coatcheck/internal/config"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
+	"github.com/coatcheck/coatcheck/internal/metrics"
 	"github.com/coatcheck/coatcheck/internal/steward"
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
@@ -103,10 +104,13 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 		g.parts = append(g.parts, part{"callback", d.Run})
 		check = guard.CheckURL
 	}
+	scrape := metrics.New(g.broker, metrics.Sources{
+		Open: func() (int64, int64) { return g.api.Open() }, Held: g.steward.Held,
+	})
 	g.api = httpapi.New(httpapi.Options{
 		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
-		CheckCallback: check, Page: o.Page, Inbox: o.Inbox,
+		CheckCallback: check, Metrics: scrape, Page: o.Page, Inbox: o.Inbox,
 	})
 	g.server = &http.Server{
 		Handler: g.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,

@@ -1,0 +1,133 @@
+// Package metrics shows a gateway to Prometheus. All names start with
+// coatcheck_; what is counted is counted by the gateway that did it, so sums
+// over gateways are right, and gauges of the shared table are the same on each.
+//
+//	m := metrics.New(b, metrics.Sources{…})
+//	http.Handle("/metrics", m)
+package metrics
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+// scrapeTimeout bounds what one scrape may ask of Redis.
+const scrapeTimeout = 2 * time.Second
+
+// Sources are the parts of a gateway that have numbers of their own.
+type Sources struct {
+	Open func() (waiting, streams int64) // calls that wait, streams that are open
+	Held func() int                      // partitions that this process does the upkeep of
+}
+
+// metrics is a collector of what is counted as it happens and of what is read
+// at a scrape.
+type metrics struct {
+	broker  *broker.Broker
+	sources Sources
+
+	outcomes *prometheus.CounterVec
+	replies  *prometheus.CounterVec
+	total    *prometheus.HistogramVec
+	running  *prometheus.HistogramVec
+}
+
+var (
+	descDepth   = prometheus.NewDesc("coatcheck_queue_depth", "Requests that no worker has yet.", []string{"service"}, nil)
+	descOldest  = prometheus.NewDesc("coatcheck_queue_oldest_age_seconds", "Age of the oldest request that no worker has yet.", []string{"service"}, nil)
+	descTable   = prometheus.NewDesc("coatcheck_requests", "Requests in the correlation table; outcomes to five minutes.", []string{"status"}, nil)
+	descWaiting = prometheus.NewDesc("coatcheck_waiters", "Calls that wait for an outcome on this gateway.", nil, nil)
+	descStreams = prometheus.NewDesc("coatcheck_streams", "Event streams open on this gateway.", nil, nil)
+	descHeld    = prometheus.NewDesc("coatcheck_partitions_held", "Partitions that this gateway does the upkeep of.", nil, nil)
+	descReady   = prometheus.NewDesc("coatcheck_redis_up", "Whether Redis answers this gateway.", nil, nil)
+	descLost    = prometheus.NewDesc("coatcheck_redis_data_lost_total", "Times that Redis came back without its data.", nil, nil)
+	descPool    = prometheus.NewDesc("coatcheck_redis_connections", "Connections to Redis.", []string{"state"}, nil)
+	descMisses  = prometheus.NewDesc("coatcheck_redis_pool_timeouts_total", "Commands that found no connection in time.", nil, nil)
+)
+
+// buckets of seconds, from an echo to a long job.
+var buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800}
+
+// New counts what b reports from here on, and serves it.
+func New(b *broker.Broker, s Sources) http.Handler {
+	m := &metrics{
+		broker: b, sources: s,
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coatcheck_outcomes_total", Help: "Requests by service and outcome, as settled by this gateway."}, []string{"service", "status", "reason"}),
+		replies:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coatcheck_replies_total", Help: "Replies and upkeep by kind: outcome, event, heartbeat, retry, release, lapse, and what was dropped: late, duplicate, stale, orphan, foreign, garbage, oversize; gap is a number that a worker skipped."}, []string{"kind"}),
+		total:    prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "coatcheck_time_to_outcome_seconds", Help: "From accepted to the outcome.", Buckets: buckets}, []string{"service"}),
+		running:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "coatcheck_run_seconds", Help: "From claimed to the outcome.", Buckets: buckets}, []string{"service"}),
+	}
+	for _, kind := range []string{"outcome", "event", "heartbeat", "retry", "release", "lapse", "late", "duplicate", "stale", "orphan", "foreign", "garbage", "oversize", "gap"} {
+		m.replies.WithLabelValues(kind) // a counter that is not there yet can't be alerted on
+	}
+	b.Observe(m.observe)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m, m.outcomes, m.replies, m.total, m.running,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+func (m *metrics) observe(f broker.Fact) {
+	m.replies.WithLabelValues(f.Kind).Inc()
+	if f.Kind != "outcome" {
+		return
+	}
+	reason := f.Reason
+	if reason == "-" {
+		reason = ""
+	}
+	m.outcomes.WithLabelValues(f.Service, string(f.Status), reason).Inc()
+	m.total.WithLabelValues(f.Service).Observe(f.Total.Seconds())
+	if f.RunTime > 0 || f.Status == broker.Succeeded { // a run below a millisecond is still one
+		m.running.WithLabelValues(f.Service).Observe(f.RunTime.Seconds())
+	}
+}
+
+// Describe sends nothing: which gauges there are depends on what Redis says.
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads what is not counted. While Redis is away its gauges are missing
+// rather than wrong.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	ctx, stop := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer stop()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	waiting, streams := m.sources.Open()
+	gauge(descWaiting, float64(waiting))
+	gauge(descStreams, float64(streams))
+	gauge(descHeld, float64(m.sources.Held()))
+	s := m.broker.Stats()
+	out <- prometheus.MustNewConstMetric(descLost, prometheus.CounterValue, float64(s.DataLost))
+	out <- prometheus.MustNewConstMetric(descMisses, prometheus.CounterValue, float64(s.Pool.Timeouts))
+	gauge(descPool, float64(s.Pool.Idle), "idle")
+	gauge(descPool, float64(s.Pool.Total-s.Pool.Idle), "busy")
+	if m.broker.Ready() != nil {
+		gauge(descReady, 0)
+		return
+	}
+	gauge(descReady, 1)
+	for _, service := range m.broker.Services() {
+		q, err := m.broker.Queue(ctx, service)
+		if err != nil {
+			return
+		}
+		gauge(descDepth, float64(q.Depth), service)
+		gauge(descOldest, q.OldestAge.Seconds(), service)
+	}
+	table, err := m.broker.Table(ctx)
+	if err != nil {
+		return
+	}
+	for _, status := range append([]broker.Status{broker.Scheduled, broker.Queued, broker.Running}, broker.Outcomes...) {
+		gauge(descTable, float64(table[status]), string(status))
+	}
+}

@@ -1,0 +1,69 @@
+package metrics_test
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/metrics"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// Dashboards and alerts are written against these names.
+func TestNames(t *testing.T) {
+	b, err := broker.Open(t.Context(), broker.Options{
+		URL: redistest.Mini(t), Logger: slog.New(slog.DiscardHandler), Services: map[string]broker.ServiceConfig{"echo": {}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	h := metrics.New(b, metrics.Sources{Open: func() (int64, int64) { return 2, 3 }, Held: func() int { return 1 }})
+	if _, _, err := b.Submit(t.Context(), broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Claim(t.Context(), "w", []string{"echo"}, 1, time.Second)
+	if err != nil || len(got) != 1 {
+		t.Fatal(got, err)
+	}
+	if err := b.Send(t.Context(), got[0], broker.WorkerReply{Type: "final"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Settle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	text := w.Body.String()
+	for _, line := range []string{
+		`coatcheck_outcomes_total{reason="",service="echo",status="succeeded"} 1`,
+		`coatcheck_replies_total{kind="outcome"} 1`, `coatcheck_replies_total{kind="late"} 0`,
+		`coatcheck_requests{status="succeeded"} 1`, `coatcheck_requests{status="running"} 0`,
+		`coatcheck_queue_depth{service="echo"} 0`, "coatcheck_waiters 2", "coatcheck_streams 3", "coatcheck_redis_up 1",
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %s", line)
+		}
+	}
+	var names []string
+	for line := range strings.Lines(text) {
+		if name, ok := strings.CutPrefix(line, "# TYPE coatcheck_"); ok {
+			names = append(names, "coatcheck_"+strings.Fields(name)[0])
+		}
+	}
+	slices.Sort(names)
+	want := []string{
+		"coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds",
+		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
+		"coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_streams", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
