@@ -51,36 +51,38 @@ func (r *run) newJob(d broker.Delivery, h Handler) *job {
 	return j
 }
 
+// errPanic is what the client reads of a handler that did not return.
+var errPanic = Fail("panic", "The worker's handler panicked.")
+
 // work calls the handler and sends what it answered.
 func (j *job) work() {
 	defer j.forget()
 	defer j.cancel(nil)
 	stop := j.beat()
-	reply, err := j.call()
-	stop() // a heartbeat after the reply would count as late
-	if out := j.judge(reply, err); out != nil {
-		j.answer(*out)
-	}
+	var reply Reply
+	err := errPanic
+	defer func() { // deferred for the sake of a handler that calls runtime.Goexit
+		stop() // a heartbeat after the reply would count as late
+		if out := j.judge(reply, err); out != nil {
+			j.answer(*out)
+		}
+	}()
+	reply, err = j.call()
 }
 
 // call runs the handler and turns a panic into an error.
 func (j *job) call() (reply Reply, err error) {
-	returned := false
 	defer func() {
-		if returned {
-			return
+		if cause := recover(); cause != nil {
+			j.log.Error("handler panicked", "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			reply, err = Reply{}, errPanic
 		}
-		cause := recover() // nil for runtime.Goexit, which must not look like success either
-		j.log.Error("handler panicked", "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
-		reply, err = Reply{}, Fail("panic", "The worker's handler panicked.")
 	}()
 	d := j.delivery
-	reply, err = j.handler(j.ctx, &Request{
+	return j.handler(j.ctx, &Request{
 		ID: d.ID, Attempt: d.Attempt, Service: d.Service, Deadline: j.ended, ContentType: d.ContentType,
 		Headers: d.Headers, Traceparent: d.Traceparent, Body: d.Body, job: j,
 	})
-	returned = true
-	return reply, err
 }
 
 // beat renews the lease every third of it until stop, which waits.
@@ -167,8 +169,10 @@ func (j *job) event(ctx context.Context, kind, contentType string, body []byte) 
 	if j.answered {
 		return ErrAnswered
 	}
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("send %s: %w", kind, err)
+	for _, c := range []context.Context{ctx, j.ctx} {
+		if err := context.Cause(c); err != nil {
+			return fmt.Errorf("send %s: %w", kind, err)
+		}
 	}
 	ctx, stop := context.WithCancel(ctx) // ends with the request too, whatever context the handler used
 	defer stop()

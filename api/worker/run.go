@@ -157,13 +157,17 @@ func (r *run) begin(d broker.Delivery) bool {
 	r.jobs[j] = struct{}{}
 	r.mu.Unlock()
 	r.handler.Go(func() {
+		defer r.end(j)
 		j.work()
-		r.mu.Lock()
-		delete(r.jobs, j)
-		r.mu.Unlock()
-		r.slots <- struct{}{}
 	})
 	return true
+}
+
+func (r *run) end(j *job) {
+	r.mu.Lock()
+	delete(r.jobs, j)
+	r.mu.Unlock()
+	r.slots <- struct{}{}
 }
 
 // canceled ends the handlers of a request, of every attempt at it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -29,7 +30,16 @@ type clients struct {
 	pubsub   *redis.Client // subscriptions
 }
 
+// silence is the library's own log: it writes to stderr for every failed dial,
+// dozens a second during an outage that Run reports once.
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
+var silenceOnce = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
+
 func connect(o Options) (clients, error) {
+	silenceOnce()
 	base, err := redis.ParseURL(o.URL)
 	if err != nil {
 		return clients{}, fmt.Errorf("read the Redis URL: %w", withoutSecret(err, o.URL))
