@@ -1,0 +1,143 @@
+// Package arch_test holds the architecture: the rooms, and which way the arrows
+// between them point.
+package arch_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+const module = "github.com/coatcheck/coatcheck/"
+
+// arrows are the rooms and what each may import of this module. A room that is
+// missing here has no place yet: give it one.
+var arrows = map[string][]string{
+	"api":                  {},
+	"api/client":           {"api"},
+	"api/webhook":          {},
+	"api/worker":           {"internal/broker"},
+	"internal/arch":        {},
+	"internal/auth":        {},
+	"internal/broker":      {"api", "internal/correlation"},
+	"internal/callback":    {"api", "api/webhook", "internal/broker", "internal/correlation"},
+	"internal/config":      {"internal/auth"},
+	"internal/correlation": {},
+	"internal/demo":        {"api/worker"},
+	"internal/discovery":   {},
+	"internal/embedded":    {},
+	"internal/gateway":     {"internal/broker", "internal/callback", "internal/config", "internal/httpapi", "internal/metrics", "internal/steward", "internal/watch"},
+	"internal/httpapi":     {"api", "internal/auth", "internal/broker", "internal/correlation", "internal/watch"},
+	"internal/inbox":       {"api/webhook"},
+	"internal/localredis":  {},
+	"internal/metrics":     {"internal/broker"},
+	"internal/redistest":   {},
+	"internal/steward":     {"internal/broker"},
+	"internal/watch":       {"internal/broker", "internal/correlation"},
+	"web":                  {},
+	"cmd/coatcheck": {
+		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/config", "internal/demo", "internal/discovery",
+		"internal/embedded", "internal/gateway", "internal/inbox", "internal/localredis", "web",
+	},
+}
+
+// only says which rooms may import a library.
+var only = map[string][]string{
+	"github.com/redis/go-redis/v9": {"internal/broker", "internal/redistest"},
+	"github.com/go-chi/chi/v5":     {"internal/httpapi"},
+}
+
+func TestArrowsPointDown(t *testing.T) {
+	list := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "./...")
+	list.Dir, list.Stderr = "../..", os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath, Doc string
+			Imports         []string
+		}
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		room := strings.TrimPrefix(p.ImportPath, module)
+		allowed, known := arrows[room]
+		if !known {
+			t.Errorf("room %s has no arrows in this test", room)
+		}
+		if p.Doc == "" && room != "internal/arch" {
+			t.Errorf("room %s has no package doc", room)
+		}
+		for _, path := range p.Imports {
+			if below, ours := strings.CutPrefix(path, module); ours && !slices.Contains(allowed, below) {
+				t.Errorf("%s imports %s: that arrow points the wrong way", room, below)
+			}
+			if rooms, limited := only[path]; limited && !slices.Contains(rooms, room) {
+				t.Errorf("%s imports %s, which is for %v", room, path, rooms)
+			}
+		}
+	}
+}
+
+// A file above 500 lines has its reason on line 1.
+func TestFilesStaySmall(t *testing.T) {
+	err := filepath.WalkDir("../..", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".git") {
+			return err
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, ".gen.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if n := strings.Count(string(text), "\n"); n > 500 && !strings.HasPrefix(string(text), "// This file is long because") {
+			t.Errorf("%s has %d lines", path, n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestComposeFile(t *testing.T) {
+	raw, err := os.ReadFile("../../docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := loader.LoadWithContext(t.Context(), types.ConfigDetails{
+		WorkingDir: "../..", ConfigFiles: []types.ConfigFile{{Filename: "docker-compose.yml", Content: raw}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := project.ServiceNames(); len(got) != 4 {
+		t.Errorf("services %v, want redis, two gateways and a worker", got)
+	}
+	redis := strings.Join(project.Services["redis"].Command, " ")
+	for _, want := range []string{"--appendonly yes", "--maxmemory-policy noeviction"} {
+		if !strings.Contains(redis, want) {
+			t.Errorf("redis runs as %q, without %s", redis, want)
+		}
+	}
+	for name, s := range project.Services {
+		if s.Build == nil {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("../..", s.Build.Dockerfile)); err != nil && !filepath.IsAbs(s.Build.Dockerfile) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
