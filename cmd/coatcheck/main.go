@@ -55,6 +55,6 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
-	root.AddCommand(dev(), serve(), workerCommand(), keys(), version())
+	root.AddCommand(dev(), serve(), workerCommand(), submit(), status(), wait(), tail(), cancel(), keys(), version())
 	return root
 }

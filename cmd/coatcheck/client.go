@@ -1,0 +1,204 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/api/client"
+	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/discovery"
+)
+
+// target is which gateway the client commands call, and how they print.
+type target struct {
+	url, key, output string
+}
+
+func (t *target) flags(c *cobra.Command) {
+	c.Flags().StringVar(&t.url, "url", "", "gateway (or COATCHECK_URL); default: a running dev")
+	c.Flags().StringVarP(&t.output, "output", "o", "table", "table, json or jsonl")
+}
+
+// client calls the named gateway, or the dev that runs here. The API key comes
+// from COATCHECK_API_KEY: a flag would show it to everybody on the machine.
+func (t *target) client() (*client.Client, error) {
+	if t.output != "table" && t.output != "json" && t.output != "jsonl" {
+		return nil, usage{fmt.Errorf("output %q is none of table, json, jsonl", t.output)}
+	}
+	url := t.url
+	if url == "" {
+		url = os.Getenv(config.Prefix + "URL")
+	}
+	if url == "" {
+		found, err := discovery.Find()
+		if err != nil {
+			return nil, usage{err}
+		}
+		url = found.URL
+	}
+	return client.New(url, client.APIKey(os.Getenv(config.Prefix+"API_KEY"))), nil
+}
+
+// print writes a status document to stdout.
+func (t *target) print(w io.Writer, s api.Status) error {
+	if t.output != "table" {
+		encoder := json.NewEncoder(w)
+		if t.output == "json" {
+			encoder.SetIndent("", "  ")
+		}
+		return encoder.Encode(s)
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(table, "%s\t%s\n", name, value)
+		}
+	}
+	row("correlation_id", s.CorrelationID)
+	row("service", s.Service)
+	row("status", string(s.Status))
+	row("reason", s.Reason)
+	row("error", s.Error.Message)
+	row("attempt", fmt.Sprint(s.Attempt))
+	row("worker", s.Worker)
+	for _, at := range []struct {
+		name string
+		time api.Time
+	}{{"created_at", s.CreatedAt}, {"started_at", s.StartedAt}, {"finished_at", s.FinishedAt}, {"deadline_at", s.DeadlineAt}} {
+		if !at.time.IsZero() {
+			row(at.name, at.time.String())
+		}
+	}
+	if s.Reply.Body != nil {
+		row("reply", string(s.Reply.Body))
+	}
+	return table.Flush()
+}
+
+// status prints where a request stands.
+func status() *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "status ID", Short: "Where a request stands", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			s, err := cl.Status(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return t.print(out(c), s)
+		},
+	}
+	t.flags(c)
+	return c
+}
+
+// wait waits for the outcome; it fails where that is no success.
+func wait() *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "wait ID", Short: "Wait for the outcome of a request", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			s, err := cl.Wait(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return t.conclude(out(c), s)
+		},
+	}
+	t.flags(c)
+	return c
+}
+
+// conclude prints an outcome, as an error where it is no success.
+func (t *target) conclude(w io.Writer, s api.Status) error {
+	if err := t.print(w, s); err != nil {
+		return err
+	}
+	if s.Status != api.Succeeded {
+		return fmt.Errorf("the request is %s: %s", s.Status, s.Error.Message)
+	}
+	return nil
+}
+
+// cancel cancels a request.
+func cancel() *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "cancel ID", Short: "Cancel a request", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			s, err := cl.Cancel(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return t.print(out(c), s)
+		},
+	}
+	t.flags(c)
+	return c
+}
+
+// tail follows a request, a line an event.
+func tail() *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "tail ID", Short: "Follow the events of a request until its outcome", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			for e, err := range cl.Events(c.Context(), args[0]) {
+				if err != nil {
+					return err
+				}
+				if err := t.event(out(c), e); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	t.flags(c)
+	return c
+}
+
+func (t *target) event(w io.Writer, e client.Event) error {
+	if t.output != "table" {
+		var document any = e.Status
+		if e.Kind == "progress" || e.Kind == "partial" {
+			document = e.Event
+		}
+		return json.NewEncoder(w).Encode(map[string]any{"event": e.Kind, "data": document})
+	}
+	var err error
+	switch e.Kind {
+	case "progress", "partial":
+		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s\n", clock(e.Event.At), e.Kind, e.Event.Number, e.Event.Body)
+	case "status":
+		_, err = fmt.Fprintf(w, "%s  %-8s    %s, attempt %d\n", clock(e.Status.CreatedAt), e.Kind, e.Status.Status, e.Status.Attempt)
+	case "outcome":
+		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s %s\n", clock(e.Status.FinishedAt), e.Kind, e.Status.Events, e.Status.Status, e.Status.Reply.Body)
+	}
+	return err
+}
+
+func clock(t api.Time) string { return time.Time(t).Local().Format("15:04:05.000") }

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coatcheck/coatcheck/api/client"
+)
+
+// submit hands a request in.
+func submit() *cobra.Command {
+	var t target
+	var data, contentType, key, callback string
+	var timeout time.Duration
+	var waits bool
+	c := &cobra.Command{
+		Use:   "submit SERVICE",
+		Short: "Submit a request; prints its status, with --wait its outcome",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			body, err := readData(c, data)
+			if err != nil {
+				return err
+			}
+			s, err := cl.Submit(c.Context(), args[0], client.Request{
+				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback,
+			})
+			if err != nil {
+				return err
+			}
+			if !waits {
+				return t.print(out(c), s)
+			}
+			fmt.Fprintln(os.Stderr, "waiting for", s.CorrelationID)
+			if s, err = cl.Wait(c.Context(), s.CorrelationID); err != nil {
+				return err
+			}
+			return t.conclude(out(c), s)
+		},
+	}
+	t.flags(c)
+	c.Flags().StringVarP(&data, "data", "d", "", "the body; @FILE reads a file, @- standard input")
+	c.Flags().StringVar(&contentType, "content-type", "application/json", "content type of the body")
+	c.Flags().StringVar(&key, "idempotency-key", "", "the same key and body give the same request")
+	c.Flags().StringVar(&callback, "callback-url", "", "where to post the outcome")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "accepted to outcome; 0 leaves what the gateway has set")
+	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
+	return c
+}
+
+func readData(c *cobra.Command, data string) ([]byte, error) {
+	file, isFile := strings.CutPrefix(data, "@")
+	switch {
+	case !isFile:
+		return []byte(data), nil
+	case file == "-":
+		return io.ReadAll(c.InOrStdin())
+	}
+	body, err := os.ReadFile(file)
+	if err != nil {
+		return nil, usage{fmt.Errorf("read the body: %w", err)}
+	}
+	return body, nil
+}
