@@ -274,7 +274,7 @@ func TestContextEnds(t *testing.T) {
 			t.Errorf("canceled: %v", cause)
 		}
 
-		r = b.submit("wait", "x", func(s *broker.Submission) { s.Timeout = 5 * time.Second })
+		r = b.submit("wait", "x", func(s *broker.Submission) { s.Timeout = 5500 * time.Millisecond })
 		if cause := <-causes; !errors.Is(cause, context.DeadlineExceeded) {
 			t.Errorf("timed out: %v", cause)
 		}
@@ -282,7 +282,7 @@ func TestContextEnds(t *testing.T) {
 			t.Errorf("%s %s", got.Status, got.Reason)
 		}
 
-		r = b.submit("wait", "x", func(s *broker.Submission) { s.RunTimeout = 5 * time.Second })
+		r = b.submit("wait", "x", func(s *broker.Submission) { s.RunTimeout = 5500 * time.Millisecond })
 		if cause := <-causes; !errors.Is(cause, worker.ErrCanceled) {
 			t.Errorf("run timeout: %v", cause)
 		}

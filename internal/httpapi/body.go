@@ -1,9 +1,9 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -11,55 +11,98 @@ import (
 )
 
 const (
-	bodyChunk     = 64 << 10 // first buffer of a body that doesn't say how long it is
-	inflightPause = time.Second
+	bodyChunk     = 64 << 10    // first buffer of a body that doesn't say how long it is
+	inflightPause = time.Second // how long a call waits for memory before it is refused
 )
 
-// body reads a request body into one allocation where its length is known.
-// The memory of all bodies together is bounded: release gives it back.
-func (s *Server) body(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
-	if r.ContentLength > s.MaxBody {
-		return nil, nil, s.tooLarge()
-	}
-	size := r.ContentLength
-	if size < 0 {
-		size = s.MaxBody // chunked: it may become as long as that
-	}
-	ctx, stop := context.WithTimeout(r.Context(), inflightPause)
+// memory is one call's share of what all bodies together may hold.
+type memory struct {
+	server *Server
+	held   int64
+}
+
+// grow takes n bytes more, waiting a moment for others to give theirs back.
+func (m *memory) grow(ctx context.Context, n int64) error {
+	ctx, stop := context.WithTimeout(ctx, inflightPause)
 	defer stop()
-	if err := s.inflight.Acquire(ctx, size); err != nil {
-		return nil, nil, failure{slug: "memory-full", cause: err, retryAfter: 1}
+	if err := m.server.inflight.Acquire(ctx, n); err != nil {
+		return failure{
+			slug: "memory-full", cause: fmt.Errorf("wait for %d bytes for a body: %w", n, err),
+			detail: "The gateway holds as many bodies in memory as it may. This call had no effect; try again after Retry-After.",
+		}
 	}
-	release = func() { s.inflight.Release(size) }
+	m.held += n
+	return nil
+}
+
+// release gives all of it back. It may be called again.
+func (m *memory) release() {
+	m.server.inflight.Release(m.held)
+	m.held = 0
+}
+
+// body reads a request body, into one allocation where its length is known. The
+// caller releases the memory once the body is no longer needed.
+func (s *Server) body(w http.ResponseWriter, r *http.Request, m *memory) ([]byte, error) {
+	if r.ContentLength > s.MaxBody {
+		return nil, s.tooLarge()
+	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // a test's recorder has none
-	body, err = readBody(http.MaxBytesReader(w, r.Body, s.MaxBody), r.ContentLength)
-	_ = control.SetReadDeadline(time.Time{})
+	defer control.SetReadDeadline(time.Time{})               // or it would end the connection later
+	body, err := readBody(r.Context(), http.MaxBytesReader(w, r.Body, s.MaxBody), r.ContentLength, m)
 	if err == nil {
-		return body, release, nil
+		return body, nil
 	}
-	release()
-	var large *http.MaxBytesError
+	var (
+		large    *http.MaxBytesError
+		declined failure
+	)
 	switch {
+	case errors.As(err, &declined):
+		return nil, declined
 	case errors.As(err, &large):
-		return nil, nil, s.tooLarge()
+		return nil, s.tooLarge()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		w.Header().Set("Connection", "close")
-		return nil, nil, failure{slug: "body-timeout"}
+		w.Header().Set("Connection", "close") // the rest of the body may still come
+		return nil, failure{slug: "body-timeout", cause: err}
 	default:
-		return nil, nil, failure{slug: "invalid-request", detail: "The body ended before it was complete. Nothing was accepted; send it again.", cause: err}
+		w.Header().Set("Connection", "close")
+		return nil, failure{
+			slug: "invalid-request", cause: err,
+			detail: "The body ended before it was complete, or can't be read. Nothing was accepted; send it again.",
+		}
 	}
 }
 
-func readBody(from io.Reader, length int64) ([]byte, error) {
+func readBody(ctx context.Context, from io.Reader, length int64, m *memory) ([]byte, error) {
 	if length >= 0 {
+		if err := m.grow(ctx, length); err != nil {
+			return nil, err
+		}
 		body := make([]byte, length)
 		_, err := io.ReadFull(from, body)
 		return body, err
 	}
-	buffer := bytes.NewBuffer(make([]byte, 0, bodyChunk))
-	_, err := buffer.ReadFrom(from)
-	return buffer.Bytes(), err
+	var body []byte
+	for {
+		if len(body) == cap(body) {
+			// Doubled, but never beyond what fits with every other body gone.
+			more := min(max(bodyChunk, cap(body)), int(m.server.MaxBody)+bodyChunk-cap(body))
+			if err := m.grow(ctx, int64(more)); err != nil {
+				return nil, err
+			}
+			body = append(make([]byte, 0, cap(body)+more), body...)
+		}
+		n, err := from.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if errors.Is(err, io.EOF) {
+			return body, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (s *Server) tooLarge() failure {

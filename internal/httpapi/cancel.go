@@ -2,42 +2,28 @@ package httpapi
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
-// cancel records the outcome canceled.
+// cancel records the outcome canceled, and answers with it.
 func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.id(r, principal(r).Tenant)
+	id, err := s.id(r)
 	if err != nil {
 		return err
 	}
 	record, err := s.Broker.Cancel(r.Context(), id)
 	if errors.Is(err, broker.ErrTerminal) {
-		return failure{
-			slug: "already-terminal", id: id.String(),
-			detail: fmt.Sprintf("The request is %s since %s. That outcome stands and does not change; nothing was canceled.", record.Status, record.Finished.Format("2006-01-02T15:04:05.000Z")),
-		}
+		w.Header().Set("ETag", etag(record))
+		return fail("already-terminal", "The outcome of the request is %s, since %s. It stands and does not change; nothing was canceled.",
+			record.Status, api.Time(record.Finished))
 	}
 	if err != nil {
 		return err
 	}
 	w.Header().Set("ETag", etag(record))
-	s.writeJSON(w, http.StatusOK, s.document(r.Context(), record))
-	return nil
-}
-
-// delete forgets a request now.
-func (s *Server) delete(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.id(r, principal(r).Tenant)
-	if err != nil {
-		return err
-	}
-	if err := s.Broker.Delete(r.Context(), id); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
+	s.writeJSON(w, r, http.StatusOK, s.document(r.Context(), record))
 	return nil
 }

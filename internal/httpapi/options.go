@@ -1,8 +1,9 @@
 package httpapi
 
 import (
+	"math"
 	"net/http"
-	"net/textproto"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,6 @@ const (
 	maxForwarded      = 32
 	maxForwardedBytes = 8 << 10
 	maxIdempotencyKey = 255
-	maxCallbackURL    = 2048
 )
 
 // forwardedNames go to the worker, and so does every X- header but those that
@@ -27,21 +27,21 @@ var forwardedNames = []string{
 	"Accept", "Accept-Language", "Content-Encoding", "Content-Language", "Tracestate", "User-Agent",
 }
 
-var proxyNames = []string{"X-Real-Ip", api.HeaderCorrelationID}
+// proxyNames are left out, and so is the name under which the gateway itself
+// speaks of the request.
+var proxyNames = []string{"X-Real-Ip", http.CanonicalHeaderKey(api.HeaderCorrelationID)}
 
 // submission reads the options of a submit from its headers.
-func (s *Server) submission(r *http.Request, service, tenant string) (broker.Submission, error) {
+func (s *Server) submission(r *http.Request, service string) (broker.Submission, error) {
 	h := r.Header
-	sub := broker.Submission{Tenant: tenant, Service: service, ContentType: h.Get("Content-Type"), Traceparent: h.Get(api.HeaderTraceparent)}
-	for name, values := range h {
-		if strings.HasPrefix(name, api.OptionPrefix) && !slices.Contains(api.Options, name) {
-			return sub, fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", name, strings.Join(api.Options, ", "))
-		}
-		if slices.ContainsFunc(values, unfit) {
-			return sub, fail("invalid-option", "Header %s has bytes that are not valid UTF-8 text. Nothing was accepted.", name)
-		}
+	sub := broker.Submission{
+		Tenant: callOf(r).who.Tenant, Service: service,
+		ContentType: h.Get("Content-Type"), Traceparent: traceparent(h),
 	}
-	var err error
+	err := vet(h)
+	if err != nil {
+		return sub, err
+	}
 	b := s.Bounds
 	for _, option := range []struct {
 		name     string
@@ -67,31 +67,64 @@ func (s *Server) submission(r *http.Request, service, tenant string) (broker.Sub
 	return sub, err
 }
 
+// vet refuses options that nobody knows, since a typing mistake must not pass
+// in silence, and values that don't fit into frames and keys.
+func vet(h http.Header) error {
+	for name, values := range h {
+		option := strings.HasPrefix(name, api.OptionPrefix)
+		if option && !slices.Contains(api.Options, name) {
+			return fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", name, strings.Join(api.Options, ", "))
+		}
+		if option && len(values) > 1 {
+			return fail("invalid-option", "%s is given %d times. Nothing was accepted; give it once.", name, len(values))
+		}
+		if (option || name == "Content-Type" || isForwarded(name)) && slices.ContainsFunc(values, unfit) {
+			return fail("invalid-option", "Header %s has bytes that are not valid UTF-8 text, or control characters. Nothing was accepted.", name)
+		}
+	}
+	if len(h.Get("Content-Type")) > longestType {
+		return fail("invalid-option", "Content-Type is longer than %d bytes. Nothing was accepted.", longestType)
+	}
+	return nil
+}
+
 // unfit tells whether a header value must not get into frames and keys. CR, LF
 // and NUL never pass net/http; the rest of the control characters end here.
 func unfit(v string) bool {
 	return !utf8.ValidString(v) || strings.ContainsFunc(v, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
 }
 
+// traceparentForm is version 00 of W3C Trace Context and what later ones begin
+// with.
+var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.{0,64})?$`)
+
+// traceparent is carried as it came; one that can't be read is dropped, as the
+// standard says (section 4.3).
+func traceparent(h http.Header) string {
+	value := h.Get(api.HeaderTraceparent)
+	if unfit(value) || !traceparentForm.MatchString(value) {
+		return ""
+	}
+	return value
+}
+
 // duration reads a Go duration or whole seconds; 0 where the header is absent.
 func duration(h http.Header, name string, least, most time.Duration) (time.Duration, error) {
-	text := h.Get(name)
-	if text == "" {
+	if len(h.Values(name)) == 0 {
 		return 0, nil
 	}
+	text := h.Get(name)
 	d, ok := parseDuration(text)
 	if !ok || d < least || d > most {
-		return 0, fail("invalid-option", "%s is %q; it must be a duration from %s to %s, such as 30s or 5m, or whole seconds. Nothing was accepted.", name, text, least, most)
+		return 0, fail("invalid-option", "%s is %s; it must be a duration from %s to %s, such as 30s or 5m, or whole seconds. Nothing was accepted.", name, quoted(text), least, most)
 	}
 	return d, nil
 }
 
+// parseDuration takes no negative ones.
 func parseDuration(text string) (time.Duration, bool) {
-	if seconds, err := strconv.Atoi(text); err == nil {
-		if seconds < 0 || seconds > 1<<31 {
-			return 0, false
-		}
-		return time.Duration(seconds) * time.Second, true
+	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return time.Duration(seconds) * time.Second, seconds >= 0 && seconds <= math.MaxInt64/int64(time.Second)
 	}
 	d, err := time.ParseDuration(text)
 	return d, err == nil && d >= 0
@@ -104,8 +137,8 @@ func idempotencyKey(h http.Header) (string, error) {
 		return "", nil
 	}
 	key := values[0]
-	if len(key) >= 2 && key[0] == '"' && key[len(key)-1] == '"' {
-		key = key[1 : len(key)-1]
+	if len(key) <= 2*maxIdempotencyKey {
+		key = unquoted(key)
 	}
 	visible := !strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' })
 	if len(values) > 1 || key == "" || len(key) > maxIdempotencyKey || !visible {
@@ -114,27 +147,28 @@ func idempotencyKey(h http.Header) (string, error) {
 	return key, nil
 }
 
+// callback reads where and about what the client wants to be told.
 func (s *Server) callback(h http.Header) (*broker.Callback, error) {
 	url, names := h.Get(api.HeaderCallbackURL), h.Get(api.HeaderCallbackEvents)
-	if url == "" {
-		if names != "" {
+	if len(h.Values(api.HeaderCallbackURL)) == 0 {
+		if len(h.Values(api.HeaderCallbackEvents)) > 0 {
 			return nil, fail("invalid-option", "%s is given without %s. Nothing was accepted.", api.HeaderCallbackEvents, api.HeaderCallbackURL)
 		}
 		return nil, nil
 	}
-	if s.CheckCallback == nil || len(url) > maxCallbackURL {
-		return nil, failure{slug: "callback-refused"}
+	if s.CheckCallback == nil {
+		return nil, fail("callback-refused", "This gateway takes no callbacks. Nothing was accepted; poll, or follow the events.")
 	}
 	if err := s.CheckCallback(url); err != nil {
 		return nil, fail("callback-refused", "The callback URL is refused: %v. Nothing was accepted.", err)
 	}
-	c := &broker.Callback{URL: url, Events: api.CallbackEventNames[:4]}
-	if names != "" {
+	c := &broker.Callback{URL: url, Events: api.CallbackEventNames[:4]} // the outcomes
+	if len(h.Values(api.HeaderCallbackEvents)) > 0 {
 		c.Events = nil
 		for name := range strings.SplitSeq(names, ",") {
 			name = strings.TrimSpace(name)
 			if !slices.Contains(api.CallbackEventNames, name) {
-				return nil, fail("invalid-option", "%s names %q; it may list %s. Nothing was accepted.", api.HeaderCallbackEvents, name, strings.Join(api.CallbackEventNames, ", "))
+				return nil, fail("invalid-option", "%s names %s; it may list %s. Nothing was accepted.", api.HeaderCallbackEvents, quoted(name), strings.Join(api.CallbackEventNames, ", "))
 			}
 			if !slices.Contains(c.Events, name) {
 				c.Events = append(c.Events, name)
@@ -144,11 +178,11 @@ func (s *Server) callback(h http.Header) (*broker.Callback, error) {
 	return c, nil
 }
 
+// forwarded is what goes to the worker beside the body, by lower-case names.
 func forwarded(h http.Header) (map[string]string, error) {
 	out, size := map[string]string{}, 0
 	for name, values := range h {
-		custom := strings.HasPrefix(name, "X-") && !strings.HasPrefix(name, "X-Forwarded-") && !slices.Contains(proxyNames, textproto.CanonicalMIMEHeaderKey(name))
-		if !custom && !slices.Contains(forwardedNames, name) {
+		if !isForwarded(name) {
 			continue
 		}
 		value := strings.Join(values, ", ")
@@ -159,4 +193,10 @@ func forwarded(h http.Header) (map[string]string, error) {
 		return nil, fail("invalid-option", "There are %d headers of %d bytes to forward to the worker; at most %d of %d bytes together go. Nothing was accepted.", len(out), size, maxForwarded, maxForwardedBytes)
 	}
 	return out, nil
+}
+
+// isForwarded takes a name in its canonical form, as net/http keeps it.
+func isForwarded(name string) bool {
+	custom := strings.HasPrefix(name, "X-") && !strings.HasPrefix(name, "X-Forwarded-") && !slices.Contains(proxyNames, name)
+	return custom || slices.Contains(forwardedNames, name)
 }

@@ -9,44 +9,94 @@ import (
 	"github.com/coatcheck/coatcheck/api"
 )
 
-// preference is what a client prefers (RFC 7240); what is unknown or malformed
-// is ignored, as section 2 asks for.
+// preference is how long a client would like a call to rest (RFC 7240).
 type preference struct {
-	wait    time.Duration
-	waits   bool // a valid wait was given
-	applied string
+	wait    time.Duration // at most longestWait; 0: not at all
+	async   bool          // respond-async, which is what happens anyway
+	applied string        // the value of Preference-Applied
 }
 
+// preferences reads all Prefer lines. What is unknown or malformed is ignored,
+// as section 2 of RFC 7240 asks for, and of a preference that is given twice
+// the first counts.
 func preferences(h http.Header) preference {
 	var p preference
+	waits := false
 	for _, line := range h.Values(api.HeaderPrefer) {
-		for part := range strings.SplitSeq(line, ",") {
-			first, _, _ := strings.Cut(part, ";") // parameters of a preference: none are known
-			name, value, _ := strings.Cut(strings.TrimSpace(first), "=")
-			if !strings.EqualFold(strings.TrimSpace(name), "wait") || p.waits { // the first one counts
-				continue
+		for _, part := range splitQuoted(line, ',') {
+			first := splitQuoted(part, ';')[0] // parameters of a preference: none are known
+			name, value, _ := strings.Cut(first, "=")
+			value = unquoted(strings.TrimSpace(value))
+			switch strings.ToLower(strings.TrimSpace(name)) {
+			case "respond-async":
+				p.async = p.async || value == ""
+			case "wait":
+				seconds, err := strconv.ParseUint(value, 10, 63)
+				if waits || err != nil {
+					continue
+				}
+				waits = true
+				p.wait = time.Duration(min(seconds, uint64(longestWait/time.Second))) * time.Second
 			}
-			value = strings.Trim(strings.TrimSpace(value), `"`)
-			seconds, err := strconv.Atoi(value)
-			if err != nil || seconds < 0 {
-				continue
-			}
-			p.wait, p.waits = min(time.Duration(min(seconds, 3600))*time.Second, longestWait), true
-			p.applied = "wait=" + strconv.Itoa(int(p.wait.Seconds()))
 		}
 	}
+	var applied []string
+	if p.async {
+		applied = append(applied, "respond-async")
+	}
+	if p.wait > 0 {
+		applied = append(applied, "wait="+strconv.Itoa(int(p.wait/time.Second)))
+	}
+	p.applied = strings.Join(applied, ", ")
 	return p
 }
 
-// waitOf reads how long a status call may rest: ?wait= over Prefer.
+// waitOf reads how long a status call may rest: ?wait= over Prefer. Unlike a
+// preference, a query parameter is an order, so what can't be read is refused.
 func waitOf(r *http.Request) (preference, error) {
 	text := r.URL.Query().Get("wait")
 	if text == "" {
-		return preferences(r.Header), nil
+		p := preferences(r.Header)
+		p.async, p.applied = false, strings.TrimPrefix(strings.TrimPrefix(p.applied, "respond-async"), ", ")
+		return p, nil
 	}
 	d, ok := parseDuration(text)
 	if !ok {
-		return preference{}, fail("invalid-option", "wait is %q; it must be a duration such as 10s, or seconds. The request is not affected.", text)
+		return preference{}, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or seconds, and %s at most count. The request is not affected.", quoted(text), longestWait)
 	}
-	return preference{wait: min(d, longestWait), waits: true}, nil
+	return preference{wait: min(d, longestWait)}, nil
+}
+
+// splitQuoted splits a header value, but not inside of quoted strings (RFC
+// 9110, section 5.6.4).
+func splitQuoted(text string, at byte) []string {
+	var parts []string
+	begin, inside := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case inside && c == '\\':
+			i++
+		case c == '"':
+			inside = !inside
+		case !inside && c == at:
+			parts = append(parts, text[begin:i])
+			begin = i + 1
+		}
+	}
+	return append(parts, text[begin:])
+}
+
+// unquoted is the value of a quoted string, or the token as it is.
+func unquoted(text string) string {
+	if len(text) < 2 || text[0] != '"' || text[len(text)-1] != '"' {
+		return text
+	}
+	var b strings.Builder
+	for i := 1; i < len(text)-1; i++ {
+		if text[i] == '\\' && i < len(text)-2 {
+			i++
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String()
 }

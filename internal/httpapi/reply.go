@@ -4,75 +4,104 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
-// reply answers with the worker's own bytes.
+// longestType bounds a content type; the registry's longest has 92 characters.
+const longestType = 256
+
+// reply answers with the worker's own bytes, once there are any.
 func (s *Server) reply(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.id(r, principal(r).Tenant)
+	id, err := s.id(r)
 	if err != nil {
 		return err
 	}
-	record, err := s.Broker.Reply(r.Context(), id)
+	record, err := s.Broker.Status(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	if !record.Status.Terminal() {
 		w.Header().Set("ETag", etag(record))
 		w.Header().Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
-		s.writeJSON(w, http.StatusAccepted, s.document(r.Context(), record))
+		s.writeJSON(w, r, http.StatusAccepted, s.document(r.Context(), record))
 		return nil
 	}
-	return s.writeReply(w, r, record)
+	const final = " That outcome is final; submit again if the work is still wanted."
+	switch {
+	case record.Status == broker.Canceled:
+		return failure{slug: "canceled"}
+	case record.Status == broker.TimedOut:
+		return failure{slug: "timed-out", detail: why(record) + final}
+	case record.Reply == nil: // failed, and the worker left no bytes
+		return failure{slug: "reply-failed", detail: why(record) + final}
+	}
+	return s.raw(w, r, record, replyCode(record))
 }
 
-// writeReply writes the outcome of a terminal request as a plain HTTP answer.
-func (s *Server) writeReply(w http.ResponseWriter, r *http.Request, record broker.Record) error {
-	id := record.ID.String()
-	why := ""
-	if record.Error != nil {
-		why = record.Error.Message
+func why(r broker.Record) string {
+	if r.Error == nil || r.Error.Message == "" {
+		return "The request is " + string(r.Status) + "."
 	}
-	switch record.Status {
-	case broker.Canceled:
-		return failure{slug: "canceled", id: id}
-	case broker.TimedOut:
-		return failure{slug: "timed-out", id: id, detail: why + " The outcome is recorded and final; submit again if the work is still wanted."}
-	case broker.Failed:
-		if record.Reply == nil {
-			return failure{slug: "reply-failed", id: id, detail: why + " The outcome is recorded and final; submit again if the work is still wanted."}
+	return r.Error.Message
+}
+
+// replyCode is the worker's status code, where it is one that an answer with a
+// body may have. A failure never looks like a success.
+func replyCode(r broker.Record) int {
+	code := r.Reply.StatusCode
+	if r.Status == broker.Failed {
+		if code < 400 || code > 599 {
+			return http.StatusBadGateway
 		}
+		return code
 	}
-	if record.Reply.Body == nil { // too large to come along with the status
+	bodiless := code == http.StatusNoContent || code == http.StatusResetContent
+	if code < 200 || code > 599 || code == http.StatusNotModified || bodiless && r.Reply.Size > 0 {
+		return http.StatusOK
+	}
+	return code
+}
+
+// raw writes the worker's bytes. They are strangers' bytes on this origin: the
+// headers see to it that a browser neither guesses their type nor runs them.
+func (s *Server) raw(w http.ResponseWriter, r *http.Request, record broker.Record, code int) error {
+	share := memory{server: s}
+	defer share.release()
+	if record.Reply.Body == nil && record.Reply.Size > 0 { // too large to come along with the status
+		if err := share.grow(r.Context(), min(int64(record.Reply.Size), s.Inflight)); err != nil {
+			return err
+		}
 		whole, err := s.Broker.Reply(r.Context(), record.ID)
 		if err != nil {
 			return err
 		}
 		record = whole
 	}
+	body := record.Reply.Body
 	h := w.Header()
-	h.Set(api.HeaderCorrelationID, id)
+	h.Set(api.HeaderCorrelationID, record.ID.String())
 	h.Set("Content-Type", contentType(record.Reply.ContentType))
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "sandbox; default-src 'none'") // a reply must not script this origin
-	code := record.Reply.StatusCode
-	if code < 200 || code > 599 || code == http.StatusNoContent && len(record.Reply.Body) > 0 || code == http.StatusNotModified {
-		code = http.StatusOK
-	}
+	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	if code != http.StatusNoContent {
-		h.Set("Content-Length", strconv.Itoa(len(record.Reply.Body)))
+		h.Set("Content-Length", strconv.Itoa(len(body)))
 	}
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Now().Add(writeTimeout + time.Duration(len(body)/replyFloor)*time.Second))
 	w.WriteHeader(code)
-	_, _ = w.Write(record.Reply.Body) // a client that left is nobody's error
-	return nil
+	if _, err := w.Write(body); err == nil && control.Flush() == nil {
+		_ = control.SetWriteDeadline(time.Time{}) // the connection goes on to other calls
+	}
+	return nil // a client that left is nobody's error
 }
 
 // contentType vets what a worker said: it goes into a header.
 func contentType(said string) string {
-	if _, _, err := mime.ParseMediaType(said); err != nil || unfit(said) {
+	if _, _, err := mime.ParseMediaType(said); err != nil || unfit(said) || len(said) > longestType {
 		return "application/octet-stream"
 	}
 	return said

@@ -2,15 +2,19 @@ package httpapi
 
 import (
 	"net/http"
+	"net/url"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/coatcheck/coatcheck/internal/auth"
 )
 
+// routes is the whole front door: one line is one operation, its handler is in
+// the file of the same name, and the scopes after it are what the API key needs.
 func (s *Server) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.logged, s.recovered)
+	r.Use(s.logged, s.recovered, s.sameOrigin, middleware.GetHead)
 	r.NotFound(s.handle(noSuchRoute))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -18,7 +22,7 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))
-	r.Get("/v1/requests/{id}/events", s.handle(s.events))
+	r.Get("/v1/requests/{id}/events", s.handle(s.events)) // an API key with read, or a ticket
 	r.Post("/v1/requests/{id}/cancel", s.handle(s.cancel, auth.Cancel))
 	r.Post("/v1/requests/{id}/stream-ticket", s.handle(s.streamTicket, auth.Read))
 
@@ -40,4 +44,17 @@ func (s *Server) routes() http.Handler {
 		r.Handle("/inbox/{name}", s.Inbox)
 	}
 	return r
+}
+
+// sameOrigin refuses what a page of another site makes a browser send: with no
+// API keys, every page that is open on an operator's machine could submit.
+func (s *Server) sameOrigin(next http.Handler) http.Handler {
+	guard := http.NewCrossOriginProtection()
+	if u, err := url.Parse(s.PublicURL); err == nil && u.Host != "" {
+		_ = guard.AddTrustedOrigin(u.Scheme + "://" + u.Host) // what is no origin is trusted by nobody
+	}
+	guard.SetDenyHandler(s.handle(func(http.ResponseWriter, *http.Request) error {
+		return fail("forbidden", "A page of another origin made the browser send this call. Nothing was done; call from this gateway's own page, or from a program.")
+	}))
+	return guard.Handler(next)
 }

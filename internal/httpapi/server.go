@@ -61,7 +61,8 @@ const (
 	submitTimeout   = 10 * time.Second // above the broker's own limits
 	heartbeatEvery  = 15 * time.Second // below the idle limits of common proxies
 	writeTimeout    = 10 * time.Second // a stream's reader that is slower is dropped, and resumes
-	ticketLife      = 5 * time.Minute
+	ticketLife      = 5 * time.Minute  // long enough for reconnects, short for a URL that is in some log
+	replyFloor      = 32 << 10         // bytes a second; a raw reply's reader that is slower is dropped
 )
 
 // Server answers the calls of the contract.
@@ -82,7 +83,7 @@ func New(o Options) *Server {
 	if o.Inflight == 0 {
 		o.Inflight = defaultInflight
 	}
-	o.Inflight = max(o.Inflight, o.MaxBody)
+	o.Inflight = max(o.Inflight, o.MaxBody+bodyChunk) // or the largest body would never get its turn
 	if o.Bounds == (Bounds{}) {
 		o.Bounds = DefaultBounds
 	}

@@ -19,10 +19,11 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
 		}
 		list.Services = append(list.Services, service)
 	}
-	s.writeJSON(w, http.StatusOK, list)
+	s.writeJSON(w, r, http.StatusOK, list)
 	return nil
 }
 
+// service shows one of them.
 func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 	name := chi.URLParam(r, "service")
 	known, err := s.Broker.KnowsService(r.Context(), name)
@@ -30,13 +31,13 @@ func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !known {
-		return failure{slug: "unknown-service"}
+		return fail("unknown-service", "No worker ever announced the service %s and no configuration names it. See /v1/services for those that are known.", quoted(name))
 	}
 	service, err := s.serviceDocument(r.Context(), name)
 	if err != nil {
 		return err
 	}
-	s.writeJSON(w, http.StatusOK, service)
+	s.writeJSON(w, r, http.StatusOK, service)
 	return nil
 }
 

@@ -12,47 +12,50 @@ import (
 	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
-// status answers a poll or a long-poll.
+// status answers a poll or a long-poll. A long-poll always brings a status,
+// also when nothing changed: an empty answer would only have to be asked again.
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.id(r, principal(r).Tenant)
+	id, err := s.id(r)
 	if err != nil {
 		return err
 	}
-	wait, err := waitOf(r)
+	prefer, err := waitOf(r)
 	if err != nil {
 		return err
 	}
-	known := r.Header.Get("If-None-Match")
-	record, err := s.look(r, id, wait, known)
+	known := strings.Join(r.Header.Values("If-None-Match"), ",")
+	record, err := s.look(r, id, prefer, known)
 	if err != nil {
 		return err
 	}
 	h := w.Header()
 	h.Set("ETag", etag(record))
-	if wait.applied != "" {
-		h.Set(api.HeaderPreferenceApplied, wait.applied)
+	h.Set("Cache-Control", "private, no-cache") // keep it, but ask: that is what the ETag is for
+	h.Set("Vary", "Authorization, Prefer")
+	if prefer.applied != "" {
+		h.Set(api.HeaderPreferenceApplied, prefer.applied)
 	}
 	if !record.Status.Terminal() {
 		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
 	}
-	if !wait.waits && matches(known, etag(record)) {
-		h.Set("Cache-Control", "no-store")
+	if prefer.wait == 0 && matches(known, etag(record)) {
+		h.Set(api.HeaderCorrelationID, id.String())
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	s.writeJSON(w, http.StatusOK, s.document(r.Context(), record))
+	s.writeJSON(w, r, http.StatusOK, s.document(r.Context(), record))
 	return nil
 }
 
 // look reads the record, resting first where the client asked for it: until
 // it differs from what is known, or with nothing known until it is terminal.
-func (s *Server) look(r *http.Request, id correlation.ID, wait preference, known string) (broker.Record, error) {
-	if !wait.waits || wait.wait == 0 {
+func (s *Server) look(r *http.Request, id correlation.ID, prefer preference, known string) (broker.Record, error) {
+	if prefer.wait == 0 {
 		return s.Broker.Status(r.Context(), id)
 	}
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
-	ctx, stop := context.WithTimeout(r.Context(), wait.wait)
+	ctx, stop := context.WithTimeout(r.Context(), prefer.wait)
 	defer stop()
 	return s.Hub.Wait(ctx, id, func(now broker.Record) bool {
 		return known != "" && !matches(known, etag(now))

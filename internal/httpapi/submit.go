@@ -11,14 +11,14 @@ import (
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
-// submit takes a request in. It validates everything before it reads the body,
-// and reads the body before it asks Redis.
+// submit takes a request in. It checks everything before it reads the body, and
+// reads the body before it asks Redis.
 func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
 	service := chi.URLParam(r, "service")
-	sub, err := s.submission(r, service, principal(r).Tenant)
+	sub, err := s.submission(r, service)
 	if err != nil {
 		return err
 	}
@@ -27,42 +27,48 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !known {
-		return fail("unknown-service", "No worker ever announced the service %q and no configuration names it, so nothing would answer. Nothing was accepted; start its worker, or see /v1/services.", service)
+		return fail("unknown-service", "No worker ever announced the service %s and no configuration names it, so nothing would answer. Nothing was accepted; start its worker, or see /v1/services.", quoted(service))
 	}
-	body, release, err := s.body(w, r)
-	if err != nil {
-		return err
-	}
-	sub.Body = body
-	// From here on the client may hang up: what is committed stays committed.
-	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), submitTimeout)
-	defer stop()
-	record, replayed, err := s.Broker.Submit(ctx, sub)
-	sub.Body = nil
-	release()
+	record, replayed, err := s.accept(w, r, sub)
 	if err != nil {
 		return s.refused(r, err, service)
 	}
-	note(r, record.ID.String())
+	callOf(r).id = record.ID.String()
 	h := w.Header()
-	h.Set(api.HeaderCorrelationID, record.ID.String())
+	h.Set("Location", broker.Document(record, s.PublicURL).Links.Self)
 	if replayed {
 		h.Set(api.HeaderIdempotencyReplayed, "true")
 	}
-	if prefer := preferences(r.Header); prefer.waits {
+	prefer := preferences(r.Header)
+	if prefer.applied != "" {
 		h.Set(api.HeaderPreferenceApplied, prefer.applied)
-		if record, err = s.await(r, record, prefer); err != nil {
-			return err
-		}
-		if record.Status.Terminal() {
-			return s.writeReply(w, r, record)
+	}
+	if prefer.wait > 0 {
+		record = s.await(r, record, prefer)
+		if answers(record) {
+			return s.raw(w, r, record, http.StatusOK)
 		}
 	}
-	document := s.document(r.Context(), record)
-	h.Set("Location", document.Links.Self)
-	h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
-	s.writeJSON(w, http.StatusAccepted, document)
+	if !record.Status.Terminal() {
+		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
+	}
+	s.writeJSON(w, r, http.StatusAccepted, s.document(r.Context(), record))
 	return nil
+}
+
+// accept reads the body and commits the request. From there on the client may
+// hang up: what is committed stays committed.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, sub broker.Submission) (broker.Record, bool, error) {
+	share := memory{server: s}
+	defer share.release()
+	body, err := s.body(w, r, &share)
+	if err != nil {
+		return broker.Record{}, false, err
+	}
+	sub.Body = body
+	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), submitTimeout)
+	defer stop()
+	return s.Broker.Submit(ctx, sub)
 }
 
 // refused says when to try again, from what the service takes.
@@ -76,19 +82,27 @@ func (s *Server) refused(r *http.Request, err error, service string) error {
 
 // await waits for the outcome of a request that was just accepted. What goes
 // wrong while waiting does not take the acceptance back.
-func (s *Server) await(r *http.Request, record broker.Record, p preference) (broker.Record, error) {
+func (s *Server) await(r *http.Request, record broker.Record, p preference) broker.Record {
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
 	ctx, stop := context.WithTimeout(r.Context(), p.wait)
 	defer stop()
 	newer, err := s.Hub.Wait(ctx, record.ID, func(broker.Record) bool { return false })
 	if err != nil {
-		return record, nil
+		s.log(r).Debug("wait for the outcome", "error", err)
+		return record
 	}
-	return newer, nil
+	return newer
 }
 
-// document is the status document with its estimates, while it is queued.
+// answers tells whether the raw reply may stand for the accepted request. Any
+// other outcome comes as a status document with the 202: a 4xx or 5xx here says
+// that the request was not accepted, which a worker must not be able to say.
+func answers(r broker.Record) bool {
+	return r.Status == broker.Succeeded && r.Reply != nil && r.Reply.StatusCode >= 200 && r.Reply.StatusCode < 300
+}
+
+// document is the status document, with its estimates while it is queued.
 func (s *Server) document(ctx context.Context, record broker.Record) api.Status {
 	d := broker.Document(record, s.PublicURL)
 	if position, start, ok := s.Broker.Position(ctx, record); ok {

@@ -11,8 +11,7 @@ import (
 // streamTicket gives a browser what its EventSource can send: a query parameter
 // that opens the events of one request for five minutes.
 func (s *Server) streamTicket(w http.ResponseWriter, r *http.Request) error {
-	tenant := principal(r).Tenant
-	id, err := s.id(r, tenant)
+	id, err := s.id(r)
 	if err != nil {
 		return err
 	}
@@ -20,8 +19,8 @@ func (s *Server) streamTicket(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	expires := time.Now().Add(ticketLife).Truncate(time.Second)
-	s.writeJSON(w, http.StatusOK, api.StreamTicket{
-		Ticket:    auth.Ticket(s.Broker.Secret(), id.String(), tenant, expires),
+	s.writeJSON(w, r, http.StatusOK, api.StreamTicket{
+		Ticket:    auth.Ticket(s.Broker.Secret(), id.String(), callOf(r).who.Tenant, expires),
 		ExpiresAt: api.Time(expires),
 	})
 	return nil

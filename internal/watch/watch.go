@@ -3,16 +3,21 @@
 //
 //	h := watch.New(b, logger)
 //	go h.Run(ctx)
-//	r, err := h.Wait(ctx, id, changed) // a long-poll
+//	r, err := h.Wait(ctx, id, enough) // a long-poll
 //
-//	w := h.Watch(id)                   // a stream: first watch, then attach and read,
-//	defer w.Close()                    // so that no change falls between
-//	<-w.Again()                        // look again
+//	w := h.Watch(id)          // a stream: first watch, then attach and read,
+//	defer w.Close()           // so that no change falls between
+//	r, err := w.Attach(ctx)
+//	<-w.Again()               // look again
 //
 // There is one subscription a process, however many wait. A wake-up is a hint
-// that carries no data: who is woken reads the record, and all who read at once
-// share one read. Since hints can be lost, every ID that is waited for is also
-// re-read every five seconds and after each reconnect.
+// that carries no data: who is woken reads the record, and all who wait for the
+// same request share that read. Since hints can be lost, every ID that is
+// waited for is also re-read every five seconds and after each reconnect.
+//
+// Pitfalls: Again tells that something may have changed, not that it did. While
+// Redis is away a read fails at once; who wants to go on asks again after
+// Pause.
 package watch
 
 import (
@@ -29,57 +34,76 @@ import (
 
 const (
 	rereadEvery  = 5 * time.Second
-	rereadJitter = time.Second
-	rereaders    = 64 // reads under way at once; they share pipelines
+	rereadJitter = time.Second            // gateways that started together must not read together
+	afterTrouble = 500 * time.Millisecond // between rounds while Redis is away, and as much jitter
+	rereaders    = 64                     // reads under way at once; they share pipelines
 	detachWithin = time.Second
 )
-
-// ErrDraining is returned by Wait, with the newest record if there is one, when
-// the process is about to stop.
-var ErrDraining = errors.New("gateway is draining")
 
 // Hub knows who in this process waits for which request.
 type Hub struct {
 	broker *broker.Broker
 	log    *slog.Logger
+	resume chan struct{} // capacity 1; the subscription sends, Run receives: hints may have been lost
 	drain  chan struct{} // closed by Drain
 	once   sync.Once
 
-	mu     sync.Mutex // guards topics
+	mu     sync.Mutex // guards topics and what is in them
 	topics map[correlation.ID]*topic
 }
 
 // topic is one request that somebody waits for.
 type topic struct {
 	watches map[*Watch]struct{}
-	seen    state // when it was last re-read
+	seen    state           // what the latest read found
+	next    map[int]*flight // by the event number asked from: reads that have not left yet
+	turn    chan struct{}   // capacity 1: one read of this request at a time
 }
 
-// state is what a change is measured by: as the ETag.
+// state is what a change is measured by, as in the ETag. Zero: nothing read yet.
 type state struct {
 	status          broker.Status
 	attempt, events int
 }
 
+// gone is the state of a request whose record is no longer there.
+var gone = state{status: "gone"}
+
 // Watch is one waiter for one request.
 type Watch struct {
 	hub   *Hub
 	id    correlation.ID
+	topic *topic
 	again chan struct{} // capacity 1; the hub sends, the waiter receives, nobody closes
 }
 
 // New makes a hub; Run connects it.
 func New(b *broker.Broker, log *slog.Logger) *Hub {
-	return &Hub{broker: b, log: log, drain: make(chan struct{}), topics: map[correlation.ID]*topic{}}
+	return &Hub{
+		broker: b, log: log, topics: map[correlation.ID]*topic{},
+		resume: make(chan struct{}, 1), drain: make(chan struct{}),
+	}
 }
 
 // Run listens for wake-ups until ctx ends.
 func (h *Hub) Run(ctx context.Context) error {
 	var all sync.WaitGroup
-	all.Go(func() { h.broker.Wakes(ctx, h.wake, func() { h.reread(ctx) }) })
 	all.Go(func() {
-		for pause(ctx, rereadEvery+rand.N(rereadJitter)) {
-			h.reread(ctx)
+		h.broker.Wakes(ctx, h.wake, func() { poke(h.resume) })
+	})
+	all.Go(func() {
+		rest := rereadEvery
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-h.resume:
+			case <-time.After(rest + rand.N(rereadJitter)):
+			}
+			rest = rereadEvery
+			if err := h.reread(ctx); err != nil {
+				rest = afterTrouble
+			}
 		}
 	})
 	all.Wait()
@@ -103,17 +127,17 @@ func (h *Hub) Waiters() (waiters, requests int) {
 	return waiters, len(h.topics)
 }
 
-// Watch registers a waiter in this process. Follow it by broker.Attach, which
+// Watch registers a waiter in this process. Follow it by Attach, which
 // registers the process, and Close it.
 func (h *Hub) Watch(id correlation.ID) *Watch {
-	w := &Watch{hub: h, id: id, again: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.topics[id]
 	if t == nil {
-		t = &topic{watches: map[*Watch]struct{}{}}
+		t = &topic{watches: map[*Watch]struct{}{}, next: map[int]*flight{}, turn: make(chan struct{}, 1)}
 		h.topics[id] = t
 	}
+	w := &Watch{hub: h, id: id, topic: t, again: make(chan struct{}, 1)}
 	t.watches[w] = struct{}{}
 	return w
 }
@@ -125,56 +149,30 @@ func (w *Watch) Again() <-chan struct{} { return w.again }
 func (w *Watch) Close() {
 	h := w.hub
 	h.mu.Lock()
-	t := h.topics[w.id]
-	delete(t.watches, w)
-	last := len(t.watches) == 0
+	delete(w.topic.watches, w)
+	last := len(w.topic.watches) == 0
 	if last {
 		delete(h.topics, w.id)
 	}
-	open := last && !t.seen.status.Terminal()
+	open := last && !w.topic.seen.over()
 	h.mu.Unlock()
-	if open {
-		ctx, stop := context.WithTimeout(context.Background(), detachWithin)
-		defer stop()
-		if err := h.broker.Detach(ctx, w.id); err != nil {
-			h.log.Debug("detach", "correlation_id", w.id, "error", err)
-		}
+	if !open || h.broker.Ready() != nil {
+		return
+	}
+	ctx, stop := context.WithTimeout(context.Background(), detachWithin)
+	defer stop()
+	if err := h.broker.Detach(ctx, w.id); err != nil {
+		h.log.Debug("detach", "correlation_id", w.id.String(), "error", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if again := h.topics[w.id]; again != nil { // somebody came meanwhile, and may have been detached with us
+		again.signal(nil)
 	}
 }
 
-// Wait returns the record once enough says so, it is terminal, or ctx ends:
-// then the newest there is, with no error. Errors are those of broker.Attach
-// where nothing could be read at all, and ErrDraining.
-func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Record) bool) (broker.Record, error) {
-	w := h.Watch(id)
-	defer w.Close()
-	var newest broker.Record
-	for {
-		// The read has its own time, so that a wait which just ended still answers.
-		r, err := h.broker.Attach(context.WithoutCancel(ctx), id)
-		switch {
-		case err == nil:
-			newest = r
-			h.remember(r)
-			if r.Status.Terminal() || enough(r) {
-				return r, nil
-			}
-		case errors.Is(err, broker.ErrGone):
-			return broker.Record{}, err
-		}
-		select {
-		case <-w.Again():
-			continue
-		case <-ctx.Done():
-		case <-h.drain:
-			err = ErrDraining
-		}
-		if newest.Status != "" {
-			return newest, nil
-		}
-		return broker.Record{}, err
-	}
-}
+// over tells that nothing more will happen to the request.
+func (s state) over() bool { return s == gone || s.status.Terminal() }
 
 // wake passes a hint on. It never waits: a waiter that has one already looks
 // again anyway.
@@ -183,67 +181,51 @@ func (h *Hub) wake(ids []correlation.ID) {
 	defer h.mu.Unlock()
 	for _, id := range ids {
 		if t := h.topics[id]; t != nil {
-			t.signal()
+			t.signal(nil)
 		}
 	}
 }
 
-func (t *topic) signal() {
+// signal tells every waiter but those that know already to look again.
+func (t *topic) signal(know map[*Watch]struct{}) {
 	for w := range t.watches {
-		select {
-		case w.again <- struct{}{}:
-		default:
+		if _, ok := know[w]; !ok {
+			poke(w.again)
 		}
 	}
 }
 
-// remember notes what a reader saw, so that reread wakes only about news.
-func (h *Hub) remember(r broker.Record) {
+// reread looks at every request that is waited for. What is new wakes its
+// waiters; see learn.
+func (h *Hub) reread(ctx context.Context) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if t := h.topics[r.ID]; t != nil {
-		t.seen = stateOf(r)
-	}
-}
-
-// Seen tells the hub what a stream has read.
-func (w *Watch) Seen(r broker.Record) { w.hub.remember(r) }
-
-func stateOf(r broker.Record) state { return state{r.Status, r.Attempt, r.Events} }
-
-// reread looks at every request that is waited for, and wakes its waiters where
-// something is new or can't be read.
-func (h *Hub) reread(ctx context.Context) {
-	h.mu.Lock()
-	ids := make([]correlation.ID, 0, len(h.topics))
-	for id := range h.topics {
-		ids = append(ids, id)
+	topics := make(map[correlation.ID]*topic, len(h.topics))
+	for id, t := range h.topics {
+		topics[id] = t
 	}
 	h.mu.Unlock()
-	slots := make(chan struct{}, rereaders)
-	var all sync.WaitGroup
-	for _, id := range ids {
+	var (
+		all     sync.WaitGroup
+		trouble error
+		once    sync.Once
+		slots   = make(chan struct{}, rereaders)
+	)
+	for id, t := range topics {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			r, err := h.broker.Attach(ctx, id)
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if t := h.topics[id]; t != nil && (err != nil || t.seen != stateOf(r)) {
-				t.signal()
+			if _, err := h.read(ctx, nil, id, t, attach); err != nil && !errors.Is(err, broker.ErrGone) {
+				once.Do(func() { trouble = err })
 			}
 		})
 	}
 	all.Wait()
+	return trouble
 }
 
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
+func poke(c chan struct{}) {
 	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
+	case c <- struct{}{}:
+	default:
 	}
 }

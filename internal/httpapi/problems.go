@@ -1,0 +1,137 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"html/template"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/auth"
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	retrySpread = 3   // seconds over which a crowd that was refused comes back
+	longestEcho = 100 // bytes of a client's own words in an answer
+)
+
+// failure is an error that the client is told of.
+type failure struct {
+	slug       string // of the problem type
+	detail     string // for the client; "" for the type's own text
+	retryAfter int    // seconds; 0: soon, where a retry can help at all
+	cause      error  // for the log
+}
+
+func (f failure) Error() string {
+	if f.cause != nil {
+		return f.slug + ": " + f.cause.Error()
+	}
+	return f.slug + ": " + f.detail
+}
+
+func (f failure) Unwrap() error { return f.cause }
+
+func fail(slug, detail string, args ...any) failure {
+	return failure{slug: slug, detail: fmt.Sprintf(detail, args...)}
+}
+
+// quoted repeats what a client sent, as far as that helps.
+func quoted(text string) string {
+	if len(text) > longestEcho {
+		text = text[:longestEcho] + "…"
+	}
+	return strconv.QuoteToASCII(text)
+}
+
+// table is what each failure of the inner rooms is to a client. The first row
+// that fits counts.
+var table = []struct {
+	err  error
+	slug string
+}{
+	{broker.ErrUnknownOutcome, "acceptance-unknown"}, // it wraps what broke the connection
+	{broker.ErrGone, "gone"},
+	{broker.ErrTerminal, "already-terminal"},
+	{broker.ErrUnknownService, "unknown-service"},
+	{broker.ErrIdempotencyMismatch, "idempotency-mismatch"},
+	{broker.ErrQueueFull, "queue-full"},
+	{broker.ErrMemory, "memory-full"},
+	{broker.ErrUnavailable, "unavailable"},
+	{broker.ErrClosed, "draining"},
+	{correlation.ErrForged, "not-found"},
+	{correlation.ErrMalformed, "not-found"},
+	{auth.ErrUnauthenticated, "unauthenticated"},
+	{auth.ErrTicket, "unauthenticated"},
+}
+
+func describe(err error) failure {
+	if f, ok := errors.AsType[failure](err); ok {
+		return f
+	}
+	for _, row := range table {
+		if errors.Is(err, row.err) {
+			return failure{slug: row.slug, cause: err}
+		}
+	}
+	return failure{slug: "internal", cause: err}
+}
+
+// render writes a problem document (RFC 9457). The cause goes to the log alone:
+// it may hold what Redis said, key names, addresses.
+func (s *Server) render(w http.ResponseWriter, r *http.Request, f failure) {
+	kind, ok := api.ProblemNamed(f.slug)
+	if !ok {
+		kind, _ = api.ProblemNamed("internal")
+	}
+	c := callOf(r)
+	c.failure = f
+	if kind.Slug == "internal" && r.Context().Err() == nil {
+		s.log(r).Error("a call failed", "method", r.Method, "path", r.URL.Path, "error", f.cause)
+	}
+	p := kind.New(f.detail)
+	p.CorrelationID = c.id
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	switch {
+	case f.retryAfter > 0:
+		h.Set("Retry-After", strconv.Itoa(f.retryAfter))
+	case kind.Retry:
+		h.Set("Retry-After", strconv.Itoa(1+rand.IntN(retrySpread)))
+	}
+	if kind.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="coatcheck"`)
+	}
+	s.writeJSON(w, r, p.Status, p)
+}
+
+var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{.Title}}</title>
+<style>body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}code{font-size:1.1em}</style>
+<p><code>{{.Status}} {{.Slug}}</code></p>
+<h1>{{.Title}}</h1>
+<p>{{.Meaning}}</p>
+{{if .Retry}}<p>The same call may succeed later; Retry-After says when.</p>
+{{end}}</html>
+`))
+
+// problem is the page at the type of a problem document.
+func (s *Server) problem(w http.ResponseWriter, r *http.Request) error {
+	kind, ok := api.ProblemNamed(chi.URLParam(r, "slug"))
+	if !ok {
+		return failure{slug: "no-such-route"}
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	return problemPage.Execute(w, kind)
+}

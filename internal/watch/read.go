@@ -1,0 +1,105 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	attach     = -1               // asks for the record alone, and registers this process
+	readWithin = 10 * time.Second // above the broker's own limits, so that theirs are met first
+)
+
+// Answer is what a read of a request found, as of one instant.
+type Answer struct {
+	Record broker.Record
+	Events []broker.Event // those after the number that was asked for, up to a page
+	First  int            // number of the oldest event that is kept, 0 for none
+}
+
+// flight is one read on behalf of all who asked before it left.
+type flight struct {
+	joined map[*Watch]struct{} // guarded by the hub
+	done   chan struct{}       // closed by fly, once answer and err are set
+	answer Answer
+	err    error
+}
+
+// Attach reads the record and registers this process for wake-ups, in one step.
+// Errors are those of broker.Attach and ctx.
+func (w *Watch) Attach(ctx context.Context) (broker.Record, error) {
+	a, err := w.hub.read(ctx, w, w.id, w.topic, attach)
+	return a.Record, err
+}
+
+// Events reads the record together with its events numbered above after. It
+// does not register: Attach first.
+func (w *Watch) Events(ctx context.Context, after int) (Answer, error) {
+	return w.hub.read(ctx, w, w.id, w.topic, after)
+}
+
+// read shares a read with everybody who asks the same. It may join a read that
+// is still waiting for its turn, never one that is under way: that one may have
+// looked before the change that the caller was woken for.
+func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, after int) (Answer, error) {
+	h.mu.Lock()
+	f := t.next[after]
+	if f == nil {
+		f = &flight{joined: map[*Watch]struct{}{}, done: make(chan struct{})}
+		t.next[after] = f
+		go h.fly(f, id, t, after)
+	}
+	if w != nil {
+		f.joined[w] = struct{}{}
+	}
+	h.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.answer, f.err
+	case <-ctx.Done():
+		return Answer{}, ctx.Err()
+	}
+}
+
+// fly waits for its turn and reads. It belongs to no caller, so that one who
+// leaves does not take the answer from the others.
+func (h *Hub) fly(f *flight, id correlation.ID, t *topic, after int) {
+	t.turn <- struct{}{}
+	h.mu.Lock()
+	delete(t.next, after)
+	h.mu.Unlock()
+	ctx, stop := context.WithTimeout(context.Background(), readWithin)
+	defer stop()
+	a := &f.answer
+	if after == attach {
+		a.Record, f.err = h.broker.Attach(ctx, id)
+	} else {
+		a.Record, a.Events, a.First, f.err = h.broker.Events(ctx, id, after)
+	}
+	h.learn(f, t)
+	<-t.turn
+	close(f.done)
+}
+
+// learn wakes those who don't know yet what a read found: a hint may be lost,
+// and a claim sends none.
+func (h *Hub) learn(f *flight, t *topic) {
+	found := state{f.answer.Record.Status, f.answer.Record.Attempt, f.answer.Record.Events}
+	switch {
+	case errors.Is(f.err, broker.ErrGone):
+		found = gone
+	case f.err != nil:
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	news := t.seen != found && t.seen != (state{})
+	t.seen = found
+	if news {
+		t.signal(f.joined)
+	}
+}

@@ -1,0 +1,72 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	lastLook = time.Second // a wait that ended still answers within this
+	retry    = time.Second // after a read that failed, and half as much jitter
+)
+
+// Pause is for how long a waiter whose read failed should rest before it asks
+// again, each a little differently.
+func Pause() time.Duration { return retry/2 + rand.N(retry) }
+
+// Wait returns the record once it is terminal or enough says so, or the newest
+// there is, without an error, when ctx ends or the process drains. Errors are
+// those of broker.Attach where nothing could be read at first, and ErrGone; an
+// outage that begins later is waited out.
+func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Record) bool) (broker.Record, error) {
+	w := h.Watch(id)
+	defer w.Close()
+	newest, err := w.Attach(context.WithoutCancel(ctx))
+	if err != nil {
+		return broker.Record{}, err
+	}
+	var failed <-chan time.Time
+	for !newest.Status.Terminal() && !enough(newest) {
+		select {
+		case <-w.Again():
+		case <-failed:
+		case <-ctx.Done():
+			return w.last(ctx, newest)
+		case <-h.drain:
+			return newest, nil
+		}
+		r, err := w.Attach(ctx)
+		switch {
+		case err == nil:
+			newest, failed = r, nil
+		case errors.Is(err, broker.ErrGone):
+			return broker.Record{}, err
+		default:
+			failed = time.After(Pause())
+		}
+	}
+	return newest, nil
+}
+
+// last looks once more when the time is over: that a worker has begun is known
+// to who asks, no hint tells it.
+func (w *Watch) last(ctx context.Context, newest broker.Record) (broker.Record, error) {
+	if errors.Is(ctx.Err(), context.Canceled) { // nobody is there to read the answer
+		return newest, nil
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+	defer stop()
+	r, err := w.Attach(ctx)
+	if errors.Is(err, broker.ErrGone) {
+		return broker.Record{}, err
+	}
+	if err != nil {
+		return newest, nil
+	}
+	return r, nil
+}
