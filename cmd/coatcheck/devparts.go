@@ -5,6 +5,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/internal/config"
 	"github.com/coatcheck/coatcheck/internal/inbox"
+	"github.com/coatcheck/coatcheck/web"
 )
 
 // extras are what only dev has.
@@ -12,4 +13,6 @@ type extras struct {
 	page, inbox http.Handler
 }
 
-func devParts(c config.Config) extras { return extras{inbox: inbox.New(c.Callbacks.Secret)} }
+func devParts(c config.Config) extras {
+	return extras{page: web.Handler(), inbox: inbox.New(c.Callbacks.Secret)}
+}

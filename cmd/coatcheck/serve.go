@@ -8,6 +8,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/config"
 	"github.com/coatcheck/coatcheck/internal/gateway"
 	"github.com/coatcheck/coatcheck/internal/localredis"
+	"github.com/coatcheck/coatcheck/web"
 )
 
 // serve runs a gateway.
@@ -63,7 +64,7 @@ func runServe(c *cobra.Command, s config.Config) error {
 		defer r.Stop()
 		s.RedisURL = r.URL
 	}
-	g, err := gateway.Start(c.Context(), gateway.Options{Config: s, Logger: log, Version: versionText()})
+	g, err := gateway.Start(c.Context(), gateway.Options{Config: s, Logger: log, Version: versionText(), Page: web.Handler()})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,150 @@
+// The page: submit to a service, watch it live, find it again after a reload.
+import { h, render } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import htm from "htm";
+import { call, follow, history, key, Problem } from "./api.js";
+
+const html = htm.bind(h);
+
+/** What to try each demo service with. */
+const examples = {
+  echo: "hello", upper: "hello", sleep: '{"for":"3s"}', progress: '{"steps":8,"interval":"400ms"}',
+  flaky: '{"fail_times":2}', fail: '{"message":"as asked"}',
+};
+
+const clock = (/** @type {string} */ at) => new Date(at).toLocaleTimeString(undefined, { hour12: false }) + "." + at.slice(20, 23);
+const shown = (/** @type {any} */ body) => (typeof body === "string" ? body : JSON.stringify(body));
+
+function Complaint({ problem }) {
+  return problem && html`<div class="problem" role="alert"><strong>${problem.message}</strong>${problem.detail}</div>`;
+}
+
+function Submit({ submitted }) {
+  const [services, setServices] = useState(/** @type {string[]} */ ([]));
+  const [service, setService] = useState("progress");
+  const [body, setBody] = useState(examples.progress);
+  const [problem, setProblem] = useState(/** @type {Problem | null} */ (null));
+  const load = () => call("/v1/services").then(
+    (list) => { setServices(list.services.map((s) => s.name)); setProblem(null); }, setProblem);
+  useEffect(() => { load(); }, []);
+
+  const choose = (/** @type {any} */ event) => {
+    setService(event.target.value);
+    setBody(examples[event.target.value] ?? "");
+  };
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    try {
+      const type = body.trimStart().startsWith("{") ? "application/json" : "text/plain";
+      const status = await call(`/v1/services/${encodeURIComponent(service)}/requests`,
+        { method: "POST", body, headers: { "Content-Type": type, "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()).slice(2) } });
+      setProblem(null);
+      submitted(status);
+    } catch (failure) {
+      setProblem(/** @type {Problem} */ (failure));
+    }
+  };
+  return html`
+    <section>
+      <h2>Submit a request</h2>
+      <form onSubmit=${submit}>
+        <label>Service
+          <select id="service" value=${service} onChange=${choose}>
+            ${(services.length ? services : [service]).map((name) => html`<option value=${name} selected=${name === service}>${name}</option>`)}
+          </select>
+        </label>
+        <label>Body <textarea id="body" value=${body} spellcheck=${false} onInput=${(e) => setBody(e.target.value)}></textarea></label>
+        ${problem?.status === 401 && html`
+          <label>API key <input type="password" autocomplete="off" onChange=${(e) => { key.set(e.target.value); load(); }} /></label>`}
+        <button>Submit</button>
+      </form>
+      <${Complaint} problem=${problem} />
+    </section>`;
+}
+
+function History({ entries, current }) {
+  return html`
+    <section>
+      <h2>From this browser</h2>
+      ${entries.length === 0 ? html`<p class="empty">What you submit here is listed, also after a reload.</p>` : html`
+        <ul class="history">${entries.map((e) => html`
+          <li key=${e.id}><a href=${"#/requests/" + e.id} aria-current=${e.id === current ? "true" : undefined}>
+            <span>${e.service}</span><time class="mono">${clock(e.at)}</time></a></li>`)}
+        </ul>`}
+    </section>`;
+}
+
+function Request({ id }) {
+  const [status, setStatus] = useState(/** @type {any} */ (null));
+  const [events, setEvents] = useState(/** @type {any[]} */ ([]));
+  const [problem, setProblem] = useState(/** @type {Problem | null} */ (null));
+  useEffect(() => {
+    setStatus(null); setEvents([]); setProblem(null);
+    let stop = () => {};
+    let left = false;
+    call("/v1/requests/" + id).then((known) => {
+      if (left) return;
+      setStatus(known);
+      stop = follow(id, (kind, data) => {
+        if (kind === "status" || kind === "outcome") setStatus(data);
+        else if (kind === "problem") setProblem(data);
+        else if (kind !== "reset") setEvents((before) => [...before, data]);
+      });
+    }, (failure) => { if (!left) setProblem(failure); });
+    return () => { left = true; stop(); };
+  }, [id]);
+
+  if (problem) return html`<section><h2 class="mono">${id}</h2><${Complaint} problem=${problem} /></section>`;
+  if (!status) return html`<section><p class="empty">Reading ${id} …</p></section>`;
+  const percent = events.findLast((e) => e.body?.percent !== undefined)?.body.percent;
+  const cancel = () => call(status.links.cancel, { method: "POST" }).then(setStatus, setProblem);
+  const took = status.finished_at && (Date.parse(status.finished_at) - Date.parse(status.created_at)) / 1000;
+  return html`
+    <section>
+      <div class="head">
+        <span class=${"badge " + status.status} role="status" aria-live="polite" id="status">${status.status}</span>
+        <strong>${status.service}</strong>
+        ${status.attempt > 1 && html`<span>attempt ${status.attempt}</span>`}
+        ${took !== undefined && html`<span>${took.toFixed(2)} s</span>`}
+        <span class="mono">${id}</span>
+        ${!status.finished_at && html`<button class="quiet" onClick=${cancel}>Cancel</button>`}
+      </div>
+      ${percent !== undefined && html`<progress max="100" value=${percent} aria-label="Progress">${percent} %</progress>`}
+      ${status.error && html`<${Complaint} problem=${{ message: status.error.code, detail: status.error.message }} />`}
+      ${events.length > 0 && html`
+        <ol aria-label="Events" tabindex="0">${events.map((e) => html`
+          <li key=${e.number}><time>${clock(e.at)}</time><span>${e.type} ${e.number}</span><span class="mono">${shown(e.body)}</span></li>`)}
+        </ol>`}
+      ${status.reply && html`<h3>Reply, ${status.reply.size} bytes of ${status.reply.content_type || "no type"}</h3>
+        <pre id="reply">${status.reply.body === undefined ? `too large to show: ${status.links.reply}` : shown(status.reply.body)}</pre>`}
+      <h3>The same with curl</h3>
+      <pre>curl -N ${location.origin}${status.links.events}</pre>
+    </section>`;
+}
+
+function App() {
+  const idOf = () => /^#\/requests\/([0-9a-f-]{36})$/.exec(location.hash)?.[1];
+  const [id, setId] = useState(idOf());
+  const [entries, setEntries] = useState(history.all());
+  useEffect(() => {
+    const moved = () => setId(idOf());
+    addEventListener("hashchange", moved);
+    return () => removeEventListener("hashchange", moved);
+  }, []);
+  const submitted = (/** @type {any} */ status) => {
+    history.add({ id: status.correlation_id, service: status.service, at: status.created_at });
+    setEntries(history.all());
+    location.hash = "#/requests/" + status.correlation_id;
+  };
+  return html`
+    <div class="page">
+      <header><h1>coatcheck</h1><p>Hand a request in, get a ticket, watch the reply come.</p></header>
+      <main>
+        <div class="column"><${Submit} submitted=${submitted} /><${History} entries=${entries} current=${id} /></div>
+        <div class="column">${id ? html`<${Request} id=${id} key=${id} />`
+          : html`<section><p class="empty">Submit something, and its events arrive here as they happen.</p></section>`}</div>
+      </main>
+    </div>`;
+}
+
+render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));
