@@ -38,6 +38,10 @@ verify: ## fail where a generated file is out of step
 dev: ## run everything on this machine, nothing kept: http://localhost:8080/ui/
 	$(GO) run ./cmd/coatcheck dev
 
+.PHONY: browser
+browser: ## the page in Chromium against the real binary (needs chromium and Node.js)
+	cd web && npm ci --no-audit --no-fund && npm test
+
 .PHONY: redis-server
 redis-server:
 	@command -v redis-server >/dev/null || { \
