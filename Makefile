@@ -42,6 +42,10 @@ dev: ## run everything on this machine, nothing kept: http://localhost:8080/ui/
 browser: ## the page in Chromium against the real binary (needs chromium and Node.js)
 	cd web && npm ci --no-audit --no-fund && npm test
 
+.PHONY: ledger
+ledger: redis-server ## kill gateways and workers under load and count every request
+	$(GO) test -count=1 -v -run TestLedger ./internal/ledger
+
 .PHONY: redis-server
 redis-server:
 	@command -v redis-server >/dev/null || { \

@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 	"internal/gateway":      {"internal/broker", "internal/callback", "internal/config", "internal/httpapi", "internal/metrics", "internal/steward", "internal/watch"},
 	"internal/httpapi":      {"api", "internal/auth", "internal/broker", "internal/correlation", "internal/watch"},
 	"internal/inbox":        {"api/webhook"},
+	"internal/ledger":       {},
 	"internal/localredis":   {},
 	"internal/metrics":      {"internal/broker"},
 	"internal/redistest":    {},
@@ -58,7 +59,7 @@ var only = map[string][]string{
 }
 
 func TestArrowsPointDown(t *testing.T) {
-	list := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "./...")
+	list := exec.Command("go", "list", "-json=ImportPath,Imports,Doc,GoFiles", "./...")
 	list.Dir, list.Stderr = "../..", os.Stderr
 	out, err := list.Output()
 	if err != nil {
@@ -68,6 +69,7 @@ func TestArrowsPointDown(t *testing.T) {
 		var p struct {
 			ImportPath, Doc string
 			Imports         []string
+			GoFiles         []string
 		}
 		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
 			break
@@ -79,7 +81,7 @@ func TestArrowsPointDown(t *testing.T) {
 		if !known {
 			t.Errorf("room %s has no arrows in this test", room)
 		}
-		if p.Doc == "" && room != "internal/arch" {
+		if p.Doc == "" && len(p.GoFiles) > 0 {
 			t.Errorf("room %s has no package doc", room)
 		}
 		for _, path := range p.Imports {

@@ -1,0 +1,259 @@
+// Package ledger_test counts as Jepsen does: each submit is ok, refused or
+// unknown, and after the faults every accepted request must have exactly one
+// outcome with its own payload, whoever was killed meanwhile. Real processes, a
+// real redis-server that syncs every write, SIGKILL at random times; the seed is
+// printed, and COATCHECK_LEDGER_SEED repeats it.
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/api/client"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+const (
+	requests = 2000
+	kills    = 10
+	clients  = 24
+	gateways = 3
+	workers  = 4
+	settings = "log: {level: warn}\nservices: {echo: {lease: 2s, max_attempts: 20, timeout: 4m}}\n"
+)
+
+// fleet is the processes under fire.
+type fleet struct {
+	t     *testing.T
+	mu    sync.Mutex // guards procs
+	procs []*proc
+	urls  []string // of the gateways
+}
+
+type proc struct {
+	args []string
+	cmd  *exec.Cmd
+}
+
+func (p *proc) start(t *testing.T) {
+	p.cmd = exec.Command(p.args[0], p.args[1:]...)
+	p.cmd.Env = append(os.Environ(), "HOME=/nonexistent")
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Errorf("start %v: %v", p.args, err)
+	}
+}
+
+func (p *proc) kill() {
+	p.cmd.Process.Kill()
+	p.cmd.Wait() // says "killed", as it was meant to be
+}
+
+func deploy(t *testing.T, redisURL string) *fleet {
+	t.Helper()
+	dir := t.TempDir()
+	binary, file := filepath.Join(dir, "coatcheck"), filepath.Join(dir, "coatcheck.yaml")
+	build := exec.Command("go", "build", "-o", binary, "github.com/coatcheck/coatcheck/cmd/coatcheck")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{t: t}
+	for range gateways {
+		addr := freeAddr(t)
+		f.urls = append(f.urls, "http://"+addr)
+		f.procs = append(f.procs, &proc{args: []string{binary, "serve", "--config", file, "--addr", addr, "--redis-url", redisURL}})
+	}
+	for i := range workers {
+		f.procs = append(f.procs, &proc{args: []string{binary, "worker", "demo", "--redis-url", redisURL, "--name", fmt.Sprintf("w%d", i)}})
+	}
+	for _, p := range f.procs {
+		p.start(t)
+	}
+	t.Cleanup(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, p := range f.procs {
+			p.kill()
+		}
+	})
+	return f
+}
+
+// strike kills one process at random and starts it again a little later.
+func (f *fleet) strike(r *rand.Rand, down time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.procs[r.IntN(len(f.procs))]
+	p.kill()
+	<-time.After(down) // the fault itself: how long the process is gone
+	p.start(f.t)
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestLedger(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("COATCHECK_LEDGER_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("COATCHECK_LEDGER_SEED=%d", seed)
+	r := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	f := deploy(t, r.URL)
+	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer stop()
+	if _, err := submit(ctx, f, 0, "warm-up"); err != nil {
+		t.Fatalf("the fleet never came up: %v", err)
+	}
+
+	var accepted sync.Map // ID → payload
+	var retried, answered atomic.Int64
+	var all sync.WaitGroup
+	struck := make(chan struct{})
+	go func() {
+		defer close(struck)
+		random := rand.New(rand.NewPCG(seed, 1))
+		for range kills {
+			f.strike(random, time.Duration(100+random.IntN(400))*time.Millisecond)
+			<-time.After(time.Duration(300+random.IntN(700)) * time.Millisecond) // between faults
+		}
+	}()
+	begun := time.Now()
+	jobs := make(chan int)
+	for c := range clients {
+		all.Go(func() {
+			for n := range jobs {
+				payload := fmt.Sprintf("payload %d of client %d, %x", n, c, seed)
+				tries, err := submit(ctx, f, n, payload)
+				if err != nil {
+					t.Errorf("request %d was never accepted: %v", n, err)
+					continue
+				}
+				retried.Add(int64(tries.retries))
+				if other, twice := accepted.LoadOrStore(tries.id, payload); twice {
+					t.Errorf("%s was given to %q and to %q", tries.id, other, payload)
+				}
+			}
+		})
+	}
+	for n := range requests {
+		jobs <- n
+		if n%20 == 0 { // spread over the faults
+			<-time.After(100 * time.Millisecond)
+		}
+	}
+	close(jobs)
+	all.Wait()
+	<-struck
+	healed := time.Now()
+
+	dispatchedAgain := 0
+	accepted.Range(func(id, payload any) bool {
+		all.Go(func() {
+			if again := verify(ctx, t, f, id.(string), payload.(string)); again {
+				f.mu.Lock()
+				dispatchedAgain++
+				f.mu.Unlock()
+			}
+			answered.Add(1)
+		})
+		return true
+	})
+	all.Wait()
+	t.Logf("accepted %d of %d, answered with their own payload %d; %d submits retried, %d requests dispatched again; %d processes killed in %v, all answered %v after the last",
+		count(&accepted), requests, answered.Load(), retried.Load(), dispatchedAgain, kills, healed.Sub(begun).Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
+	if answered.Load() != requests || count(&accepted) != requests {
+		t.Errorf("the ledger does not balance")
+	}
+	if dispatchedAgain > requests/20 {
+		t.Errorf("%d of %d requests were dispatched more than once", dispatchedAgain, requests)
+	}
+}
+
+type receipt struct {
+	id      string
+	retries int
+}
+
+// submit tries one gateway after the other with one idempotency key: what is
+// unknown resolves to one acceptance.
+func submit(ctx context.Context, f *fleet, n int, payload string) (receipt, error) {
+	key := fmt.Sprintf("key-%d-%s", n, payload)
+	key = fmt.Sprintf("%x", key)
+	key = key[max(0, len(key)-200):]
+	for try := 0; ; try++ {
+		s, err := one(f, n+try).Submit(ctx, "echo", client.Request{ContentType: "text/plain", Body: []byte(payload), IdempotencyKey: key})
+		if err == nil {
+			return receipt{s.CorrelationID, try}, nil
+		}
+		if ctx.Err() != nil {
+			return receipt{}, err
+		}
+		<-time.After(50 * time.Millisecond) // a service that is not announced yet, a gateway that is down
+	}
+}
+
+func one(f *fleet, n int) *client.Client { return client.New(f.urls[n%len(f.urls)]) }
+
+// verify reads one request at every gateway: one outcome, the same bytes.
+func verify(ctx context.Context, t *testing.T, f *fleet, id, payload string) (again bool) {
+	var first api.Status
+	for n := range f.urls {
+		s, err := one(f, n).Wait(ctx, id)
+		if err != nil || s.Status != api.Succeeded {
+			t.Errorf("%s: %s, %v", id, s.Status, err)
+			return false
+		}
+		if n == 0 {
+			first = s
+		} else if s.FinishedAt != first.FinishedAt || string(s.Reply.Body) != string(first.Reply.Body) {
+			t.Errorf("%s: two gateways differ: %+v, %+v", id, first, s)
+		}
+	}
+	reply, err := one(f, len(id)).Reply(ctx, id)
+	if err != nil || string(reply.Body) != payload {
+		t.Errorf("%s: replied %q, %v; want %q", id, reply.Body, err, payload)
+	}
+	last := ""
+	for e, err := range one(f, 1).Events(ctx, id) {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: events: %v", id, err)
+		}
+		last = e.Kind
+	}
+	if last != "outcome" {
+		t.Errorf("%s: the last event is %q", id, last)
+	}
+	return first.Attempt > 1
+}
+
+func count(m *sync.Map) (n int) {
+	m.Range(func(any, any) bool { n++; return true })
+	return n
+}
