@@ -132,6 +132,9 @@ func (d *Deliverer) claim(ctx, sending context.Context, all *sync.WaitGroup) {
 		case slots <- struct{}{}: // wait for one free slot, and take only what fits
 			<-slots
 		}
+		if ctx.Err() != nil { // both were ready
+			return
+		}
 		// Not ctx: what Redis hands over while ctx ends must be put back.
 		intents, err := d.broker.ClaimIntents(sending, inFlight-len(slots), claimBlock)
 		for _, i := range intents {
