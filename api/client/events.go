@@ -46,7 +46,7 @@ func (c *Client) Events(ctx context.Context, id string) iter.Seq2[Event, error] 
 			failures++
 			var p api.Problem
 			refused := errors.As(err, &p)
-			if kind, ok := api.ProblemNamed(p.Type); ctx.Err() != nil || failures > tries || refused && !(ok && kind.Retry) {
+			if kind, ok := api.ProblemNamed(p.Type); ctx.Err() != nil || failures > tries || refused && (!ok || !kind.Retry) {
 				if err == nil {
 					err = errors.New("the stream ended before the outcome")
 				}

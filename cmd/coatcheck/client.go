@@ -18,7 +18,7 @@ import (
 
 // target is which gateway the client commands call, and how they print.
 type target struct {
-	url, key, output string
+	url, output string
 }
 
 func (t *target) flags(c *cobra.Command) {

@@ -42,6 +42,7 @@ var parsed = sync.OnceValues(func() (routers.Router, error) {
 	if err != nil {
 		return nil, err
 	}
+	doc.Servers = nil // any
 	return legacy.NewRouter(doc)
 })
 
