@@ -196,36 +196,48 @@ func TestErrors(t *testing.T) {
 			func(context.Context, *worker.Request) (worker.Reply, error) {
 				return worker.Reply{}, errors.New("boom")
 			},
-			1, broker.Error{Code: "worker_error", Message: "boom"}, "worker",
+			1,
+			broker.Error{Code: "worker_error", Message: "boom"},
+			"worker",
 		},
 		"fail": {
 			func(context.Context, *worker.Request) (worker.Reply, error) {
 				return worker.Reply{}, fmt.Errorf("wrapped: %w", worker.Fail("too_big", "The image is too big."))
 			},
-			1, broker.Error{Code: "too_big", Message: "The image is too big."}, "worker",
+			1,
+			broker.Error{Code: "too_big", Message: "The image is too big."},
+			"worker",
 		},
 		"retry": {
 			func(context.Context, *worker.Request) (worker.Reply, error) {
 				return worker.Reply{}, worker.Retry(errors.New("busy"), 10*time.Millisecond)
 			},
-			3, broker.Error{Code: "max_attempts", Message: "busy"}, "max_attempts",
+			3,
+			broker.Error{Code: "max_attempts", Message: "busy"},
+			"max_attempts",
 		},
 		"retry when the gateway likes": {
 			func(context.Context, *worker.Request) (worker.Reply, error) {
 				return worker.Reply{}, worker.Retry(nil, 0)
 			},
-			3, broker.Error{Code: "max_attempts", Message: "the worker asked for another attempt"}, "max_attempts",
+			3,
+			broker.Error{Code: "max_attempts", Message: "the worker asked for another attempt"},
+			"max_attempts",
 		},
 		"panic": {
 			func(context.Context, *worker.Request) (worker.Reply, error) { panic("secret") },
-			1, broker.Error{Code: "panic", Message: "The worker's handler panicked."}, "worker",
+			1,
+			broker.Error{Code: "panic", Message: "The worker's handler panicked."},
+			"worker",
 		},
 		"goexit": {
 			func(context.Context, *worker.Request) (worker.Reply, error) {
 				runtime.Goexit()
 				return worker.Reply{}, nil
 			},
-			1, broker.Error{Code: "panic", Message: "The worker's handler panicked."}, "worker",
+			1,
+			broker.Error{Code: "panic", Message: "The worker's handler panicked."},
+			"worker",
 		},
 	}
 	bubble(t, func(t *testing.T, b *bench) {

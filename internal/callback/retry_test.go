@@ -60,14 +60,16 @@ func TestVerdicts(t *testing.T) {
 		after    time.Duration // of the next attempt, at least
 		took     time.Duration // at most
 	}{
-		"200":      {status(200), Stats{Delivered: 1}, 0, 0},
-		"202":      {status(202), Stats{Delivered: 1}, 0, 0},
-		"400":      {status(400), Stats{Failed: 1}, 5 * time.Second, 0},
-		"404":      {status(404), Stats{Failed: 1}, 5 * time.Second, 0},
-		"410":      {status(410), Stats{GivenUp: 1}, 0, 0},
-		"503":      {status(503), Stats{Failed: 1}, 5 * time.Second, 0},
-		"no one":   {nil, Stats{Failed: 1}, 5 * time.Second, 0},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://ok.example/", 307) }, Stats{Failed: 1}, 5 * time.Second, 0},
+		"200":    {status(200), Stats{Delivered: 1}, 0, 0},
+		"202":    {status(202), Stats{Delivered: 1}, 0, 0},
+		"400":    {status(400), Stats{Failed: 1}, 5 * time.Second, 0},
+		"404":    {status(404), Stats{Failed: 1}, 5 * time.Second, 0},
+		"410":    {status(410), Stats{GivenUp: 1}, 0, 0},
+		"503":    {status(503), Stats{Failed: 1}, 5 * time.Second, 0},
+		"no one": {nil, Stats{Failed: 1}, 5 * time.Second, 0},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://ok.example/", http.StatusTemporaryRedirect)
+		}, Stats{Failed: 1}, 5 * time.Second, 0},
 		"later": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "120")
 			w.WriteHeader(429)
