@@ -113,9 +113,9 @@ func Verify(header http.Header, body []byte, secrets ...string) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, standardwebhooks.ErrRequiredHeaders), errors.Is(err, standardwebhooks.ErrInvalidHeaders):
-			return fmt.Errorf("%w: %w", ErrHeaders, err)
+			return ErrHeaders
 		case errors.Is(err, standardwebhooks.ErrMessageTooOld), errors.Is(err, standardwebhooks.ErrMessageTooNew):
-			return fmt.Errorf("%w: %w", ErrTimestamp, err)
+			return ErrTimestamp
 		}
 	}
 	return ErrSignature
