@@ -217,4 +217,3 @@ func TestBadInput(t *testing.T) {
 		}
 	}, refuse)
 }
-
