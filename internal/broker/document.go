@@ -60,7 +60,7 @@ func EncodeJSON(v any) ([]byte, error) {
 // encodeBody fits opaque bytes into a JSON document: as JSON where they say
 // that they are and it is true, as text where they can be, else as base64.
 func encodeBody(contentType string, body []byte) (encoding string, raw json.RawMessage) {
-	if isJSON(contentType) && json.Valid(body) {
+	if isJSON(contentType) && utf8.Valid(body) && json.Valid(body) { // json.Valid lets broken UTF-8 pass
 		return "json", body
 	}
 	if utf8.Valid(body) && bytes.IndexByte(body, 0) < 0 {
