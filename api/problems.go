@@ -92,7 +92,7 @@ var Problems = []ProblemType{
 		Meaning: "The request got no outcome in time. The reason in the status document names the clock: start, run or total.",
 	},
 	{
-		Slug: "acceptance-unknown", Status: 504, Title: "It is unknown whether the request was accepted", Retry: true,
-		Meaning: "The connection to Redis broke after the request was sent. Repeat the call with the same Idempotency-Key: it returns the same correlation ID, or accepts it once.",
+		Slug: "effect-unknown", Status: 504, Title: "It is unknown whether the call had its effect", Retry: true,
+		Meaning: "The connection to Redis broke after the call was passed on. Repeat it: a submit with the same Idempotency-Key returns the same correlation ID or accepts it once; a cancel or delete does no harm a second time.",
 	},
 }

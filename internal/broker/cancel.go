@@ -2,8 +2,15 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	endTries = 2                      // a lost answer is asked for once more; the scripts make that harmless
+	endPause = 100 * time.Millisecond // between them
 )
 
 var (
@@ -13,41 +20,58 @@ var (
 
 // Cancel records the outcome canceled and returns the record. An unclaimed
 // request is never seen by a worker; a worker that has it is told. ErrTerminal,
-// with the record, where there is an outcome already; ErrGone, ErrUnavailable.
+// with the record, where there is an outcome already; ErrGone, ErrUnavailable
+// (nothing happened), ErrUnknownOutcome.
 func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) {
-	verdict, err := b.end(ctx, cancelScript, id)
+	verdict, again, err := b.end(ctx, cancelScript, id)
 	if err != nil {
 		return Record{}, err
 	}
 	r, err := b.Status(ctx, id)
-	if err == nil && verdict == "terminal" {
+	if err == nil && verdict == "terminal" && !(again && r.Status == Canceled) {
 		err = ErrTerminal
 	}
 	return r, err
 }
 
 // Delete forgets a request now; an open one is canceled first. ErrGone,
-// ErrUnavailable.
+// ErrUnavailable (nothing happened), ErrUnknownOutcome.
 func (b *Broker) Delete(ctx context.Context, id correlation.ID) error {
-	_, err := b.end(ctx, deleteScript, id)
+	verdict, again, err := b.end(ctx, deleteScript, id)
+	if err == nil && verdict == "gone" && !again {
+		err = ErrGone
+	}
 	return err
 }
 
-func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict string, err error) {
+// end runs one of the two scripts. again says that an earlier try, whose answer
+// was lost, may have done the work.
+func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict string, again bool, err error) {
 	if err := b.Ready(); err != nil {
-		return "", err
+		return "", false, err
 	}
 	p := partitionOf(id)
-	raw, err := s.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String())
-	if err != nil {
-		return "", fault("end a request", err)
+	for try := range endTries {
+		if try > 0 && !pause(ctx, endPause) {
+			break
+		}
+		var raw any
+		if raw, err = s.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String()); err == nil {
+			v := texts(raw)
+			if v[0] == "gone" && s == cancelScript {
+				return "", again, ErrGone
+			}
+			if len(v) > 1 && v[1] != "" {
+				b.count(parseReport([]string{v[1]}))
+			}
+			return v[0], again, nil
+		}
+		if !unsent(err) {
+			again = true
+		}
 	}
-	v := texts(raw)
-	if v[0] == "gone" {
-		return "", ErrGone
+	if again {
+		return "", true, fmt.Errorf("end a request: %w: %w", ErrUnknownOutcome, err)
 	}
-	if len(v) > 1 && v[1] != "" {
-		b.count(parseReport([]string{v[1]}))
-	}
-	return v[0], nil
+	return "", false, fault("end a request", err)
 }

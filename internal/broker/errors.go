@@ -26,10 +26,10 @@ var (
 	// ErrUnavailable is returned while Redis can't be asked. For Submit it
 	// means: not accepted, nothing will run.
 	ErrUnavailable = errors.New("Redis can't be reached")
-	// ErrUnknownOutcome is returned by Submit where the connection broke after
-	// the command was sent: accepted or not, only a repeat with the same
-	// idempotency key can tell.
-	ErrUnknownOutcome = errors.New("connection to Redis broke after the request was sent")
+	// ErrUnknownOutcome is returned by Submit, Cancel and Delete where the
+	// connection broke after the command was sent: it had its effect or not.
+	// Only a repeat can tell, of a submit with the same idempotency key.
+	ErrUnknownOutcome = errors.New("connection to Redis broke after the command was sent")
 	// ErrClosed is returned by calls on a closed Broker.
 	ErrClosed = errors.New("broker is closed")
 )

@@ -56,7 +56,7 @@ var table = []struct {
 	err  error
 	slug string
 }{
-	{broker.ErrUnknownOutcome, "acceptance-unknown"}, // it wraps what broke the connection
+	{broker.ErrUnknownOutcome, "effect-unknown"}, // it wraps what broke the connection
 	{broker.ErrGone, "gone"},
 	{broker.ErrTerminal, "already-terminal"},
 	{broker.ErrUnknownService, "unknown-service"},

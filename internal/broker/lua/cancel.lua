@@ -5,6 +5,7 @@
 -- KEYS[1] record
 -- ARGV[2] id
 -- Returns {'canceled', report line} | {'terminal'} | {'gone'}.
+even_when_full()
 local r = load(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
 if TERMINAL[r.status] then return { 'terminal' } end

@@ -8,6 +8,7 @@
 -- ARGV[2] most decisions
 -- Returns {'settle' | 'more' | 'done', next due in ms or '', report lines}; lines
 -- as in settle.lua, also "release id service".
+even_when_full()
 local report = {}
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 

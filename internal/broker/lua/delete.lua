@@ -4,6 +4,7 @@
 -- KEYS[1] record
 -- ARGV[2] id
 -- Returns {'deleted', report line or ''} | {'gone'}.
+even_when_full()
 local r = load(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
 local line = ''

@@ -5,6 +5,7 @@
 -- KEYS[1] callbacks
 -- ARGV[2] entry, [3] id
 -- Returns 1 where the intent was still there, else 0.
+even_when_full()
 redis.pcall('XACK', KEYS[1], 'deliverers', ARGV[2])
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
 local r = load(ARGV[3])

@@ -7,6 +7,7 @@
 -- ARGV[2] service, [3] shortest lease in ms, [4] most entries
 -- Returns {'settle' | 'done' | 'nogroup', report lines}; lines as in settle.lua,
 -- also "lapse id service".
+even_when_full()
 local service = ARGV[2]
 local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end

@@ -4,6 +4,7 @@
 -- KEYS[1] callbacks   KEYS[2] due
 -- ARGV[2] entry, [3] id, [4] type, [5] number, [6] next attempt, [7] delay in ms
 -- Returns 1 where the intent was still there, else 0.
+even_when_full()
 if #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 0 then return 0 end
 redis.call('ZADD', KEYS[2], int(NOW + tonumber(ARGV[7])), table.concat({ 'callback', ARGV[3], ARGV[4], ARGV[5], ARGV[6] }, ' '))
 redis.pcall('XACK', KEYS[1], 'deliverers', ARGV[2])

@@ -28,6 +28,12 @@ local MAX_WAITERS = 64       -- gateways; the oldest is dropped, and re-reads by
 local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- even_when_full lets a script that ends work store its outcome although Redis
+-- is at maxmemory: Redis refuses a growing command only as the first write of a
+-- script, and a DEL never grows. Admission keeps a fifth of the memory free for
+-- this.
+local function even_when_full() redis.call('DEL', P .. 'none') end
+
 local function int(n) return string.format('%.0f', n) end
 local function stream_ms(id) return tonumber(string.match(id, '^(%d+)')) end
 local function record_key(id) return P .. 'request:' .. id end
@@ -70,14 +76,16 @@ end
 
 -- next_due is the next instant at which something must be decided about r.
 -- A claim that nobody has seen by now can't have begun before now, so looking
--- again one run_timeout later is still exact.
+-- again one run_timeout later is still exact. Where a short run timeout meets a
+-- long line, looking that often would cost more than it tells: then a timeout
+-- may fire late by an eighth of the time in the line, by a second at most.
 local function next_due(r)
   local at = r.deadline
   if r.release then return math.min(at, r.release) end
   if r.start > 0 and r.attempt == 1 and not r.started then at = math.min(at, r.created + r.start) end
   if r.run > 0 then
     if r.started then at = math.min(at, r.started + r.run)
-    else at = math.min(at, NOW + math.max(r.run, 1000)) end
+    else at = math.min(at, NOW + math.max(r.run, math.min(1000, (NOW - r.created) / 8))) end
   end
   return at
 end

@@ -11,6 +11,7 @@
 -- Returns {left on the stream, now, report lines}; a line is
 --     "outcome id service status reason total-ms run-ms attempt", or
 --     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service".
+even_when_full()
 local replies = KEYS[1]
 local limit, budget, random = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local report = {}
