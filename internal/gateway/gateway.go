@@ -29,13 +29,9 @@ import (
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
 
-// Limits of the HTTP server.
 const (
-	headerTimeout  = 5 * time.Second
-	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 64 << 10
-	notReadyFirst  = 100 * time.Millisecond // balancers that probe see "not ready" before connections end
-	openRetry      = time.Second            // while Redis can't be reached at the start
+	notReadyFirst = 100 * time.Millisecond // balancers that probe see "not ready" before connections end
+	openRetry     = time.Second            // while Redis can't be reached at the start
 )
 
 // Options of Start.
@@ -112,10 +108,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
 		CheckCallback: check, Metrics: scrape, Page: o.Page, Inbox: o.Inbox,
 	})
-	g.server = &http.Server{
-		Handler: g.api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
-	}
+	g.server = httpapi.NewHTTPServer(g.api, o.Logger)
 	return g, nil
 }
 

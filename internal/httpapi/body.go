@@ -41,17 +41,29 @@ func (m *memory) release() {
 	m.held = 0
 }
 
+// paced gives every body its time, also one that nobody reads: before net/http
+// sends the answer it reads on for what is left of the body, and would wait for
+// as long as the client likes.
+func (s *Server) paced(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // a test's recorder has none
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // body reads a request body, into one allocation where its length is known. The
-// caller releases the memory once the body is no longer needed.
+// caller releases the memory once the body is no longer needed. The deadline is
+// taken back once the body is there, or it would end the wait that follows; it
+// stays where the rest may still come.
 func (s *Server) body(w http.ResponseWriter, r *http.Request, m *memory) ([]byte, error) {
 	if r.ContentLength > s.MaxBody {
 		return nil, s.tooLarge()
 	}
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // a test's recorder has none
-	defer control.SetReadDeadline(time.Time{})               // or it would end the connection later
 	body, err := readBody(r.Context(), http.MaxBytesReader(w, r.Body, s.MaxBody), r.ContentLength, m)
 	if err == nil {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return body, nil
 	}
 	var (

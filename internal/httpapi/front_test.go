@@ -41,8 +41,9 @@ type front struct {
 	client *http.Client
 	log    *lockedBuffer
 
-	mu   sync.Mutex
-	away bool // Redis refuses everything
+	mu   sync.Mutex    // guards the rest
+	away bool          // Redis refuses everything
+	slow time.Duration // Redis takes that long for a script
 }
 
 // inside runs a test against a gateway that knows the service "echo".
@@ -66,7 +67,7 @@ func inside(t *testing.T, test func(*testing.T, *front), change ...func(*httpapi
 			c(&o)
 		}
 		f.server = httpapi.New(o)
-		f.http = &http.Server{Handler: f.server, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug)}
+		f.http = httpapi.NewHTTPServer(f.server, logger)
 		f.client = &http.Client{
 			Transport:     &checked{t: t, next: &http.Transport{DialContext: f.pipes.dial}},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -100,21 +101,28 @@ func inside(t *testing.T, test func(*testing.T, *front), change ...func(*httpapi
 // when everybody rests.
 func settled() { time.Sleep(10 * time.Millisecond) }
 
-func (f *front) hook(c *server.Peer, _ string, _ ...string) bool {
+func (f *front) hook(c *server.Peer, cmd string, _ ...string) bool {
+	f.mu.Lock()
+	away, slow := f.away, f.slow
+	f.mu.Unlock()
+	if away {
+		c.WriteError("LOADING Redis key cc:{0} secret text")
+	} else if cmd == "EVALSHA" {
+		time.Sleep(slow)
+	}
+	return away
+}
+
+func (f *front) set(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.away {
-		c.WriteError("LOADING Redis key cc:{0} secret text")
-	}
-	return f.away
+	change()
 }
 
 // redis takes Redis away or gives it back, and waits until that is known.
 func (f *front) redis(there bool) {
-	f.mu.Lock()
-	change := f.away == there
-	f.away = !there
-	f.mu.Unlock()
+	change := false
+	f.set(func() { change, f.away = f.away == there, !there })
 	if change {
 		time.Sleep(time.Second)
 	}
@@ -198,6 +206,15 @@ func (a answer) problem(t *testing.T, slug string) string {
 		t.Errorf("%s: Retry-After is %q", slug, a.Header.Get("Retry-After"))
 	}
 	return p.Detail
+}
+
+// accepted wants n requests of echo to be open that no worker has seen.
+func (f *front) accepted(n int) {
+	f.t.Helper()
+	time.Sleep(time.Second) // the age of a sample
+	if q, err := f.broker.Queue(f.t.Context(), "echo"); err != nil || q.Depth != n {
+		f.t.Errorf("%d requests are accepted, want %d; %v", q.Depth, n, err)
+	}
 }
 
 // claim has a worker take one request.

@@ -14,7 +14,7 @@ import (
 // the file of the same name, and the scopes after it are what the API key needs.
 func (s *Server) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.logged, s.recovered, s.sameOrigin, middleware.GetHead)
+	r.Use(s.logged, s.recovered, s.paced, s.sameOrigin, middleware.GetHead)
 	r.NotFound(s.handle(noSuchRoute))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
