@@ -54,16 +54,15 @@ func (s *Server) paced(next http.Handler) http.Handler {
 }
 
 // body reads a request body, into one allocation where its length is known. The
-// caller releases the memory once the body is no longer needed. The deadline is
-// taken back once the body is there, or it would end the wait that follows; it
-// stays where the rest may still come.
+// caller releases the memory once the body is no longer needed. net/http takes
+// the deadline of paced back when the body is there; it stays where the rest may
+// still come.
 func (s *Server) body(w http.ResponseWriter, r *http.Request, m *memory) ([]byte, error) {
 	if r.ContentLength > s.MaxBody {
 		return nil, s.tooLarge()
 	}
 	body, err := readBody(r.Context(), http.MaxBytesReader(w, r.Body, s.MaxBody), r.ContentLength, m)
 	if err == nil {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return body, nil
 	}
 	var (
