@@ -54,7 +54,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 // streamed says which request the caller may follow. A stream ticket stands
 // for an API key, since a browser's EventSource can't send headers.
 func (s *Server) streamed(r *http.Request) (correlation.ID, error) {
-	ticket := r.URL.Query().Get("ticket")
+	ticket, err := query(r, "ticket")
+	if err != nil {
+		return correlation.ID{}, err
+	}
 	if ticket == "" {
 		if err := s.allowed(r, auth.Read); err != nil {
 			return correlation.ID{}, err
@@ -79,10 +82,10 @@ func (s *Server) streamed(r *http.Request) (correlation.ID, error) {
 func lastEventID(r *http.Request) (int, error) {
 	text := r.Header.Get(api.HeaderLastEventID)
 	if text == "" {
-		text = r.URL.Query().Get("last_event_id")
-	}
-	if text == "" {
-		return 0, nil
+		var err error
+		if text, err = query(r, "last_event_id"); text == "" {
+			return 0, err
+		}
 	}
 	n, err := strconv.ParseUint(text, 10, 32)
 	if err != nil || len(text) > maxEventID {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -64,8 +65,29 @@ func (s *Server) id(r *http.Request) (correlation.ID, error) {
 	return id, nil
 }
 
-func pathID(r *http.Request) (correlation.ID, error) {
-	return correlation.Parse(chi.URLParam(r, "id"))
+func pathID(r *http.Request) (correlation.ID, error) { return correlation.Parse(param(r, "id")) }
+
+// param is a part of the path as it is meant: chi routes by the path as it was
+// sent where that differs from the usual encoding.
+func param(r *http.Request, name string) string {
+	sent := chi.URLParam(r, name)
+	if r.URL.RawPath == "" {
+		return sent
+	}
+	if meant, err := url.PathUnescape(sent); err == nil {
+		return meant
+	}
+	return sent
+}
+
+// query is a parameter after the question mark, "" where there is none. What
+// can't be read is refused, not passed over.
+func query(r *http.Request, name string) (string, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "", fail("invalid-option", "The query after ? can't be read; write it as name=value&name=value, percent-encoded. Nothing was done.")
+	}
+	return values.Get(name), nil
 }
 
 // writeJSON writes a document, byte for byte as it stands in an event and in a
@@ -101,11 +123,21 @@ func noSuchRoute(http.ResponseWriter, *http.Request) error { return failure{slug
 // 15.5.6).
 func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 	var allow []string
-	routes := chi.RouteContext(r.Context()).Routes
+	routes, path := chi.RouteContext(r.Context()).Routes, r.URL.Path
+	if r.URL.RawPath != "" { // what chi routed by
+		path = r.URL.RawPath
+	}
 	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPost} {
-		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
-			allow = append(allow, method)
+		if !routes.Match(chi.NewRouteContext(), method, path) {
+			continue
 		}
+		allow = append(allow, method)
+		if method == http.MethodGet {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	if len(allow) == 0 { // chi asks no path about a method that it doesn't know
+		return noSuchRoute(w, r)
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
 	return failure{slug: "method-not-allowed"}

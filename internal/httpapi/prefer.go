@@ -54,7 +54,10 @@ func preferences(h http.Header) preference {
 // waitOf reads how long a status call may rest: ?wait= over Prefer. Unlike a
 // preference, a query parameter is an order, so what can't be read is refused.
 func waitOf(r *http.Request) (preference, error) {
-	text := r.URL.Query().Get("wait")
+	text, err := query(r, "wait")
+	if err != nil {
+		return preference{}, err
+	}
 	if text == "" {
 		p := preferences(r.Header)
 		p.async, p.applied = false, strings.TrimPrefix(strings.TrimPrefix(p.applied, "respond-async"), ", ")

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/auth"
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -125,7 +123,7 @@ var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 
 // problem is the page at the type of a problem document.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request) error {
-	kind, ok := api.ProblemNamed(chi.URLParam(r, "slug"))
+	kind, ok := api.ProblemNamed(param(r, "slug"))
 	if !ok {
 		return failure{slug: "no-such-route"}
 	}

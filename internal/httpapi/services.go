@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/coatcheck/coatcheck/api"
 )
 
@@ -25,7 +23,7 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) error {
 
 // service shows one of them.
 func (s *Server) service(w http.ResponseWriter, r *http.Request) error {
-	name := chi.URLParam(r, "service")
+	name := param(r, "service")
 	known, err := s.Broker.KnowsService(r.Context(), name)
 	if err != nil {
 		return err

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
@@ -17,7 +15,7 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	service := chi.URLParam(r, "service")
+	service := param(r, "service")
 	sub, err := s.submission(r, service)
 	if err != nil {
 		return err
