@@ -20,20 +20,48 @@ const (
 	// protocolVersion is raised when an older gateway could no longer work on
 	// the same data.
 	protocolVersion = "1"
-	// longestRetention is for how long the former number of partitions is
-	// remembered: no request may keep its idempotency key for longer.
-	longestRetention = 7 * 24 * time.Hour
+	// formerMemory is for how long a former number of partitions is remembered:
+	// longer than any idempotency key lives, which is bound to its home.
+	formerMemory = 9 * 24 * time.Hour
+	// raiseSettles is after how long a raised number of partitions counts for
+	// requests with an idempotency key. By then every gateway knows of it
+	// (knownWithin) and has committed or given up what it had sent; from then on
+	// submit.lua refuses the former home, so that one key has one home at a time.
+	raiseSettles = 10 * time.Second
+	raiseMargin  = time.Second // between the clocks of two servers of a cluster
+	knownWithin  = 2 * time.Second
 )
 
 var configureScript = newScript("configure")
 
 // deployment is what all gateways share, as last read. Never changed in place.
 type deployment struct {
-	partitions  int
-	ring        correlation.Keyring
-	former      int // partitions before the last raise, 0 once that is history
-	formerUntil time.Time
-	services    map[string]ServiceConfig // known services
+	partitions int
+	former     []former // oldest first
+	ring       correlation.Keyring
+	read       time.Time
+	services   map[string]ServiceConfig // known services
+}
+
+// former is a number of partitions that was raised.
+type former struct {
+	partitions int
+	at         time.Time // of the raise, by Redis' clock
+	since      time.Time // the same or later, by ours
+}
+
+// settled tells whether the raise counts for idempotency keys.
+func (f former) settled() bool { return time.Since(f.since) > raiseSettles+raiseMargin }
+
+// keyed is the number of partitions that finds the home of a new request with
+// an idempotency key, and until when, by Redis' clock; zero for no end.
+func (d *deployment) keyed() (partitions int, until time.Time) {
+	for _, f := range d.former {
+		if !f.settled() {
+			return f.partitions, f.at.Add(raiseSettles)
+		}
+	}
+	return d.partitions, time.Time{}
 }
 
 // configure agrees with the other gateways on partitions and ID keys, or puts
@@ -49,7 +77,7 @@ func (b *Broker) configure(ctx context.Context) error {
 	}
 	for {
 		raw, err := configureScript.run(ctx, b.redis.commands, 0, []string{configKey},
-			protocolVersion, wanted, keys, longestRetention.Milliseconds())
+			protocolVersion, wanted, keys, formerMemory.Milliseconds())
 		if err != nil {
 			return fault("agree on the configuration", err)
 		}
@@ -77,26 +105,22 @@ func (b *Broker) adopt(v []string) error {
 		}
 		ring = append(own[:1:1], ring...)
 	}
-	next := &deployment{partitions: int(number(v[1])), ring: ring, services: map[string]ServiceConfig{}}
-	if until := millis(v[4]); time.Now().Before(until) {
-		next.former, next.formerUntil = int(number(v[3])), until
+	next := &deployment{partitions: int(number(v[1])), ring: ring, read: time.Now(), services: map[string]ServiceConfig{}}
+	for text := range strings.FieldsSeq(v[3]) {
+		count, raised, _ := strings.Cut(text, ":")
+		at := millis(raised)
+		next.former = append(next.former, former{int(number(count)), at, next.read.Add(-millis(v[4]).Sub(at))})
 	}
-	if wanted := b.options.Partitions; wanted != 0 && wanted < next.partitions {
-		return fmt.Errorf("partitions: %d configured, but this deployment has %d already, and they can't become fewer: configure %d", wanted, next.partitions, next.partitions)
+	now := b.shared.Load()
+	if wanted := b.options.Partitions; now == nil && wanted != 0 && wanted < next.partitions {
+		b.log.Warn("the deployment has more partitions than are configured here, and they can't become fewer; using all",
+			"configured", wanted, "partitions", next.partitions)
 	}
-	if now := b.shared.Load(); now != nil {
+	if now != nil {
 		next.services = now.services
 	}
 	b.shared.Store(next)
 	return nil
-}
-
-func (b *Broker) formerPartitions() int {
-	d := b.shared.Load()
-	if d.former == 0 || time.Now().After(d.formerUntil) {
-		return 0
-	}
-	return d.former
 }
 
 // checkServer refuses a Redis that would lose accepted requests by design.

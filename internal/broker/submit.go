@@ -4,12 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"strings"
 	"time"
 
@@ -22,7 +19,9 @@ const (
 	submitTries  = 3                      // re-sends of a submit whose answer was lost; its nonce makes them harmless
 	submitPause  = 100 * time.Millisecond // between them
 	submitBudget = commandTimeout + time.Second
-	mintTries    = 4 // colliding IDs in a row; one collision is a lottery win already
+	// submitPlaces is how often a submit looks for a place: an ID that is taken is
+	// a lottery win already, a home that moves is over within raiseMargin.
+	submitPlaces = 8
 )
 
 var submitScript = newScript("submit")
@@ -50,7 +49,8 @@ type submission struct {
 	binding     string // idempotency hash, "" without a key
 	fingerprint string
 	headers     string
-	unknown     bool // an earlier try may have been committed
+	until       time.Time // zero, or when the home of the key moves
+	unknown     bool      // an earlier try may have been committed
 }
 
 // Submit stores and queues a request in one atomic step.
@@ -78,15 +78,13 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		}
 		sub.headers = string(encoded)
 	}
-	home := b.home(s)
 	if s.IdempotencyKey != "" {
 		sub.binding, sub.fingerprint = bindingOf(s), fingerprintOf(s)
-		if r, found, err := b.formerHome(ctx, sub, home); found || err != nil {
+	}
+	for range submitPlaces {
+		if r, found, err := b.place(ctx, &sub); found || err != nil {
 			return r, found, err
 		}
-	}
-	for range mintTries {
-		sub.id = b.ring().Mint(time.Now(), int(home), s.Tenant)
 		answer, left, err := b.submits.do(ctx, &sub, len(s.Body)+512)
 		if left {
 			return Record{}, false, fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, err)
@@ -104,9 +102,11 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		case "replayed":
 			r, err := b.replay(ctx, answer[1])
 			return r, true, err
+		case "moved":
+			pause(ctx, raiseMargin/4)
 		}
 	}
-	return Record{}, false, fmt.Errorf("submit: %d correlation IDs in a row were taken: %w", mintTries, ErrUnavailable)
+	return Record{}, false, fmt.Errorf("submit: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
 }
 
 // admit refuses new work while Redis is away or has to keep its room for replies.
@@ -118,48 +118,6 @@ func (b *Broker) admit() error {
 		return ErrMemory
 	}
 	return nil
-}
-
-// home is the partition of a new request: where its idempotency binding lives,
-// or any.
-func (b *Broker) home(s Submission) partition {
-	if s.IdempotencyKey == "" {
-		return partition(mathrand.IntN(b.Partitions()))
-	}
-	return homeOf(s, b.Partitions())
-}
-
-func homeOf(s Submission, partitions int) partition {
-	sum := sha256.Sum256([]byte(s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey))
-	return partition(binary.BigEndian.Uint64(sum[8:]) % uint64(partitions))
-}
-
-// formerHome looks where a key was bound before partitions were added.
-func (b *Broker) formerHome(ctx context.Context, s submission, home partition) (Record, bool, error) {
-	former := b.formerPartitions()
-	if former == 0 {
-		return Record{}, false, nil
-	}
-	old := homeOf(s.Submission, former)
-	if old == home {
-		return Record{}, false, nil
-	}
-	bound, err := b.redis.commands.Get(ctx, old.idempotency(s.binding)).Result()
-	if errors.Is(err, redis.Nil) {
-		return Record{}, false, nil
-	}
-	if err != nil {
-		return Record{}, false, fault("look up the idempotency key", err)
-	}
-	id, fingerprint, _ := strings.Cut(bound, " ")
-	if fingerprint != s.fingerprint {
-		return Record{}, false, ErrIdempotencyMismatch
-	}
-	r, err := b.replay(ctx, id)
-	if errors.Is(err, ErrGone) {
-		return Record{}, false, nil
-	}
-	return r, err == nil, err
 }
 
 func (b *Broker) replay(ctx context.Context, text string) (Record, error) {
@@ -248,6 +206,10 @@ func (s *submission) command() (keys []string, args []any) {
 	if s.Callback != nil {
 		url, events = s.Callback.URL, eventLetters(s.Callback.Events)
 	}
+	until := int64(0)
+	if !s.until.IsZero() {
+		until = s.until.UnixMilli()
+	}
 	tenant := s.Tenant
 	if tenant == DefaultTenant {
 		tenant = ""
@@ -256,7 +218,7 @@ func (s *submission) command() (keys []string, args []any) {
 		p.prefix(), s.id.String(), s.nonce, s.Service, tenant,
 		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(),
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
-		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, s.ContentType, s.headers, s.Body,
+		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.ContentType, s.headers, s.Body,
 	}
 }
 
@@ -267,11 +229,6 @@ func eventLetters(events []string) string {
 		letters.WriteByte(e[0])
 	}
 	return letters.String()
-}
-
-func bindingOf(s Submission) string {
-	sum := sha256.Sum256([]byte(s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey))
-	return hex.EncodeToString(sum[:16])
 }
 
 // fingerprintOf tells payloads apart: content type and body.

@@ -3,18 +3,24 @@
 -- with one key ring and one number of partitions.
 --
 -- KEYS[1] cc:config
--- ARGV[2] protocol, [3] partitions wanted (0: any), [4] keys wanted, [5] longest
---     retention in ms, for how long the former number of partitions is remembered
--- Returns {protocol, partitions, keys, former partitions, former until}.
-local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former_partitions', 'former_until')
+-- ARGV[2] protocol, [3] partitions wanted (0: any), [4] keys wanted, [5] for how
+--     long a former number of partitions is remembered, in ms
+-- Returns {protocol, partitions, keys, former, now}: former is "count:raised …",
+-- the numbers there were before, oldest first, and when each was raised, in ms.
+local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former')
 local protocol, wanted = c[1] or ARGV[2], tonumber(ARGV[3])
 local partitions = tonumber(c[2] or nil) or math.max(wanted, 1)
 if protocol ~= ARGV[2] then return { protocol, int(partitions), '', '', '' } end
-local former, till = c[4] or '', c[5] or ''
+
+local former = {}
+for count, raised in string.gmatch(c[4] or '', '(%d+):(%d+)') do
+  if NOW - raised < tonumber(ARGV[5]) then former[#former + 1] = count .. ':' .. raised end
+end
 if wanted > partitions then
-  former, till = int(partitions), int(NOW + tonumber(ARGV[5]))
+  former[#former + 1] = int(partitions) .. ':' .. int(NOW)
   partitions = wanted
 end
+
 local keys, known = c[3] or '', {}
 for key in string.gmatch(keys, '[^,]+') do known[key] = true end
 for key in string.gmatch(ARGV[4], '[^,]+') do
@@ -25,6 +31,6 @@ for key in string.gmatch(ARGV[4], '[^,]+') do
 end
 local tags = {}
 for i = 1, partitions do tags[i] = int(i - 1) end
-redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', table.concat(tags, ','), 'id_keys', keys)
-if former ~= '' then redis.call('HSET', KEYS[1], 'former_partitions', former, 'former_until', till) end
-return { protocol, int(partitions), keys, former, till }
+redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', table.concat(tags, ','),
+  'id_keys', keys, 'former', table.concat(former, ' '))
+return { protocol, int(partitions), keys, table.concat(former, ' '), int(NOW) }

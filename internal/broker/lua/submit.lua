@@ -7,8 +7,9 @@
 --     [6] timeout, [7] start, [8] run, [9] lease, [10] max attempts,
 --     [11] retention, [12] events, [13] callback URL or '', [14] traceparent or '',
 --     [15] most entries on the stream, [16] idempotency hash or '',
---     [17] fingerprint or '', [18] content type, [19] headers, [20] body
--- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch', …}:
+--     [17] fingerprint or '', [18] ms after which the key has another home, 0 for
+--     never, [19] content type, [20] headers, [21] body
+-- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved', …}:
 --     accepted: created, entry, ordinal; replayed: the ID of the earlier request
 local id, nonce, service, idem = ARGV[2], ARGV[3], ARGV[4], ARGV[16]
 local key = KEYS[1]
@@ -27,12 +28,13 @@ if idem ~= '' then
     return { 'replayed', other }
   end
 end
+if ARGV[18] ~= '0' and NOW > tonumber(ARGV[18]) then return { 'moved' } end
 if redis.call('XLEN', queue_key(service)) >= tonumber(ARGV[15]) then return { 'full' } end
 
 local timeout = tonumber(ARGV[6])
 local r = { id = id, key = key, service = service, nonce = nonce, attempt = 1, created = NOW,
   deadline = NOW + timeout, start = tonumber(ARGV[7]), run = tonumber(ARGV[8]), lease = tonumber(ARGV[9]) }
-enqueue(r, ARGV[18], ARGV[14], ARGV[19], ARGV[20])
+enqueue(r, ARGV[19], ARGV[14], ARGV[20], ARGV[21])
 local ordinal = redis.call('HINCRBY', P .. 'counts', 'a:' .. service, 1)
 local plan = table.concat({ int(NOW), ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], int(ordinal) }, ' ')
 local f = { 'service', service, 'nonce', nonce, 'plan', plan, 'status', 'queued', 'attempt', '1', 'entry', r.entry }
