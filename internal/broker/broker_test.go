@@ -347,6 +347,61 @@ func TestLapsedLease(t *testing.T) {
 	})
 }
 
+// A worker that acknowledges by itself loses nothing: its reply counts, and
+// where none comes, another worker gets the request.
+func TestWorkerThatAcks(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) {
+			o.Services["echo"] = broker.ServiceConfig{Lease: 40 * time.Millisecond, MaxAttempts: 2}
+		})
+		sweep := func(wanted string) {
+			t.Helper()
+			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+				after := ""
+				for ok := true; ok; ok = after != "" {
+					facts, next, err := b.Sweep(t.Context(), 0, "echo", after)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(facts) > 0 {
+						if facts[0].Kind != wanted {
+							t.Fatalf("swept %+v, want %s", facts, wanted)
+						}
+						return
+					}
+					after = next
+				}
+			}
+			t.Fatalf("no %s", wanted)
+		}
+		waiting := submit(t, b, "held by a worker that behaves")
+		claim(t, b)
+		quick, slow := submit(t, b, "quick"), submit(t, b, "slow")
+		d := claim(t, b)
+		redis.Client.XAck(t.Context(), "cc:{0}:queue:echo", "workers", redis.Client.XInfoGroups(t.Context(), "cc:{0}:queue:echo").Val()[0].LastDeliveredID)
+		sweep("acked")
+		if got := status(t, b, quick.ID); got.Status != broker.Running {
+			t.Errorf("acked by its worker: %s", got.Status)
+		}
+		send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("here")})
+		settle(t, b)
+		if got := status(t, b, quick.ID); got.Status != broker.Succeeded {
+			t.Errorf("replied after its own ack: %s", got.Status)
+		}
+		claim(t, b)
+		redis.Client.XAck(t.Context(), "cc:{0}:queue:echo", "workers", redis.Client.XInfoGroups(t.Context(), "cc:{0}:queue:echo").Val()[0].LastDeliveredID)
+		sweep("acked")
+		sweep("lapse")
+		again := claim(t, b)
+		if again.ID != slow.ID.String() || again.Attempt != 2 || string(again.Body) != "slow" {
+			t.Errorf("given again: %+v", again)
+		}
+		if got := status(t, b, waiting.ID); got.Attempt != 1 || got.Status != broker.Running {
+			t.Errorf("the worker that behaves lost its request: %+v", got)
+		}
+	})
+}
+
 func TestHeartbeatRenewsLease(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
 		b := open(t, redis, func(o *broker.Options) {

@@ -16,6 +16,7 @@ const (
 	settleBytes   = 1 << 20
 	decideBatch   = 128
 	lapseBatch    = 32
+	sweepBytes    = 1 << 20
 
 	maxEvents    = 1000      // progress and partial replies kept a request; the oldest go first
 	maxEventSize = 256 << 10 // bytes; a larger one is set aside
@@ -26,13 +27,15 @@ var (
 	settleScript = newScript("settle")
 	decideScript = newScript("decide")
 	lapseScript  = newScript("lapse")
+	sweepScript  = newScript("sweep")
 )
 
 // Fact is one thing that upkeep found or did, for the log and the metrics.
 type Fact struct {
 	// Kind is outcome, event, heartbeat, retry, release, lapse, or why a reply
 	// was dropped: late, duplicate, stale, orphan, foreign, garbage, oversize;
-	// gap says that a worker's numbering skipped.
+	// gap says that a worker's numbering skipped, acked that it acknowledged an
+	// entry by itself, which the protocol forbids.
 	Kind    string
 	ID      string // "-" where there is none
 	Service string // "-" where it is unknown
@@ -133,4 +136,19 @@ func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, er
 	d := Decision{Facts: parseReport(texts(list[1])), Settle: verdict == "settle"}
 	b.count(d.Facts)
 	return d, nil
+}
+
+// Sweep looks at the next of the entries of a service that were handed out,
+// from after on ("" for the first), and takes back those that no worker holds
+// any more. next is where to go on, "" once the end was reached.
+func (b *Broker) Sweep(ctx context.Context, p int, service, after string) (facts []Fact, next string, err error) {
+	part := partition(p)
+	raw, err := sweepScript.run(ctx, b.redis.commands, part, []string{part.queue(service)}, service, after, sweepBytes)
+	if err != nil {
+		return nil, "", fault("sweep a queue", err)
+	}
+	list := raw.([]any)
+	facts = parseReport(texts(list[1]))
+	b.count(facts)
+	return facts, texts(list)[0], nil
 }

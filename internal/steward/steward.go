@@ -32,6 +32,7 @@ const (
 	replyBlock   = time.Second            // of one wait for replies; bounds how long a drain takes
 	decideEvery  = 200 * time.Millisecond // how late a clock may fire
 	lapseEvery   = time.Second
+	sweepEvery   = 5 * time.Second
 	tidyEvery    = time.Minute
 	troublePause = 250 * time.Millisecond // after an error of Redis
 	logEvery     = time.Second            // an outage is said once a second, not once a try
@@ -109,6 +110,7 @@ func (s *Steward) tend(ctx context.Context, p int) {
 	loops.Go(func() { s.settle(holding, p) })
 	loops.Go(func() { s.every(holding, p, decideEvery, "decide what is due", s.decide) })
 	loops.Go(func() { s.every(holding, p, lapseEvery, "look for lapsed leases", s.lapse) })
+	loops.Go(func() { s.every(holding, p, sweepEvery, "sweep the queues", s.sweep()) })
 	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
 	s.renew(holding, p)
 	lost()
@@ -199,6 +201,26 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 	}
 	_, err := s.broker.Reissue(ctx, p)
 	return err
+}
+
+// sweep goes on in each queue where its last call ended.
+func (s *Steward) sweep() func(context.Context, int) error {
+	after := map[string]string{}
+	return func(ctx context.Context, p int) error {
+		for _, service := range s.broker.Services() {
+			facts, next, err := s.broker.Sweep(ctx, p, service, after[service])
+			if err != nil {
+				return err
+			}
+			after[service] = next
+			for _, f := range facts {
+				if f.Kind == "acked" {
+					s.log.Warn("a worker acknowledged its entry by itself; if no reply comes within the lease, the request is given to another", "correlation_id", f.ID, "service", f.Service)
+				}
+			}
+		}
+		return nil
+	}
 }
 
 func (s *Steward) tidy(ctx context.Context, p int) error {

@@ -1,7 +1,6 @@
--- lapse.lua takes work away from workers that fell silent: a copy with the next
--- attempt is added, then the old entry is acknowledged and deleted. So workers
--- only ever read new entries. Atomic because between the two the request would
--- be lost, or run twice with one token.
+-- lapse.lua takes work away from workers that fell silent, see prelude.lua.
+-- Atomic because between adding the copy and deleting the old entry the request
+-- would run twice with one token, the other way round it would be lost.
 --
 -- KEYS[1] stream of the service
 -- ARGV[2] service, [3] shortest lease in ms, [4] most entries
@@ -23,7 +22,7 @@ if #silent > 0 and redis.call('XLEN', P .. 'replies') > 0 then
   oldest = stream_ms(redis.call('XRANGE', P .. 'replies', '-', '+', 'COUNT', 1)[1][1])
 end
 
-local function lapse(entry, idle)
+local function look(entry, idle)
   local found = { entry = entry, service = service }
   local f = content(found)
   if not f or not f.id then -- deleted by somebody else, or none of ours
@@ -37,25 +36,12 @@ local function lapse(entry, idle)
   end
   if idle < r.lease then return end
   if oldest and oldest <= NOW - idle + r.lease then return 'settle' end
-  if r.attempt >= r.max then
-    claim(r)
-    report[#report + 1] = finish(r, { status = 'failed', reason = 'max_attempts', code = 'lease_lapsed',
-      message = 'The worker of the last attempt fell silent.' })
-    return
-  end
-  next_attempt(r)
-  enqueue(r, f.content_type or '', f.traceparent or '', f.headers or '', f.body or '')
-  redis.call('HSET', r.key, 'status', 'queued', 'attempt', int(r.attempt), 'entry', r.entry)
-  drop(found)
-  count('a', service, 1)
-  schedule(r)
-  wake(r)
-  note('lapse', r.id)
+  report[#report + 1] = lapse(r, f)
 end
 
 local verdict = 'done'
 for i = 1, #silent do
-  verdict = lapse(silent[i][1], silent[i][3]) or verdict
+  verdict = look(silent[i][1], silent[i][3]) or verdict
   if verdict == 'settle' then break end
 end
 publish_wakes()

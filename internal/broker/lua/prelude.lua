@@ -12,6 +12,7 @@
 --             in ms; events is a subset of the letters sftcp, or "-"
 --   status attempt entry                                   where it stands
 --   started worker wseq                                    of this attempt
+--   acked     last sign of life of a worker that acked its entry itself
 --   release                                                while scheduled
 --   seq       number of the latest progress or partial reply
 --   waiters   gateways to wake, separated by spaces
@@ -132,7 +133,7 @@ end
 local function next_attempt(r)
   r.attempt = r.attempt + 1
   r.started, r.recorded, r.worker, r.wseq, r.release = nil, false, nil, 0, nil
-  redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release')
+  redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release', 'acked')
 end
 
 -- Wake-ups are gathered and published once a gateway at the end of a script.
@@ -203,11 +204,31 @@ local function finish(r, o)
   if claimed and not o.by_worker then redis.call('PUBLISH', 'cc:cancel:' .. r.service, r.id) end
   redis.call('ZREM', P .. 'due', r.id)
   redis.call('ZREM', P .. 'waiting:' .. r.service, r.id)
-  redis.call('HDEL', r.key, 'waiters', 'wseq', 'release')
+  redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'acked')
   if o.status == 'succeeded' or o.status == 'canceled' then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   return 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
+end
+
+-- lapse takes r, whose entry has the fields f, away from a worker that fell
+-- silent: a copy with the next attempt is added before the old entry goes, so
+-- that workers only ever read new entries. Returns a line for the report.
+local function lapse(r, f)
+  if r.attempt >= r.max then
+    claim(r)
+    return finish(r, { status = 'failed', reason = 'max_attempts', code = 'lease_lapsed',
+      message = 'The worker of the last attempt fell silent.' })
+  end
+  local old = { entry = r.entry, service = r.service }
+  next_attempt(r)
+  enqueue(r, f.content_type or '', f.traceparent or '', f.headers or '', f.body or '')
+  redis.call('HSET', r.key, 'status', 'queued', 'attempt', int(r.attempt), 'entry', r.entry)
+  drop(old)
+  count('a', r.service, 1)
+  schedule(r)
+  wake(r)
+  return 'lapse ' .. r.id .. ' ' .. r.service
 end
 
 -- view is what a reader sees of a record: see parseView in view.go.

@@ -43,6 +43,8 @@ local function renew(r, at)
   local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
   if not p.err and p[1] then
     redis.call('XCLAIM', queue_key(r.service), 'workers', p[1][2], 0, r.entry, 'TIME', int(at), 'JUSTID')
+  else
+    redis.call('HSET', r.key, 'acked', int(at)) -- see sweep.lua
   end
 end
 

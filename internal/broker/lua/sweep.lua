@@ -1,0 +1,75 @@
+-- sweep.lua finds work that nobody would look for again: entries that were handed
+-- out and are not pending, because a worker acknowledged them by itself or
+-- somebody deleted its consumer, and entries whose request has ended or is gone.
+-- The first keep their lease from when they are found, then they lapse. Atomic
+-- for the same reason as lapse.lua.
+--
+-- KEYS[1] stream of the service
+-- ARGV[2] service, [3] entry to go on after, '' for the first, [4] bytes after
+--     which it stops
+-- Returns {entry to go on after, '' at the end, report lines}; lines as in
+--     settle.lua, also "lapse id service", and "acked id service" when found.
+even_when_full()
+local service, budget = ARGV[2], tonumber(ARGV[4])
+local report = {}
+local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
+
+local function delivered()
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+  if groups.err then return nil end
+  for i = 1, #groups do
+    local g, flat = {}, groups[i]
+    for j = 1, #flat, 2 do g[flat[j]] = flat[j + 1] end
+    if g.name == 'workers' then return g['last-delivered-id'] end
+  end
+end
+
+local function look(entry, f)
+  local r = f.id and load(f.id)
+  if not r or TERMINAL[r.status] or r.entry ~= entry then
+    drop({ entry = entry, service = service })
+    return note('orphan', f.id or '-')
+  end
+  local p = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1)
+  if p.err or p[1] then return end
+  local acked = tonumber(redis.call('HGET', r.key, 'acked') or nil)
+  if acked then
+    if NOW - acked >= r.lease then report[#report + 1] = lapse(r, f) end
+    return
+  end
+  redis.call('HSET', r.key, 'acked', int(NOW))
+  if not r.started then
+    r.started = NOW
+    redis.call('HSET', r.key, 'status', 'running', 'started', int(NOW), 'worker', '')
+    schedule(r)
+    wake(r)
+  end
+  note('acked', r.id)
+end
+
+local last = delivered()
+if not last then return { '', report } end
+local from, bytes, handful = ARGV[3] == '' and '-' or ARGV[3], 0, 1
+local reached = ''
+while bytes < budget do
+  local entries = redis.call('XRANGE', KEYS[1], from, last, 'COUNT', handful + 1)
+  local seen = 0
+  for i = 1, #entries do
+    if entries[i][1] ~= from then
+      local f, flat = {}, entries[i][2]
+      for j = 1, #flat, 2 do
+        f[flat[j]] = flat[j + 1]
+        bytes = bytes + #flat[j + 1]
+      end
+      look(entries[i][1], f)
+      reached, seen = entries[i][1], seen + 1
+    end
+  end
+  if seen == 0 then
+    reached = ''
+    break
+  end
+  from, handful = reached, bytes < 65536 and 16 or 1
+end
+publish_wakes()
+return { reached, report }
