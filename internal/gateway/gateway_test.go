@@ -58,7 +58,7 @@ func start(t *testing.T, redis string, change ...func(*config.Config)) house {
 			t.Errorf("gateway: %v", err)
 		}
 	})
-	w := worker.New(redis, worker.Logger(quiet), worker.Name("demo"))
+	w := worker.New(redis, worker.Logger(quiet), worker.Name("demo"), worker.Grace(100*time.Millisecond))
 	demo.Register(w)
 	running.Go(func() {
 		if err := w.Run(ctx); err != nil {
@@ -254,40 +254,6 @@ func TestChunkedAndLyingBodies(t *testing.T) {
 				t.Errorf("%s, %v; want %s", head, err, test.code)
 			}
 		})
-	}
-}
-
-func TestRedisGoneAndBack(t *testing.T) {
-	r := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
-	h := start(t, r.URL)
-	s := h.do("POST", "/v1/services/sleep/requests", `{"for":"10m"}`).status(t)
-	r.Kill()
-	begun := time.Now()
-	for {
-		if a := h.do("POST", "/v1/services/echo/requests", "x"); a.code == 503 {
-			if a.header.Get("Retry-After") == "" {
-				t.Error("503 without Retry-After")
-			}
-			break
-		} else if a.code != 504 || time.Since(begun) > 10*time.Second { // 504: sent, and then the connection broke
-			t.Fatalf("submit without Redis: %d %s", a.code, a.body)
-		}
-	}
-	if a := h.do("GET", s.Links.Self, ""); a.code != 503 {
-		t.Errorf("poll without Redis: %d", a.code)
-	}
-	if a := h.do("GET", "/livez", ""); a.code != 200 {
-		t.Errorf("livez: %d", a.code)
-	}
-	r.Restart(t)
-	healed := time.Now()
-	for h.do("POST", "/v1/services/echo/requests", "back", "Prefer", "wait=5").body != "back" {
-		if time.Since(healed) > 15*time.Second {
-			t.Fatal("work does not flow again")
-		}
-	}
-	if got := h.do("GET", s.Links.Self, "").status(t); got.CorrelationID != s.CorrelationID {
-		t.Errorf("after the restart: %+v", got)
 	}
 }
 
