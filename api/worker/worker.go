@@ -39,8 +39,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"regexp"
 	"time"
+
+	"github.com/coatcheck/coatcheck/api"
 )
 
 // Defaults of the options, and the limits within which they may be set.
@@ -53,9 +54,6 @@ const (
 	maxLease       = 24 * time.Hour
 	defaultLease   = 30 * time.Second // of a service where neither gateway nor worker sets one
 )
-
-// serviceName is what a service may be called: it is part of URLs and keys.
-var serviceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // Worker claims requests of its services and sends the replies of its
 // handlers. Set it up with Handle and Use, then call Run once.
@@ -103,8 +101,8 @@ func (w *Worker) Handle(name string, fn Handler, options ...ServiceOption) {
 		set(s)
 	}
 	switch {
-	case !serviceName.MatchString(name):
-		w.mistake("service %q: want up to 128 letters, digits, dots, dashes and underscores, the first a letter or digit", name)
+	case !api.ValidService(name):
+		w.mistake("service %q: want %s", name, api.ServiceNames)
 	case fn == nil:
 		w.mistake("service %q has no handler", name)
 	case w.services[name] != nil:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
@@ -30,6 +31,8 @@ const (
 	raiseSettles = 10 * time.Second
 	raiseMargin  = time.Second // between the clocks of two servers of a cluster
 	knownWithin  = 2 * time.Second
+	// maxMisnamed is how many names are complained about; who announces more was heard.
+	maxMisnamed = 100
 )
 
 var configureScript = newScript("configure")
@@ -179,7 +182,7 @@ func (b *Broker) KnowsService(ctx context.Context, service string) (bool, error)
 	if _, ok := b.shared.Load().services[service]; ok {
 		return true, nil
 	}
-	if !b.services.due(100 * time.Millisecond) {
+	if !api.ValidService(service) || !b.services.due(100*time.Millisecond) {
 		return false, nil
 	}
 	if err := b.refreshServices(ctx); err != nil {
@@ -204,6 +207,7 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 	if err != nil {
 		return fault("read the known services", err)
 	}
+	b.ignoreMisnamed(known)
 	now := b.shared.Load()
 	missing := map[string]string{}
 	for name := range b.options.Services {
@@ -236,6 +240,25 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 	}
 	b.shared.CompareAndSwap(now, &next)
 	return nil
+}
+
+// ignoreMisnamed drops what a foreign worker announced under a name that can't
+// be in URLs and keys. It is called with services.mu held.
+func (b *Broker) ignoreMisnamed(known map[string]string) {
+	for name := range known {
+		if api.ValidService(name) {
+			continue
+		}
+		delete(known, name)
+		if b.services.ignored[name] || len(b.services.ignored) >= maxMisnamed {
+			continue
+		}
+		if b.services.ignored == nil {
+			b.services.ignored = map[string]bool{}
+		}
+		b.services.ignored[name] = true
+		b.log.Warn("an announced service is ignored: its name is not allowed", "service", name, "allowed", api.ServiceNames)
+	}
 }
 
 func decodeAnnounced(value string) ServiceConfig {

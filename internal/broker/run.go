@@ -18,8 +18,9 @@ const (
 
 // refresher remembers when the services were last read.
 type refresher struct {
-	mu   sync.Mutex // guards last, and lets one read at a time
-	last time.Time
+	mu      sync.Mutex // guards the rest, and lets one read at a time
+	last    time.Time
+	ignored map[string]bool // announced names that no service may have, said once
 }
 
 func (r *refresher) due(every time.Duration) bool {

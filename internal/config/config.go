@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +24,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"github.com/goccy/go-yaml"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/auth"
 )
 
@@ -207,8 +207,6 @@ func variables(environ []string) (map[string]string, error) {
 // clientVariables belong to the client commands, not to a gateway.
 var clientVariables = []string{Prefix + "URL", Prefix + "API_KEY", Prefix + "CONFIG"}
 
-var serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-
 // Check says in one line what can't be, naming key, value and what is allowed.
 func (c Config) Check() error {
 	switch {
@@ -236,8 +234,8 @@ func (c Config) Check() error {
 		return err
 	}
 	for name, s := range c.Services {
-		if !serviceName.MatchString(name) {
-			return fmt.Errorf("services: %q is not a name of lower-case letters, digits, '.', '_' and '-', at most 64", name)
+		if !api.ValidService(name) {
+			return fmt.Errorf("services: %q can't be the name of a service: want %s", name, api.ServiceNames)
 		}
 		if err := s.check("services."+name, c.Bounds); err != nil {
 			return err

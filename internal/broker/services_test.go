@@ -1,0 +1,61 @@
+package broker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// A foreign worker may write any name; only what fits URLs and keys is a service.
+func TestMisnamedServiceIsIgnored(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
+		for _, name := range []string{"Loud", "a b", "a}{1", "fine"} {
+			if err := r.Client.HSet(t.Context(), "cc:services", name, "{}").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := open(t, r)
+		for name, want := range map[string]bool{"Loud": false, "a b": false, "a}{1": false, "fine": true, "echo": true} {
+			if known, err := b.KnowsService(t.Context(), name); err != nil || known != want {
+				t.Errorf("%q: known %v, %v", name, known, err)
+			}
+		}
+		if got := b.Services(); !slices.Equal(got, []string{"echo", "fine"}) {
+			t.Errorf("services %v", got)
+		}
+		for _, key := range r.Keys(t) {
+			if strings.Contains(key, "queue:") && !strings.HasSuffix(key, ":echo") && !strings.HasSuffix(key, ":fine") {
+				t.Errorf("made the stream %s", key)
+			}
+		}
+	})
+}
+
+func TestMisnamedServiceIsSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mini, dial := redistest.Pipe(t)
+		mini.HSet("cc:services", "Loud", "{}")
+		var log bytes.Buffer
+		b, err := broker.Open(t.Context(), broker.Options{URL: "redis://pipe:1", Dial: dial, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second) // the services are read every second
+		defer stop()
+		if err := errors.Join(b.Run(ctx), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(log.String(), "Loud"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, log.String())
+		}
+	})
+}
