@@ -252,6 +252,9 @@ type pipes struct {
 	conns chan net.Conn // dial sends, Accept receives
 	done  chan struct{} // closed by Close
 	once  sync.Once
+
+	mu   sync.Mutex // guards open
+	open []net.Conn // the clients' ends
 }
 
 func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
@@ -260,11 +263,23 @@ func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	mine, theirs := net.Pipe()
 	select {
 	case p.conns <- theirs:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.open = append(p.open, mine)
 		return mine, nil
 	case <-p.done:
 		return nil, net.ErrClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// hangUp has all clients leave.
+func (p *pipes) hangUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.open {
+		c.Close()
 	}
 }
 
