@@ -24,6 +24,7 @@ local P = ARGV[1]
 local WEEK = 604800000       -- safety net: how long a forgotten open record lives
 local CALLBACK_WINDOW = 172800000 -- longest a record outlives its retention for an owed callback
 local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
+local MAX_CODE = 64          -- bytes of a worker's error code that are kept
 local MAX_WAITERS = 64       -- gateways; the oldest is dropped, and re-reads by itself
 
 local time = redis.call('TIME')
@@ -185,7 +186,7 @@ local function finish(r, o)
   local function set(name, value)
     if value then f[#f + 1] = name; f[#f + 1] = value end
   end
-  set('code', o.code)
+  set('code', o.code and string.sub(o.code, 1, MAX_CODE))
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
   set('rtype', o.rtype)
   set('rstatus', o.rstatus)

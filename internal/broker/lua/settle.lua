@@ -29,6 +29,9 @@ local function aside(kind, cause, entry, f)
   note(kind)
 end
 
+-- content_type is what the worker said, in one line of a bounded length.
+local function content_type(f) return string.sub((string.gsub(f.content_type or '', '%c', '')), 1, 255) end
+
 -- renew lets the worker keep its entry from the instant at which Redis took
 -- the reply, and fixes when the attempt was claimed.
 local function renew(r, at)
@@ -116,7 +119,7 @@ local function settle(entry, f, n)
       return note('oversize', id, r.service)
     end
     local code = tonumber(f.status_code or '')
-    local o = { rtype = f.content_type or '', reply = body, by_worker = true,
+    local o = { rtype = content_type(f), reply = body, by_worker = true,
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
     if kind == 'final' then
       o.status, o.reason = 'succeeded', ''
@@ -141,8 +144,7 @@ local function settle(entry, f, n)
   if kind == 'heartbeat' then return note('heartbeat', id, r.service) end
   if #body > tonumber(ARGV[6]) then return aside('oversize', 'event', entry, f) end
   r.seq = r.seq + 1
-  local content_type = string.sub((string.gsub(f.content_type or '', '%c', '')), 1, 255)
-  redis.call('RPUSH', events_key(id), int(at) .. ' ' .. kind .. ' ' .. content_type .. '\n' .. body)
+  redis.call('RPUSH', events_key(id), int(at) .. ' ' .. kind .. ' ' .. content_type(f) .. '\n' .. body)
   redis.call('LTRIM', events_key(id), -tonumber(ARGV[5]), -1)
   redis.call('PEXPIREAT', events_key(id), int(r.deadline + WEEK))
   redis.call('HSET', r.key, 'seq', int(r.seq))
