@@ -46,7 +46,8 @@ var parsed = sync.OnceValues(func() (routers.Router, error) {
 	return legacy.NewRouter(doc)
 })
 
-// offContract marks a call that no contract lists: a test says so.
+// offContract marks a call whose answer no contract lists, such as a status that
+// a worker chose: a test says so.
 const offContract = "Off-Contract: yes"
 
 // checked is a transport that holds every call and every answer against the

@@ -73,13 +73,14 @@ func vet(h http.Header) error {
 	for name, values := range h {
 		option := strings.HasPrefix(name, api.OptionPrefix)
 		if option && !slices.Contains(api.Options, name) {
-			return fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", name, strings.Join(api.Options, ", "))
+			return fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", quoted(name), strings.Join(api.Options, ", "))
 		}
-		if option && len(values) > 1 {
+		single := option || name == "Content-Type"
+		if single && len(values) > 1 {
 			return fail("invalid-option", "%s is given %d times. Nothing was accepted; give it once.", name, len(values))
 		}
-		if (option || name == "Content-Type" || isForwarded(name)) && slices.ContainsFunc(values, unfit) {
-			return fail("invalid-option", "Header %s has bytes that are not valid UTF-8 text, or control characters. Nothing was accepted.", name)
+		if (single || isForwarded(name)) && slices.ContainsFunc(values, unfit) {
+			return fail("invalid-option", "Header %s has bytes that are not valid UTF-8 text, or control characters. Nothing was accepted.", quoted(name))
 		}
 	}
 	if len(h.Get("Content-Type")) > longestType {
@@ -98,11 +99,11 @@ func unfit(v string) bool {
 // with.
 var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.{0,64})?$`)
 
-// traceparent is carried as it came; one that can't be read is dropped, as the
-// standard says (section 4.3).
+// traceparent is carried as it came; one that can't be read, or more than one,
+// is dropped, as the standard says (section 4.3).
 func traceparent(h http.Header) string {
 	value := h.Get(api.HeaderTraceparent)
-	if unfit(value) || !traceparentForm.MatchString(value) {
+	if len(h.Values(api.HeaderTraceparent)) != 1 || unfit(value) || !traceparentForm.MatchString(value) {
 		return ""
 	}
 	return value
