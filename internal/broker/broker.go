@@ -108,13 +108,13 @@ type Broker struct {
 	reads   *batch[readAsk, any]
 	sends   *batch[outgoing, struct{}]
 
-	shared     atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
-	health     atomic.Pointer[error]      // nil pointer value: healthy
-	memoryFull atomic.Bool
-	samples    sampler
-	services   refresher
-	counters   counters
-	closing    sync.Once
+	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
+	health   atomic.Pointer[error]      // nil pointer value: healthy
+	memory   memory
+	samples  sampler
+	services refresher
+	counters counters
+	closing  sync.Once
 }
 
 // Open connects, agrees with the other gateways on the configuration, and
@@ -162,6 +162,7 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.configure(ctx); err != nil {
 		return err
 	}
+	b.checkMemory(ctx)
 	return b.refreshServices(ctx)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -13,7 +12,6 @@ const (
 	healthInterval  = 500 * time.Millisecond
 	healthTimeout   = time.Second
 	refreshInterval = time.Second // how soon every gateway knows a new service
-	memoryShare     = 0.8         // of maxmemory; the rest is for replies to accepted work
 )
 
 // refresher remembers when the services were last read.
@@ -101,19 +99,4 @@ func (b *Broker) refresh(ctx context.Context) error {
 	}
 	b.checkMemory(ctx)
 	return b.refreshServices(ctx)
-}
-
-// checkMemory stops admission before Redis is full: then replies would be
-// refused as well, and accepted work could not end.
-func (b *Broker) checkMemory(ctx context.Context) {
-	info, err := b.redis.commands.Info(ctx, "memory").Result()
-	if err != nil {
-		return // the embedded one has no such section, and no limit
-	}
-	used, _ := strconv.ParseFloat(infoField(info, "used_memory"), 64)
-	most, _ := strconv.ParseFloat(infoField(info, "maxmemory"), 64)
-	full := most > 0 && used >= memoryShare*most
-	if full != b.memoryFull.Swap(full) {
-		b.log.Warn("admission by memory of Redis changed", "refusing", full, "used", used, "maxmemory", most)
-	}
 }

@@ -67,7 +67,10 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 	if !known {
 		return Record{}, false, ErrUnknownService
 	}
-	if err := b.admit(); err != nil {
+	if err := b.Ready(); err != nil {
+		return Record{}, false, err
+	}
+	if err := b.admitBytes(ctx, len(s.Body)); err != nil {
 		return Record{}, false, err
 	}
 	sub := submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
@@ -107,17 +110,6 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		}
 	}
 	return Record{}, false, fmt.Errorf("submit: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
-}
-
-// admit refuses new work while Redis is away or has to keep its room for replies.
-func (b *Broker) admit() error {
-	if err := b.Ready(); err != nil {
-		return err
-	}
-	if b.memoryFull.Load() {
-		return ErrMemory
-	}
-	return nil
 }
 
 func (b *Broker) replay(ctx context.Context, text string) (Record, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,16 @@ func TestRedisFull(t *testing.T) {
 			t.Fatalf("submit number %d: %d %s", n, a.code, a.body)
 		}
 		waiting = append(waiting, a.status(t))
+	}
+	var used int
+	info, _ := r.Client.Info(t.Context(), "memory").Result()
+	for line := range strings.Lines(info) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "used_memory:"); ok {
+			used, _ = strconv.Atoi(n)
+		}
+	}
+	if share := float64(used) / limit; share < 0.7 || share > 0.85 {
+		t.Errorf("admission stopped at %.0f %% of maxmemory, want 80 %%", 100*share)
 	}
 	r.Client.ConfigSet(t.Context(), "maxmemory", "1mb") // as if somebody else had filled it
 	if a := h.do("POST", running.Links.Cancel, ""); a.code != 200 || a.status(t).Status != api.Canceled {

@@ -1,0 +1,65 @@
+package broker
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	memoryShare = 0.8 // of maxmemory for new requests; the rest is for replies to accepted work
+	// After each look at Redis' memory, a process takes in at most a 16th of
+	// what was free before it looks again, so that many gateways in a burst stop
+	// in time too; but a 400th of maxmemory at least, so that it need not look
+	// for every request.
+	memoryCredit    = 16
+	memoryLeast     = 400
+	requestOverhead = 2 << 10 // bytes that Redis needs for a request beside its body
+)
+
+// memory is what this process knows of Redis' memory.
+type memory struct {
+	limited atomic.Bool  // maxmemory is set
+	full    atomic.Bool  // new requests are refused
+	credit  atomic.Int64 // bytes that may be taken in before the next look
+	look    sync.Mutex   // one look at a time
+}
+
+// admitBytes refuses a new request where Redis has to keep its room for
+// replies: if it were full, accepted work could not end.
+func (b *Broker) admitBytes(ctx context.Context, n int) error {
+	m := &b.memory
+	if m.limited.Load() && !m.full.Load() {
+		cost := int64(n + requestOverhead)
+		if m.credit.Add(-cost) < 0 {
+			m.look.Lock()
+			if m.credit.Load() < 0 { // nobody looked meanwhile
+				b.checkMemory(ctx)
+				m.credit.Add(-cost)
+			}
+			m.look.Unlock()
+		}
+	}
+	if m.full.Load() {
+		return ErrMemory
+	}
+	return nil
+}
+
+// checkMemory looks how full Redis is.
+func (b *Broker) checkMemory(ctx context.Context) {
+	info, err := b.redis.commands.Info(ctx, "memory").Result()
+	if err != nil {
+		return // the embedded one has no such section, and no limit
+	}
+	used, _ := strconv.ParseInt(infoField(info, "used_memory"), 10, 64)
+	most, _ := strconv.ParseInt(infoField(info, "maxmemory"), 10, 64)
+	room := int64(memoryShare*float64(most)) - used
+	b.memory.limited.Store(most > 0)
+	b.memory.credit.Store(max(room/memoryCredit, most/memoryLeast))
+	full := most > 0 && room <= 0
+	if full != b.memory.full.Swap(full) {
+		b.log.Warn("admission by memory of Redis changed", "refusing", full, "used", used, "maxmemory", most)
+	}
+}
