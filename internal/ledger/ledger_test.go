@@ -34,10 +34,12 @@ const (
 	clients  = 24
 	gateways = 3
 	workers  = 4
+	lease    = 2 * time.Second
 	settings = "log: {level: warn}\ndefaults: {lease: 2s, max_attempts: 20, timeout: 4m}\n"
 
 	quick = "quick" // answers at once
 	slow  = "slow"  // holds a request for up to longest, so that a kill meets running ones
+	stuck = "stuck" // never answers
 	every = 4       // one request in so many is a slow one
 
 	longest   = 600 * time.Millisecond
@@ -75,6 +77,10 @@ func work(redisURL string) error {
 	w := worker.New(redisURL, worker.Logger(slog.New(slog.DiscardHandler)))
 	w.Handle(quick, echo(0))
 	w.Handle(slow, echo(longest))
+	w.Handle(stuck, func(ctx context.Context, _ *worker.Request) (worker.Reply, error) {
+		<-ctx.Done()
+		return worker.Reply{}, context.Cause(ctx)
+	})
 	return w.Run(context.Background())
 }
 

@@ -1,0 +1,94 @@
+package ledger_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/api/client"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// All clocks run on after the gateway that accepted the request was killed, and
+// each names itself.
+func TestClocksOutliveTheirGateway(t *testing.T) {
+	r := redistest.Start(t)
+	f := deploy(t, r.URL)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	if _, err := submit(ctx, f, 0, "warm-up"); err != nil {
+		t.Fatal(err)
+	}
+	idle := "nobody" // known by its announcement, answered by no one
+	r.Client.HSetNX(ctx, "cc:services", idle, "{}")
+	tests := map[string]struct {
+		service string
+		request client.Request
+		limit   time.Duration
+	}{
+		"start": {idle, client.Request{StartTimeout: time.Second}, time.Second},
+		"total": {idle, client.Request{Timeout: 1500 * time.Millisecond}, 1500 * time.Millisecond},
+		"run":   {stuck, client.Request{RunTimeout: time.Second}, time.Second},
+	}
+	accepted := map[string]api.Status{}
+	for reason, test := range tests {
+		for accepted[reason].CorrelationID == "" {
+			s, err := one(f, 0).Submit(ctx, test.service, test.request)
+			if ctx.Err() != nil {
+				t.Fatalf("%s: %v", reason, err)
+			}
+			accepted[reason] = s // a service is known within a second
+		}
+	}
+	f.procs[0].kill()
+	f.procs[0].start(t) // for the end of the test; its clocks are in Redis
+	for reason, test := range tests {
+		s, err := one(f, 1).Wait(ctx, accepted[reason].CorrelationID)
+		if err != nil || s.Status != api.TimedOut || s.Reason != reason {
+			t.Errorf("%s: %s, %q, %v", reason, s.Status, s.Reason, err)
+			continue
+		}
+		began := time.Time(s.CreatedAt)
+		if reason == "run" {
+			began = time.Time(s.StartedAt)
+		}
+		if late := time.Time(s.FinishedAt).Sub(began) - test.limit; late < 0 || late > 10*time.Second {
+			t.Errorf("%s fired %v after its limit", reason, late)
+		}
+	}
+}
+
+// A request whose worker is killed runs again on another one, within its lease
+// and five seconds.
+func TestKilledWorkerLosesNothing(t *testing.T) {
+	r := redistest.Start(t)
+	f := deploy(t, r.URL)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	if _, err := submit(ctx, f, 0, "warm-up"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := one(f, 0).Submit(ctx, stuck, client.Request{Body: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s.Status != api.Running {
+		if s, err = one(f, 0).Status(ctx, s.CorrelationID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed := time.Now()
+	for _, p := range f.procs[gateways:] { // whoever has it; they come back at once
+		p.kill()
+		p.start(t)
+	}
+	for s.Attempt < 2 || s.Status != api.Running {
+		if s, err = one(f, 0).Status(ctx, s.CorrelationID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(killed); took > lease+5*time.Second {
+		t.Errorf("it ran again after %v, want %v at most", took, lease+5*time.Second)
+	}
+}
