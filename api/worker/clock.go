@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 // clock knows how far Redis' clock is ahead of ours: deadlines are Redis', and a
@@ -20,7 +21,7 @@ func (c *clock) follow(ctx context.Context, b *broker.Broker) {
 			trip := time.Since(asked)
 			c.ahead.Store(int64(theirs.Sub(asked.Add(trip / 2))))
 		}
-		if !pause(ctx, clockEvery) {
+		if !loop.Rest(ctx, clockEvery) {
 			return
 		}
 	}

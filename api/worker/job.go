@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -97,7 +98,7 @@ func (j *job) beat() (stop func()) {
 	ctx, cancel := context.WithCancel(j.ctx)
 	var done sync.WaitGroup
 	done.Go(func() {
-		for pause(ctx, every) {
+		for loop.Rest(ctx, every) {
 			if err := j.run.broker.Send(ctx, j.delivery, broker.WorkerReply{Type: "heartbeat"}); err != nil && ctx.Err() == nil {
 				j.log.Warn("heartbeat was not sent", "error", err)
 			}

@@ -12,12 +12,12 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
 	claimBlock   = time.Second            // of one claim; bounds how long a drain waits for it
 	troublePause = 250 * time.Millisecond // after an error of Redis, jittered
-	logEvery     = time.Second            // an outage is said once a second, not once a try
 	clockEvery   = time.Minute            // clocks drift by milliseconds a minute
 )
 
@@ -83,7 +83,7 @@ func (w *Worker) open(ctx context.Context) (*broker.Broker, error) {
 	for name, s := range w.services {
 		announced[name] = broker.Announcement{Lease: s.lease}
 	}
-	said := complaints{log: w.options.logger}
+	trouble := loop.Trouble{Log: w.options.logger}
 	for ctx.Err() == nil {
 		b, err := broker.Open(ctx, broker.Options{
 			URL: w.url, Name: w.options.name, Logger: w.options.logger, Dial: w.options.dial,
@@ -97,15 +97,15 @@ func (w *Worker) open(ctx context.Context) (*broker.Broker, error) {
 		if !errors.Is(err, broker.ErrUnavailable) {
 			return nil, fmt.Errorf("worker: %w", err)
 		}
-		said.about("the worker waits for Redis", err)
-		pause(ctx, troublePause+rand.N(troublePause))
+		trouble.Warn("the worker waits for Redis", "error", err)
+		loop.Rest(ctx, troublePause+rand.N(troublePause))
 	}
 	return nil, nil
 }
 
 // claim takes work while there are free slots, until ctx ends.
 func (r *run) claim(ctx context.Context, services []string) {
-	said := complaints{log: r.log}
+	trouble := loop.Trouble{Log: r.log}
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,8 +127,8 @@ func (r *run) claim(ctx context.Context, services []string) {
 			r.slots <- struct{}{}
 		}
 		if err != nil {
-			said.about("the worker can't claim work; trying again", err)
-			pause(ctx, troublePause+rand.N(troublePause))
+			trouble.Warn("the worker can't claim work; trying again", "error", err)
+			loop.Rest(ctx, troublePause+rand.N(troublePause))
 		}
 	}
 }
@@ -183,29 +183,4 @@ func (r *run) running() []*job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Keys(r.jobs))
-}
-
-// complaints logs an outage at most once a second.
-type complaints struct {
-	log  *slog.Logger
-	last time.Time
-}
-
-func (c *complaints) about(what string, err error) {
-	if now := time.Now(); now.Sub(c.last) >= logEvery {
-		c.last = now
-		c.log.Warn(what, "error", err)
-	}
-}
-
-// pause waits, and tells whether ctx still runs.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -52,7 +53,7 @@ func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict
 	}
 	p := partitionOf(id)
 	for try := range endTries {
-		if try > 0 && !pause(ctx, endPause) {
+		if try > 0 && !loop.Rest(ctx, endPause) {
 			break
 		}
 		var raw any

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 // Delivery is a work entry that a worker claimed.
@@ -189,7 +191,7 @@ func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
 		if err == nil || errors.Is(err, ErrClosed) {
 			return err
 		}
-		if !pause(ctx, sendPause) {
+		if !loop.Rest(ctx, sendPause) {
 			return fault("send a reply", err)
 		}
 	}

@@ -106,18 +106,6 @@ func lostGroup(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "NOGROUP") || strings.Contains(err.Error(), "UNBLOCKED"))
 }
 
-// pause waits, and tells whether ctx still runs.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
 // pubsubSilence is after how long without a message a subscription is probed: a
 // half-open connection says nothing for ever.
 const pubsubSilence = 3 * time.Second

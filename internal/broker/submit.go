@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -106,7 +107,7 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 			r, err := b.replay(ctx, answer[1])
 			return r, true, err
 		case "moved":
-			pause(ctx, raiseMargin/4)
+			loop.Rest(ctx, raiseMargin/4)
 		}
 	}
 	return Record{}, false, fmt.Errorf("submit: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
@@ -137,7 +138,7 @@ func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
 	defer stop()
 	todo := calls
 	for try := range submitTries {
-		if try > 0 && !pause(ctx, submitPause) {
+		if try > 0 && !loop.Rest(ctx, submitPause) {
 			break
 		}
 		if todo = b.trySubmits(ctx, todo); len(todo) == 0 {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -44,7 +45,7 @@ func (b *Broker) subscribe(ctx context.Context, channels []string, message func(
 		if err := b.listen(ctx, channels, message, resumed); err != nil && ctx.Err() == nil {
 			b.log.Debug("subscription ended, subscribing again", "error", err)
 		}
-		pause(ctx, reconnectPause)
+		loop.Rest(ctx, reconnectPause)
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api/webhook"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -37,7 +38,6 @@ const (
 
 	claimBlock   = time.Second            // of one claim; bounds how long a drain waits for it
 	troublePause = 250 * time.Millisecond // after an error of Redis, jittered
-	logEvery     = time.Second            // an outage is said once a second, not once a try
 	settleBudget = 5 * time.Second        // to say in Redis what came of an attempt
 	drainTime    = 5 * time.Second        // for deliveries under way when Run is told to end
 )
@@ -124,7 +124,7 @@ func (d *Deliverer) Run(ctx context.Context) error {
 // claim takes owed callbacks while there are free slots, until ctx ends.
 func (d *Deliverer) claim(ctx, sending context.Context, all *sync.WaitGroup) {
 	slots := make(chan struct{}, inFlight) // holds one element for each delivery; never closed
-	var said time.Time
+	trouble := loop.Trouble{Log: d.log}
 	for {
 		select {
 		case <-ctx.Done():
@@ -149,11 +149,8 @@ func (d *Deliverer) claim(ctx, sending context.Context, all *sync.WaitGroup) {
 			})
 		}
 		if err != nil {
-			if now := time.Now(); now.Sub(said) >= logEvery {
-				said = now
-				d.log.Warn("callbacks are held up; trying again", "error", err)
-			}
-			pause(ctx, troublePause+rand.N(troublePause))
+			trouble.Warn("callbacks are held up; trying again", "error", err)
+			loop.Rest(ctx, troublePause+rand.N(troublePause))
 		}
 	}
 }
@@ -234,21 +231,9 @@ func (d *Deliverer) settle(log *slog.Logger, do func(context.Context) error) {
 		if err == nil {
 			return
 		}
-		if errors.Is(err, broker.ErrClosed) || !pause(ctx, troublePause) {
+		if errors.Is(err, broker.ErrClosed) || !loop.Rest(ctx, troublePause) {
 			log.Warn("what came of a callback is not written down; it is handed out again", "error", err)
 			return
 		}
-	}
-}
-
-// pause waits, and tells whether ctx still runs.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

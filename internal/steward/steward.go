@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -35,17 +36,16 @@ const (
 	sweepEvery   = 5 * time.Second
 	tidyEvery    = time.Minute
 	troublePause = 250 * time.Millisecond // after an error of Redis
-	logEvery     = time.Second            // an outage is said once a second, not once a try
 	handover     = 2 * time.Second        // to give the leases up in
 	rescan       = 5 * time.Second        // how soon a partition that was added gets its steward
 )
 
 // Steward does the upkeep of the partitions that this process holds.
 type Steward struct {
-	broker *broker.Broker
-	log    *slog.Logger
-	held   atomic.Int64
-	said   atomic.Int64 // Unix ms of the last complaint
+	broker  *broker.Broker
+	log     *slog.Logger
+	held    atomic.Int64
+	trouble loop.Trouble
 
 	mu    sync.Mutex            // guards freed
 	freed map[int]chan struct{} // by partition: somebody gave it up; capacity 1, never closed
@@ -53,7 +53,7 @@ type Steward struct {
 
 // New makes a steward; Run starts it.
 func New(b *broker.Broker, log *slog.Logger) *Steward {
-	return &Steward{broker: b, log: log, freed: map[int]chan struct{}{}}
+	return &Steward{broker: b, log: log, trouble: loop.Trouble{Log: log}, freed: map[int]chan struct{}{}}
 }
 
 // Held is how many partitions this process does.
@@ -70,7 +70,7 @@ func (s *Steward) Run(ctx context.Context) error {
 			p, freed := started, s.freedChannel(started)
 			all.Go(func() { s.compete(ctx, p, freed) })
 		}
-		if !pause(ctx, rescan) {
+		if !loop.Rest(ctx, rescan) {
 			break
 		}
 	}
@@ -85,7 +85,7 @@ func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
 		switch {
 		case err != nil:
 			s.complain(ctx, "hold a partition", p, err)
-			pause(ctx, troublePause)
+			loop.Rest(ctx, troublePause)
 		case held:
 			s.held.Add(1)
 			s.tend(ctx, p)
@@ -124,7 +124,7 @@ func (s *Steward) tend(ctx context.Context, p int) {
 
 // renew keeps the lease, and returns when another process has it.
 func (s *Steward) renew(ctx context.Context, p int) {
-	for pause(ctx, renewal) {
+	for loop.Rest(ctx, renewal) {
 		held, _, err := s.broker.Hold(ctx, p, lease)
 		if err != nil {
 			s.complain(ctx, "renew the lease of a partition", p, err)
@@ -146,7 +146,7 @@ func (s *Steward) settle(ctx context.Context, p int) {
 		}
 		if err != nil {
 			s.complain(ctx, "settle replies", p, err)
-			pause(ctx, troublePause)
+			loop.Rest(ctx, troublePause)
 		}
 	}
 }
@@ -229,7 +229,7 @@ func (s *Steward) tidy(ctx context.Context, p int) error {
 }
 
 func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doing string, do func(context.Context, int) error) {
-	for pause(ctx, interval) {
+	for loop.Rest(ctx, interval) {
 		if err := do(ctx, p); err != nil {
 			s.complain(ctx, doing, p, err)
 		}
@@ -241,10 +241,7 @@ func (s *Steward) complain(ctx context.Context, doing string, p int, err error) 
 	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
 		return
 	}
-	now, last := time.Now().UnixMilli(), s.said.Load()
-	if now-last >= logEvery.Milliseconds() && s.said.CompareAndSwap(last, now) {
-		s.log.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)
-	}
+	s.trouble.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)
 }
 
 func (s *Steward) announceFreed(p int) {
@@ -267,15 +264,4 @@ func (s *Steward) freedChannel(p int) chan struct{} {
 		s.freed[p] = make(chan struct{}, 1)
 	}
 	return s.freed[p]
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
