@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 	"pgregory.net/rapid"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -19,6 +21,7 @@ import (
 // broker on an embedded Redis inside a bubble, where time passes when it says.
 type life struct {
 	b        *broker.Broker
+	rude     *redis.Client // does what no worker should
 	requests map[correlation.ID]*witness
 	held     []broker.Delivery // by workers, dead ones too
 	sent     map[string]int    // body of a reply → attempt that it was sent for
@@ -59,7 +62,7 @@ func drawStep() *rapid.Generator[step] {
 		return step{
 			Do: rapid.SampledFrom([]string{
 				"submit", "submit", "claim", "claim", "progress", "final", "final", "failed", "retry", "retry at once",
-				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete",
+				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete", "ack", "sweep",
 			}).Draw(t, "do"),
 			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
 			Wait: time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond,
@@ -69,6 +72,11 @@ func drawStep() *rapid.Generator[step] {
 
 func live(t *testing.T, history []step) (broken string) {
 	_, dial := redistest.Pipe(t)
+	rude := redis.NewClient(&redis.Options{
+		Dialer: dial, DisableIdentity: true, Protocol: 2,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	defer rude.Close()
 	b, err := broker.Open(t.Context(), broker.Options{
 		URL: "redis://bubble:6379", Dial: dial, Logger: slog.New(slog.DiscardHandler),
 		Services: map[string]broker.ServiceConfig{"echo": {
@@ -80,7 +88,7 @@ func live(t *testing.T, history []step) (broken string) {
 		return err.Error()
 	}
 	defer b.Close()
-	l := &life{b: b, requests: map[correlation.ID]*witness{}, sent: map[string]int{}}
+	l := &life{b: b, rude: rude, requests: map[correlation.ID]*witness{}, sent: map[string]int{}}
 	for i, s := range history {
 		if err := l.step(t, s); err != nil {
 			return fmt.Sprintf("step %d, %s: %v", i, s.Do, err)
@@ -161,6 +169,15 @@ func (l *life) step(t *testing.T, s step) error {
 		return err
 	case "decide":
 		_, err := l.b.Decide(ctx, 0)
+		return err
+	case "ack": // a worker acknowledges by itself
+		for _, p := range l.rude.XPendingExt(ctx, &redis.XPendingExtArgs{
+			Stream: "cc:{0}:queue:echo", Group: "workers", Start: "-", End: "+", Count: 1,
+		}).Val() {
+			return l.rude.XAck(ctx, "cc:{0}:queue:echo", "workers", p.ID).Err()
+		}
+	case "sweep":
+		_, _, err := l.b.Sweep(ctx, 0, "echo", "")
 		return err
 	case "lapse":
 		_, err := l.b.Lapse(ctx, 0, "echo")
