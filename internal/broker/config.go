@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -133,7 +134,7 @@ func (b *Broker) checkServer(ctx context.Context) error {
 		if strings.Contains(err.Error(), "not supported") {
 			return nil // the embedded one knows no sections
 		}
-		return fault("ask Redis for its version", err)
+		return refusal(fault("ask Redis for its version", err))
 	}
 	if version, _, _ := strings.Cut(infoField(info, "redis_version"), "."); version != "" && number(version) < 7 {
 		return fmt.Errorf("Redis %s is too old: coatcheck needs 7.0 or newer", infoField(info, "redis_version"))
@@ -146,6 +147,21 @@ func (b *Broker) checkServer(ctx context.Context) error {
 		return fmt.Errorf("maxmemory-policy of Redis is %s, which drops accepted requests when memory runs short: set it to noeviction", p)
 	}
 	return nil
+}
+
+// refusal tells a Redis that answers, but not to us, from one that is away:
+// waiting would not help.
+func refusal(err error) error {
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return fmt.Errorf("the certificate of Redis can't be trusted: %w", untrusted.Err)
+	}
+	for _, code := range []string{"WRONGPASS", "NOAUTH", "NOPERM"} {
+		if strings.Contains(err.Error(), code) {
+			return fmt.Errorf("Redis refuses the user or password of the URL (%s)", code)
+		}
+	}
+	return err
 }
 
 func infoField(info, name string) string {

@@ -1,0 +1,115 @@
+package broker_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// Each kind of URL that serve and worker take leads to a Redis that works, and
+// a password that is wrong is said without the password.
+func TestURLs(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "redis.sock")
+	certificate, key := selfSigned(t, dir)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure := l.Addr().String()
+	_, port, _ := net.SplitHostPort(secure)
+	l.Close()
+	redis := redistest.Start(t, "--unixsocket", socket, "--tls-port", port,
+		"--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no",
+		"--user", "gateway", "on", ">s3cret", "~*", "&*", "+@all")
+	plain := strings.TrimPrefix(redis.URL, "redis://")
+	tests := map[string]string{
+		"tcp":         redis.URL,
+		"user, db":    "redis://gateway:s3cret@" + plain + "/1",
+		"unix socket": "unix://" + socket,
+		"unix, user":  "unix://gateway:s3cret@" + socket + "?db=2",
+		"tls":         "rediss://" + secure + "?skip_verify=true",
+	}
+	for name, url := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := open(t, &redistest.Redis{URL: url})
+			r := submit(t, b, "body")
+			d := claim(t, b)
+			send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("done")})
+			settle(t, b)
+			if got := status(t, b, r.ID); got.Status != broker.Succeeded {
+				t.Errorf("%s", got.Status)
+			}
+		})
+	}
+	for name, test := range map[string]struct {
+		url, says string
+		wait      bool // it may come yet
+	}{
+		"wrong password":    {"redis://gateway:wr0ng@" + plain, "refuses the user or password", false},
+		"unknown authority": {"rediss://" + secure, "unknown authority", false},
+		"no such scheme":    {"http://user:wr0ng@" + plain, "scheme: http", false},
+		"nobody there":      {"redis://user:wr0ng@127.0.0.1:1", "can't be reached", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun := time.Now()
+			b, err := broker.Open(t.Context(), broker.Options{URL: test.url, Logger: slog.New(slog.DiscardHandler)})
+			if err == nil {
+				b.Close()
+				t.Fatal("opened")
+			}
+			if strings.Contains(err.Error(), "wr0ng") || !strings.Contains(err.Error(), test.says) || errors.Is(err, broker.ErrUnavailable) != test.wait {
+				t.Error(err)
+			}
+			if took := time.Since(begun); took > 5*time.Second {
+				t.Errorf("said after %v", took)
+			}
+		})
+	}
+}
+
+// selfSigned makes a certificate for the loopback address.
+func selfSigned(t *testing.T, dir string) (certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "redis"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, key = filepath.Join(dir, "redis.crt"), filepath.Join(dir, "redis.key")
+	for file, block := range map[string]*pem.Block{
+		certificate: {Type: "CERTIFICATE", Bytes: signed},
+		key:         {Type: "PRIVATE KEY", Bytes: encoded},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certificate, key
+}
