@@ -10,6 +10,10 @@ const (
 	HeaderLastEventID         = "Last-Event-ID" // WHATWG HTML, server-sent events
 	HeaderTraceparent         = "Traceparent"   // W3C Trace Context
 
+	// HeaderOutcome is on a worker's own reply and on nothing else: its bytes may
+	// look like a status or a problem of the gateway.
+	HeaderOutcome = "Coatcheck-Outcome"
+
 	OptionPrefix         = "Coatcheck-"
 	HeaderTimeout        = OptionPrefix + "Timeout"
 	HeaderStartTimeout   = OptionPrefix + "Start-Timeout"

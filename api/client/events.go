@@ -1,14 +1,16 @@
 package client
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"mime"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tmaxmax/go-sse"
@@ -18,7 +20,8 @@ import (
 
 const (
 	streamSilence = 45 * time.Second // three heartbeats: a connection that says less is dead
-	maxFrame      = 16 << 20         // bytes of one event
+	streamLived   = 5 * time.Second  // a stream that lasted so long was no failure, even without an event
+	maxFrame      = 1 << 20          // bytes of one event: gateways take 256 KiB of a worker, 64 KiB of a reply
 )
 
 // Event is one thing that happened to a request.
@@ -28,96 +31,136 @@ type Event struct {
 	Kind   string
 	Status api.Status // of status and outcome
 	Event  api.Event  // of progress and partial
+	Reset  api.Reset  // of reset: what is left
 }
 
+// errCut says that a stream ended too early.
+var errCut = errors.New("the stream ended before the outcome")
+
 // Events follows a request from the start to its outcome. It resumes by itself
-// where a connection breaks, without a gap or a repeat; an error ends it.
+// where a connection breaks: what is numbered comes without a gap or a repeat,
+// and a status that was shown already is not shown again. An error ends it.
 func (c *Client) Events(ctx context.Context, id string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		last, failures := 0, 0
-		for {
-			over, seen, err := c.stream(ctx, id, &last, yield)
-			if over {
+		f := following{client: c, path: requestPath(id, "/events"), yield: yield}
+		for failures := 0; ; {
+			began, before := time.Now(), f.last
+			err := f.stream(ctx)
+			if f.over {
 				return
 			}
-			if seen {
+			if f.last > before || time.Since(began) >= streamLived {
 				failures = 0
 			}
 			failures++
-			var p api.Problem
-			refused := errors.As(err, &p)
-			if kind, ok := api.ProblemNamed(p.Type); ctx.Err() != nil || failures > tries || refused && (!ok || !kind.Retry) {
-				if err == nil {
-					err = errors.New("the stream ended before the outcome")
-				}
-				yield(Event{}, unwrap(err))
-				return
+			again, ok := errors.AsType[retryable](err)
+			if ok && failures < tries {
+				err = rest(ctx, max(jittered(firstPause<<failures), again.after))
 			}
-			select {
-			case <-ctx.Done():
-				yield(Event{}, ctx.Err())
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			if err != nil {
+				yield(Event{}, fmt.Errorf("follow %s: %w", id, bare(err)))
 				return
-			case <-time.After(min(firstPause<<failures, longestPause)):
 			}
 		}
 	}
 }
 
-// stream reads one connection. over: the outcome came, or the reader left.
-func (c *Client) stream(ctx context.Context, id string, last *int, yield func(Event, error) bool) (over, seen bool, err error) {
-	ctx, stop := context.WithCancel(ctx)
+// following is one reader, over all of its connections.
+type following struct {
+	client *Client
+	path   string
+	yield  func(Event, error) bool
+	last   int        // number of the last event
+	shown  api.Status // the last one that was yielded
+	over   bool       // the outcome came, or the reader left
+}
+
+// stream reads one connection to its end, which is an error unless over.
+func (f *following) stream(ctx context.Context) error {
+	connection, stop := context.WithCancel(ctx)
 	defer stop()
+	silence := time.AfterFunc(streamSilence, stop)
+	defer silence.Stop()
 	h := http.Header{"Accept": {"text/event-stream"}}
-	if *last > 0 {
-		h.Set(api.HeaderLastEventID, strconv.Itoa(*last))
+	if f.last > 0 {
+		h.Set(api.HeaderLastEventID, strconv.Itoa(f.last))
 	}
-	response, err := c.once(ctx, http.MethodGet, requestPath(id, "/events"), h, nil)
+	response, err := f.client.once(connection, http.MethodGet, f.path, h, nil)
 	if err != nil {
-		return false, false, err
+		return f.lost(ctx, connection, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusNoContent {
-		return true, true, nil
+		f.over = true
+		return nil
 	}
-	silence := time.AfterFunc(streamSilence, stop)
-	defer silence.Stop()
+	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media != "text/event-stream" {
+		return fmt.Errorf("the answer is no event stream but %q: is this the address of a gateway?", media)
+	}
 	body := reading{response.Body, func() { silence.Reset(streamSilence) }}
 	for frame, err := range sse.Read(body, &sse.ReadConfig{MaxEventSize: maxFrame}) {
+		if errors.Is(err, bufio.ErrTooLong) {
+			return fmt.Errorf("%w: an event above %d bytes", ErrTooLarge, maxFrame)
+		}
 		if err != nil {
-			return false, seen, fmt.Errorf("read the events: %w", err)
+			return retryable{fmt.Errorf("read the events: %w", err), 0}
 		}
-		e, err := parse(frame)
-		if err != nil {
-			return false, seen, err
-		}
-		if n, err := strconv.Atoi(frame.LastEventID); err == nil && n > *last {
-			*last, seen = n, true
-		}
-		if !yield(e, nil) || e.Kind == "outcome" {
-			return true, true, nil
+		if err := f.take(frame); err != nil || f.over {
+			return err
 		}
 	}
-	return false, seen, nil
+	return retryable{errCut, 0}
 }
 
-func parse(frame sse.Event) (Event, error) {
-	e := Event{Kind: frame.Type}
+// lost says whether a connection that broke is worth another one: always, as
+// long as the reader is there, also where it was given up for its silence.
+func (f *following) lost(ctx, connection context.Context, err error) error {
+	if _, ok := errors.AsType[retryable](err); ok || ctx.Err() != nil || connection.Err() == nil {
+		return err
+	}
+	return retryable{err, 0}
+}
+
+// take hands a frame on, unless it was seen on an earlier connection.
+func (f *following) take(frame sse.Event) error {
+	e, number := Event{Kind: frame.Type}, 0
 	var err error
 	switch frame.Type {
-	case "status", "outcome":
+	case "status":
 		err = json.Unmarshal([]byte(frame.Data), &e.Status)
+		if f.shown.Status == e.Status.Status && f.shown.Attempt == e.Status.Attempt {
+			return err
+		}
+		f.shown = e.Status
+	case "outcome":
+		err = json.Unmarshal([]byte(frame.Data), &e.Status)
+		number = e.Status.Events
 	case "progress", "partial":
 		err = json.Unmarshal([]byte(frame.Data), &e.Event)
+		number = e.Event.Number
+	case "reset":
+		err = json.Unmarshal([]byte(frame.Data), &e.Reset)
+		f.last = max(f.last, e.Reset.First-1)
+	default:
+		return nil // of a gateway that is newer than this client
 	}
 	if err != nil {
-		return e, fmt.Errorf("read a %s event: %w", strings.TrimSpace(frame.Type), err)
+		return fmt.Errorf("read a %s event: %w", frame.Type, err)
 	}
-	return e, nil
+	if number != 0 && number <= f.last {
+		return nil
+	}
+	f.last = max(f.last, number)
+	f.over = !f.yield(e, nil) || e.Kind == "outcome"
+	return nil
 }
 
 // reading tells of each read that brought something, heartbeats too.
 type reading struct {
-	from  interface{ Read([]byte) (int, error) }
+	from  io.Reader
 	alive func()
 }
 

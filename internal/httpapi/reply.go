@@ -83,6 +83,7 @@ func (s *Server) raw(w http.ResponseWriter, r *http.Request, record broker.Recor
 	body := record.Reply.Body
 	h := w.Header()
 	h.Set(api.HeaderCorrelationID, record.ID.String())
+	h.Set(api.HeaderOutcome, string(record.Status))
 	h.Set("Content-Type", contentType(record.Reply.ContentType))
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")

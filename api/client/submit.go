@@ -1,0 +1,67 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/coatcheck/coatcheck/api"
+)
+
+// Request is what Submit hands in. Zero values leave what the gateway has set.
+type Request struct {
+	ContentType    string
+	Body           []byte
+	IdempotencyKey string            // default: a random one a call
+	Header         map[string]string // further headers, such as traceparent; not Prefer, the answer is always a status
+
+	Timeout, StartTimeout, RunTimeout, Retention time.Duration
+
+	CallbackURL    string
+	CallbackEvents []string // of api.CallbackEventNames; default: the four outcomes
+}
+
+// Submit hands a request in. The status has its correlation ID.
+//
+// An error that is no api.Problem, or one of the types internal and
+// effect-unknown, leaves open whether the request was accepted. Whoever must
+// know sets an IdempotencyKey and submits the same again.
+func (c *Client) Submit(ctx context.Context, service string, r Request) (api.Status, error) {
+	s, _, err := c.document(ctx, http.MethodPost, "/v1/services/"+url.PathEscape(service)+"/requests", r.headers(), r.Body)
+	return s, err
+}
+
+func (r Request) headers() http.Header {
+	h := http.Header{}
+	set := func(name, value string) {
+		if value != "" {
+			h.Set(name, value)
+		}
+	}
+	for name, value := range r.Header {
+		h.Set(name, value)
+	}
+	h.Del(api.HeaderPrefer)
+	set("Content-Type", r.ContentType)
+	for name, d := range map[string]time.Duration{
+		api.HeaderTimeout: r.Timeout, api.HeaderStartTimeout: r.StartTimeout,
+		api.HeaderRunTimeout: r.RunTimeout, api.HeaderRetention: r.Retention,
+	} {
+		if d != 0 { // a negative one is the gateway's to refuse
+			h.Set(name, d.String())
+		}
+	}
+	set(api.HeaderCallbackURL, r.CallbackURL)
+	set(api.HeaderCallbackEvents, strings.Join(r.CallbackEvents, ","))
+	set(api.HeaderIdempotencyKey, r.IdempotencyKey)
+	if h.Get(api.HeaderIdempotencyKey) == "" {
+		var raw [16]byte
+		rand.Read(raw[:])
+		h.Set(api.HeaderIdempotencyKey, hex.EncodeToString(raw[:]))
+	}
+	return h
+}
