@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
 )
 
@@ -170,6 +173,28 @@ func TestMemoryIsBounded(t *testing.T) {
 			}, tight)
 		})
 	}
+}
+
+// TestAcceptedStaysAccepted: where the reply can't be fetched after all, the
+// answer is the 202, since a 503 would say that nothing ran.
+func TestAcceptedStaysAccepted(t *testing.T) {
+	tight := func(o *httpapi.Options) { o.MaxBody = 1 << 20; o.Inflight = 1 }
+	inside(t, func(t *testing.T, f *front) {
+		stalled := f.dial()
+		fmt.Fprintf(stalled, "%sContent-Length: %d\r\n\r\n", head, 1<<20)
+		settled()
+		go f.echo(func(r *broker.WorkerReply) { r.Body = bytes.Repeat([]byte("x"), 200<<10) })
+		a := f.post(echoRequests, "hi", "Prefer: wait=5")
+		if a.StatusCode != 202 || a.status(t).Status != api.Succeeded || a.Header.Get("Location") == "" || a.Header.Get("Retry-After") != "" {
+			t.Errorf("%d %v %s", a.StatusCode, a.Header, a.body)
+		}
+		f.get(a.Header.Get("Location")+"/reply").problem(t, "memory-full")
+		stalled.Close()
+		settled()
+		if reply := f.get(a.Header.Get("Location") + "/reply"); reply.StatusCode != 200 || len(reply.body) != 200<<10 {
+			t.Errorf("later: %d, %d bytes", reply.StatusCode, len(reply.body))
+		}
+	}, tight)
 }
 
 func TestQueueFull(t *testing.T) {

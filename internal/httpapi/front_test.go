@@ -31,15 +31,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // front is a whole gateway behind an in-memory listener, on an embedded Redis,
 // inside a bubble: nothing waits for a clock, and a minute costs nothing.
 type front struct {
-	t      *testing.T
-	broker *broker.Broker
-	hub    *watch.Hub
-	server *httpapi.Server
-	http   *http.Server
-	mini   *miniredis.Miniredis
-	pipes  *pipes
-	client *http.Client
-	log    *lockedBuffer
+	t         *testing.T
+	broker    *broker.Broker
+	hub       *watch.Hub
+	server    *httpapi.Server
+	mini      *miniredis.Miniredis
+	dialRedis func(ctx context.Context, network, addr string) (net.Conn, error)
+	pipes     *pipes
+	client    *http.Client
+	log       *lockedBuffer
 
 	mu   sync.Mutex    // guards the rest
 	away bool          // Redis refuses everything
@@ -52,42 +52,12 @@ func inside(t *testing.T, test func(*testing.T, *front), change ...func(*httpapi
 	contract(t) // built outside: what it keeps outlives the bubble
 	synctest.Test(t, func(t *testing.T) {
 		mini, dial := redistest.Pipe(t)
-		f := &front{t: t, mini: mini, pipes: newPipes(), log: new(lockedBuffer)}
-		logger := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		b, err := broker.Open(t.Context(), broker.Options{
-			URL: "redis://pipe:1", Dial: dial, Logger: logger,
-			Services: map[string]broker.ServiceConfig{"echo": {MaxAttempts: 2}, "small": {MaxQueued: 1}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.broker, f.hub = b, watch.New(b, logger)
-		o := httpapi.Options{Broker: b, Hub: f.hub, Logger: logger}
-		for _, c := range change {
-			c(&o)
-		}
-		f.server = httpapi.New(o)
-		f.http = httpapi.NewHTTPServer(f.server, logger)
-		f.client = &http.Client{
-			Transport:     &checked{t: t, next: &http.Transport{DialContext: f.pipes.dial}},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
-		mini.Server().SetPreHook(f.hook)
-		ctx, stop := context.WithCancel(context.Background())
-		var all sync.WaitGroup
-		all.Go(func() { b.Run(ctx) })
-		all.Go(func() { f.hub.Run(ctx) })
-		all.Go(func() { steward.New(b, logger).Run(ctx) })
-		all.Go(func() { f.http.Serve(f.pipes) })
+		f := &front{t: t, mini: mini, dialRedis: dial, log: new(lockedBuffer)}
+		stop := f.open(change...)
 		settled()
 		defer func() {
 			f.redis(true)
-			f.hub.Drain()
-			f.client.CloseIdleConnections()
-			f.http.Close()
 			stop()
-			all.Wait()
-			b.Close()
 			mini.Close()
 			if t.Failed() {
 				t.Logf("the gateway said:\n%s", tail(f.log.String(), 4000))
@@ -95,6 +65,47 @@ func inside(t *testing.T, test func(*testing.T, *front), change ...func(*httpapi
 		}()
 		test(t, f)
 	})
+}
+
+// open starts a gateway on f's Redis. stop ends it.
+func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
+	f.t.Helper()
+	logger := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	b, err := broker.Open(f.t.Context(), broker.Options{
+		URL: "redis://pipe:1", Dial: f.dialRedis, Logger: logger,
+		Services: map[string]broker.ServiceConfig{"echo": {MaxAttempts: 2}, "small": {MaxQueued: 1}},
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.mini.Server().SetPreHook(f.hook) // there is no server before the first connection
+	f.pipes, f.broker, f.hub = newPipes(), b, watch.New(b, logger)
+	o := httpapi.Options{Broker: b, Hub: f.hub, Logger: logger}
+	for _, c := range change {
+		c(&o)
+	}
+	f.server = httpapi.New(o)
+	server := httpapi.NewHTTPServer(f.server, logger)
+	client := &http.Client{
+		Transport:     &checked{t: f.t, next: &http.Transport{DialContext: f.pipes.dial}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	f.client = client
+	ctx, end := context.WithCancel(context.Background())
+	hub, pipes := f.hub, f.pipes
+	var all sync.WaitGroup
+	all.Go(func() { b.Run(ctx) })
+	all.Go(func() { hub.Run(ctx) })
+	all.Go(func() { steward.New(b, logger).Run(ctx) })
+	all.Go(func() { server.Serve(pipes) })
+	return func() {
+		hub.Drain()
+		client.CloseIdleConnections()
+		server.Close()
+		end()
+		all.Wait()
+		b.Close()
+	}
 }
 
 // settled lets all that can be done now be done: the bubble's clock moves only

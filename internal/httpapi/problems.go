@@ -123,8 +123,9 @@ var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 
 // problem is the page at the type of a problem document.
 func (s *Server) problem(w http.ResponseWriter, r *http.Request) error {
-	kind, ok := api.ProblemNamed(param(r, "slug"))
-	if !ok {
+	slug := param(r, "slug")
+	kind, ok := api.ProblemNamed(slug)
+	if !ok || kind.Slug != slug { // it also takes a whole path
 		return failure{slug: "no-such-route"}
 	}
 	h := w.Header()

@@ -44,7 +44,12 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if prefer.wait > 0 {
 		record = s.await(r, record, prefer)
 		if answers(record) {
-			return s.raw(w, r, record, http.StatusOK)
+			err := s.raw(w, r, record, http.StatusOK)
+			if err == nil {
+				return nil
+			}
+			// It was accepted all the same, so the 202 tells of the outcome.
+			s.log(r).Debug("fetch the reply", "error", err)
 		}
 	}
 	if !record.Status.Terminal() {
