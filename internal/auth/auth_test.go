@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,14 +67,38 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 	for want, change := range map[string]func(*auth.Key){
 		"hash of API key":   func(k *auth.Key) { k.Hash = "cck_plain" },
 		"64 hexadecimal":    func(k *auth.Key) { k.Hash = "sha256:abcd" },
+		"in lower case":     func(k *auth.Key) { k.Hash = "sha256:" + strings.Repeat("AB", 32) },
+		"have the same":     func(k *auth.Key) { k.Hash = good.Hash },
 		"tenant of API key": func(k *auth.Key) { k.Tenant = "" },
 		`scope "reed"`:      func(k *auth.Key) { k.Scopes = []auth.Scope{"reed"} },
 	} {
-		bad := good
+		bad := auth.Key{Name: "cd", Hash: auth.Hash("y"), Tenant: "acme"}
 		change(&bad)
 		if err := (auth.Keys{good, bad}).Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error about %s, got %v", want, err)
 		}
+	}
+}
+
+// TestHowLongItTakesTellsNothing: a key is looked for among all, wherever it is
+// and whether it is there or not.
+func TestHowLongItTakesTellsNothing(t *testing.T) {
+	keys := make(auth.Keys, 20_000)
+	for i := range keys {
+		keys[i] = auth.Key{Hash: auth.Hash(strconv.Itoa(i)), Tenant: "t"}
+	}
+	fastest := func(key string) time.Duration {
+		least := time.Hour
+		for range 20 {
+			begun := time.Now()
+			keys.Authenticate("Bearer " + key)
+			least = min(least, time.Since(begun))
+		}
+		return least
+	}
+	first, last, none := fastest("0"), fastest(strconv.Itoa(len(keys)-1)), fastest("none")
+	if longest := max(first, last, none); longest > 5*min(first, last, none) {
+		t.Errorf("first %v, last %v, none %v", first, last, none)
 	}
 }
 

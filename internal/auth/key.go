@@ -30,11 +30,16 @@ type Keys []Key
 
 // Check reads the configured keys; the error names what is wrong.
 func (k Keys) Check() error {
+	known := map[string]string{}
 	for _, key := range k {
 		digest, ok := strings.CutPrefix(key.Hash, hashPrefix)
-		if raw, err := hex.DecodeString(digest); !ok || err != nil || len(raw) != sha256.Size {
-			return fmt.Errorf("hash of API key %q: want sha256: and 64 hexadecimal digits, as `coatcheck keys create` prints it", key.Name)
+		if raw, err := hex.DecodeString(digest); !ok || err != nil || len(raw) != sha256.Size || digest != strings.ToLower(digest) {
+			return fmt.Errorf("hash of API key %q: want sha256: and 64 hexadecimal digits in lower case, as `coatcheck keys create` prints it", key.Name)
 		}
+		if other, twice := known[digest]; twice { // whose request would it be?
+			return fmt.Errorf("API keys %q and %q have the same hash: one key can't be two", other, key.Name)
+		}
+		known[digest] = key.Name
 		if key.Tenant == "" {
 			return fmt.Errorf("tenant of API key %q is missing", key.Name)
 		}
