@@ -20,6 +20,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/contracttest"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 	"github.com/coatcheck/coatcheck/internal/steward"
@@ -49,7 +50,7 @@ type front struct {
 // inside runs a test against a gateway that knows the service "echo".
 func inside(t *testing.T, test func(*testing.T, *front), change ...func(*httpapi.Options)) {
 	t.Helper()
-	contract(t) // built outside: what it keeps outlives the bubble
+	contracttest.Read(t) // built outside: what it keeps outlives the bubble
 	synctest.Test(t, func(t *testing.T) {
 		mini, dial := redistest.Pipe(t)
 		f := &front{t: t, mini: mini, dialRedis: dial, log: new(lockedBuffer)}
@@ -87,7 +88,7 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 	f.server = httpapi.New(o)
 	server := httpapi.NewHTTPServer(f.server, logger)
 	client := &http.Client{
-		Transport:     &checked{t: f.t, next: &http.Transport{DialContext: f.pipes.dial}},
+		Transport:     contracttest.Transport(f.t, &http.Transport{DialContext: f.pipes.dial}),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	f.client = client
