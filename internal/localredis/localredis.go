@@ -1,13 +1,23 @@
-// Package localredis starts the redis-server that it finds on PATH: the durable
+// Package localredis runs the redis-server that it finds on PATH: the durable
 // one-machine mode of `coatcheck serve`. It listens on a unix socket in the data
 // directory, so nothing but this user's processes reaches it.
 //
-//	r, err := localredis.Start(ctx, "data", logger)
+//	r, err := localredis.Start(ctx, "data", logger) // returned: it answers
 //	defer r.Stop()
 //	… r.URL …
 //
-// A gateway that was killed leaves its redis-server running; the next one on
-// the same directory finds it by its socket and goes on with it.
+// Two locks in the data directory say who is there; the kernel lets go of them
+// however a process ends, so neither is ever stale:
+//
+//   - redis.lock is inherited by the redis-server and held for as long as it
+//     lives. Whoever gets it knows that there is none, and may start one: never
+//     do two servers write one append-only file.
+//   - gateways.lock is shared by all gateways on the directory. The last one to
+//     stop stops the server.
+//
+// A gateway that was killed leaves its redis-server running, and the next one
+// on the same directory goes on with it. A redis-server that was killed is
+// started again by a gateway that is there.
 package localredis
 
 import (
@@ -15,19 +25,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 )
 
 const (
-	startTimeout = 60 * time.Second // a large append-only file takes its time to load
-	stopTimeout  = 10 * time.Second
+	startTimeout = 20 * time.Second // without an answer; loading a large append-only file is one
+	stopTimeout  = 2 * time.Second  // within the time that a gateway has to exit; the server finishes by itself
 	probeEvery   = 20 * time.Millisecond
 	socketLimit  = 100 // bytes of a unix socket's path; the kernel takes 107
 )
@@ -38,12 +43,16 @@ var ErrMissing = errors.New("no redis-server on PATH: install Redis 7 or newer (
 // Redis is a running redis-server.
 type Redis struct {
 	URL string
-	pid int
-	log *slog.Logger
+
+	dir, socket string
+	log         *slog.Logger
+	gateways    *os.File      // shared lock, held until Stop
+	stop        chan struct{} // closed by Stop
+	done        chan struct{} // closed when the server is watched no more
 }
 
-// Start starts a redis-server with an append-only file in dir, or finds the one
-// that runs there. It returns once the server answers.
+// Start starts a redis-server with an append-only file in dir, or goes on with
+// the one that runs there. It returns once the server answers.
 func Start(ctx context.Context, dir string, log *slog.Logger) (*Redis, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -56,101 +65,68 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Redis, error) {
 	if len(socket) > socketLimit {
 		return nil, fmt.Errorf("data directory %s: its path is too long for a unix socket (%d bytes, at most %d)", dir, len(socket), socketLimit)
 	}
-	r := &Redis{URL: "unix://" + socket, log: log}
-	pidFile := filepath.Join(dir, "redis.pid")
-	if ping(socket) == nil {
-		if r.pid = readPID(pidFile); r.pid != 0 {
-			log.Info("found the redis-server of an earlier run", "pid", r.pid, "dir", dir)
-			return r, nil
-		}
+	r := &Redis{
+		URL: "unix://" + socket, dir: dir, socket: socket, log: log,
+		stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	path, err := exec.LookPath("redis-server")
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	if r.gateways, err = r.join(ctx); err != nil {
+		return nil, err
+	}
+	started, err := r.ensure(ctx)
 	if err != nil {
-		return nil, ErrMissing
-	}
-	logFile, err := os.OpenFile(filepath.Join(dir, "redis.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("log of redis-server: %w", err)
-	}
-	defer logFile.Close()
-	cmd := exec.Command(path, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "600", "--dir", dir,
-		"--pidfile", pidFile, "--daemonize", "no", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-		"--maxmemory-policy", "noeviction")
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the gateway, which stops it last
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start redis-server: %w", err)
-	}
-	r.pid = cmd.Process.Pid
-	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(r.pid)), 0o600); err != nil {
+		close(r.done)
 		r.Stop()
-		return nil, fmt.Errorf("remember redis-server: %w", err)
+		return nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	return r, r.await(ctx, socket, logFile.Name(), ended)
+	if !started {
+		log.Info("going on with the redis-server that runs already", "dir", dir)
+	}
+	go r.watch()
+	return r, nil
 }
 
-func (r *Redis) await(ctx context.Context, socket, log string, ended <-chan error) error {
-	ctx, stop := context.WithTimeout(ctx, startTimeout)
+// join takes a share of gateways.lock, waiting for one that is just stopping.
+func (r *Redis) join(ctx context.Context) (*os.File, error) {
+	ctx, stop := context.WithTimeout(ctx, 2*stopTimeout)
 	defer stop()
-	for ping(socket) != nil {
+	for {
+		f, err := lock(filepath.Join(r.dir, "gateways.lock"), shared)
+		if err == nil || !errors.Is(err, errTaken) {
+			return f, err
+		}
 		select {
-		case err := <-ended:
-			return fmt.Errorf("redis-server ended at its start (%w); it says why in %s", err, log)
 		case <-ctx.Done():
-			r.Stop()
-			return fmt.Errorf("redis-server does not answer; see %s", log)
+			return nil, fmt.Errorf("data directory %s: another gateway has been stopping for too long", r.dir)
 		case <-time.After(probeEvery):
 		}
 	}
-	return nil
 }
 
-// Stop ends the server; it writes what it has first.
+// Stop ends the server, which writes what it has first, unless another gateway
+// uses it.
 func (r *Redis) Stop() {
-	process, err := os.FindProcess(r.pid)
-	if err != nil || process.Signal(syscall.SIGTERM) != nil {
+	select {
+	case <-r.done:
+	default:
+		close(r.stop)
+		<-r.done
+	}
+	defer r.gateways.Close()
+	if relock(r.gateways, exclusive) != nil {
+		r.log.Info("another gateway uses the redis-server; leaving it running", "dir", r.dir)
+		return
+	}
+	if err := shutdown(r.socket); err != nil {
+		r.log.Warn("redis-server does not want to stop; leaving it running", "dir", r.dir, "error", err)
 		return
 	}
 	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(probeEvery) {
-		if process.Signal(syscall.Signal(0)) != nil {
+		if f, err := r.lockServer(); err == nil {
+			f.Close()
 			return
 		}
 	}
-	r.log.Warn("redis-server takes its time to stop; leaving it to finish", "pid", r.pid)
-}
-
-// ping asks by hand: this room knows no client library.
-func ping(socket string) error {
-	c, err := net.DialTimeout("unix", socket, time.Second)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(time.Second))
-	if _, err := c.Write([]byte("PING\r\n")); err != nil {
-		return err
-	}
-	answer := make([]byte, 64)
-	n, err := c.Read(answer)
-	if err != nil {
-		return err
-	}
-	if !strings.HasPrefix(string(answer[:n]), "+PONG") {
-		return errors.New("not ready: " + string(answer[:n]))
-	}
-	return nil
-}
-
-func readPID(file string) int {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || syscall.Kill(pid, 0) != nil {
-		return 0
-	}
-	return pid
+	r.log.Warn("redis-server takes its time to stop; leaving it to finish", "dir", r.dir)
 }

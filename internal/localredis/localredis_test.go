@@ -1,0 +1,258 @@
+package localredis
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// lines is a log that a test can wait for.
+type lines struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+	more chan struct{} // gets a value at a new line; never closed
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	l.text.Write(p)
+	l.mu.Unlock()
+	select {
+	case l.more <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+func (l *lines) await(t *testing.T, what string) {
+	t.Helper()
+	for late := time.After(10 * time.Second); ; {
+		l.mu.Lock()
+		text := l.text.String()
+		l.mu.Unlock()
+		if strings.Contains(text, what) {
+			return
+		}
+		select {
+		case <-l.more:
+		case <-late:
+			t.Fatalf("the log never says %q:\n%s", what, text)
+		}
+	}
+}
+
+func logger() (*slog.Logger, *lines) {
+	l := &lines{more: make(chan struct{}, 1)}
+	return slog.New(slog.NewTextHandler(l, nil)), l
+}
+
+// start gives a server that ends with the test, whatever happens.
+func start(t *testing.T, dir string) (*Redis, *lines) {
+	t.Helper()
+	log, said := logger()
+	r, err := Start(t.Context(), dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { shutdown(r.socket) })
+	return r, said
+}
+
+func tell(t *testing.T, r *Redis, command, want string) {
+	t.Helper()
+	if got, err := ask(r.socket, command); err != nil || got != want {
+		t.Fatalf("%s: %q, %v; want %q", command, got, err, want)
+	}
+}
+
+func pid(t *testing.T, r *Redis) int {
+	t.Helper()
+	c, err := net.Dial("unix", r.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "INFO server\r\nQUIT\r\n")
+	info, _ := io.ReadAll(c)
+	_, rest, _ := strings.Cut(string(info), "process_id:")
+	text, _, _ := strings.Cut(rest, "\r")
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("no process id in %q", info)
+	}
+	return n
+}
+
+func gone(t *testing.T, r *Redis) {
+	t.Helper()
+	if err := ping(r.socket); err == nil {
+		t.Error("the server still answers")
+	}
+	l, err := r.lockServer()
+	if err != nil {
+		t.Fatalf("the server still holds its lock: %v", err)
+	}
+	l.Close()
+}
+
+func TestDataSurvivesAStop(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "made", "for", "it")
+	r, _ := start(t, dir)
+	tell(t, r, "SET kept yes", "+OK")
+	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, r.socket: 0o600 | os.ModeSocket, r.logPath(): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v; want %v", path, info.Mode(), err, want)
+		}
+	}
+	r.Stop()
+	gone(t, r)
+	r, _ = start(t, dir)
+	tell(t, r, "GET kept", "$3\r\nyes")
+	r.Stop()
+	gone(t, r)
+}
+
+func TestTwoGatewaysShareAServer(t *testing.T) {
+	dir := t.TempDir()
+	first, _ := start(t, dir)
+	second, said := start(t, dir)
+	said.await(t, "runs already")
+	if a, b := pid(t, first), pid(t, second); a != b {
+		t.Fatalf("two servers, %d and %d, on one directory", a, b)
+	}
+	first.Stop()
+	tell(t, second, "PING", "+PONG")
+	second.Stop()
+	gone(t, second)
+}
+
+func TestKilledServerComesBackWithItsData(t *testing.T) {
+	dir := t.TempDir()
+	first, said1 := start(t, dir)
+	second, said2 := start(t, dir) // not its parent, and may have to start it all the same
+	tell(t, first, "SET kept yes", "+OK")
+	before := pid(t, first)
+	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	said1.await(t, "ended by itself")
+	said1.await(t, "runs again")
+	tell(t, first, "GET kept", "$3\r\nyes")
+	first.Stop()
+	after := pid(t, second)
+	if err := syscall.Kill(after, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	said2.await(t, "ended by itself")
+	said2.await(t, "runs again")
+	tell(t, second, "GET kept", "$3\r\nyes")
+	if third := pid(t, second); before == after || after == third {
+		t.Errorf("processes %d, %d, %d", before, after, third)
+	}
+	second.Stop()
+	gone(t, second)
+}
+
+func TestSaysWhyItCannotStart(t *testing.T) {
+	broken := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(broken, "appendonlydir"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(broken, "appendonlydir", "appendonly.aof.manifest"), []byte("garbage\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{
+		broken: "redis.log", file: "not a directory", filepath.Join(t.TempDir(), strings.Repeat("x", 100)): "too long for a unix socket",
+	} {
+		log, _ := logger()
+		_, err := Start(t.Context(), dir, log)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v, want a line about %q", err, want)
+		}
+	}
+	t.Setenv("PATH", t.TempDir())
+	log, _ := logger()
+	if _, err := Start(t.Context(), t.TempDir(), log); !errors.Is(err, ErrMissing) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A server that another one started, and that loads its data, is waited for;
+// none is started beside it.
+func TestLoadingServerIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	held, err := lock(filepath.Join(dir, "redis.lock"), exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	l, err := net.Listen("unix", filepath.Join(dir, "redis.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log, said := logger()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for n := range 4 {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadAtLeast(c, make([]byte, 64), len("PING\r\n"))
+			if n < 3 {
+				io.WriteString(c, "-LOADING Redis is loading the dataset in memory\r\n")
+			} else {
+				io.WriteString(c, "+PONG\r\n")
+			}
+			c.Close()
+		}
+		l.Close() // before Stop asks
+	}()
+	r, err := Start(t.Context(), dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-served
+	said.await(t, "loading its data")
+	held.Close()
+	r.Stop()
+	if _, err := os.Stat(r.logPath()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a second server was started: %v", err)
+	}
+}
+
+func TestStartEndsWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	held, err := lock(filepath.Join(dir, "redis.lock"), exclusive) // by a server that never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	log, _ := logger()
+	if _, err := Start(ctx, dir, log); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
