@@ -31,7 +31,7 @@ type Options struct {
 	Keys      auth.Keys // nil: no API keys are needed
 	PublicURL string    // stands before links; "" makes them paths
 	MaxBody   int64     // bytes of one request body; default 10 MiB
-	Inflight  int64     // bytes of all bodies in memory at once; default 256 MiB
+	Inflight  int64     // bytes of all bodies in memory at once, see body.go; default 256 MiB
 	Bounds    Bounds    // default: DefaultBounds
 
 	CheckCallback func(url string) error // refuses a callback URL; nil: none are taken

@@ -1,0 +1,94 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/contracttest"
+	"github.com/coatcheck/coatcheck/internal/httpapi"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+	"github.com/coatcheck/coatcheck/internal/watch"
+)
+
+// TestOverSockets: what pipes can't show, buffers and resets of TCP.
+func TestOverSockets(t *testing.T) {
+	quiet := slog.New(slog.DiscardHandler)
+	b, err := broker.Open(t.Context(), broker.Options{
+		URL: redistest.Mini(t), Logger: quiet, Services: map[string]broker.ServiceConfig{"echo": {}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub := watch.New(b, quiet)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	server := httpapi.NewHTTPServer(httpapi.New(httpapi.Options{Broker: b, Hub: hub, Logger: quiet}), quiet)
+	var all sync.WaitGroup
+	all.Go(func() { b.Run(ctx) })
+	all.Go(func() { hub.Run(ctx) })
+	all.Go(func() { server.Serve(l) })
+	t.Cleanup(func() { server.Shutdown(ctx); stop(); all.Wait(); b.Close() })
+	address := l.Addr().String()
+
+	t.Run("a body over the limit gets its answer while it is being sent", func(t *testing.T) {
+		client := contracttest.Client(t)
+		large := bytes.Repeat([]byte("x"), 20<<20)
+		for range 10 {
+			for _, body := range []io.Reader{bytes.NewReader(large), io.MultiReader(bytes.NewReader(large))} {
+				response, err := client.Post("http://"+address+echoRequests, "text/plain", body)
+				if err != nil {
+					t.Fatalf("no answer: %v", err)
+				}
+				response.Body.Close()
+				if response.StatusCode != http.StatusRequestEntityTooLarge {
+					t.Errorf("%d", response.StatusCode)
+				}
+			}
+		}
+	})
+
+	t.Run("a connection that is reset", func(t *testing.T) {
+		for _, send := range []string{"Content-Length: 10\r\n\r\n12345", "Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n"} {
+			reset(t, address, send)
+		}
+		reset(t, address, "Content-Length: 5\r\n\r\nwhole") // nobody waits for this answer
+		var got []broker.Delivery
+		for deadline := time.Now().Add(10 * time.Second); len(got) == 0 && time.Now().Before(deadline); {
+			if got, err = b.Claim(t.Context(), "w1", []string{"echo"}, 10, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(got) != 1 || string(got[0].Body) != "whole" {
+			t.Errorf("%d requests were accepted", len(got))
+		}
+	})
+}
+
+// reset sends a submit and resets the connection once the gateway has read it.
+func reset(t *testing.T, address, send string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The answer to the first call says that the second is being read: both
+	// went in one segment.
+	io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"+head+send)
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		t.Fatal(err)
+	}
+	conn.(*net.TCPConn).SetLinger(0)
+	conn.Close()
+}
