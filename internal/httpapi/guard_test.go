@@ -19,8 +19,12 @@ func TestOtherOrigins(t *testing.T) {
 		d := f.submit("x")
 		link := strings.TrimPrefix(d.Links.Self, "https://requests.example.com/base")
 		for _, headers := range [][]string{
-			{"Origin: https://evil.example"}, {"Origin: null"}, {"Sec-Fetch-Site: cross-site"}, {"Sec-Fetch-Site: same-site", "Origin: https://other.example.com"},
-			{"Origin: http://requests.example.com"}, {"Origin: https://requests.example.com.evil.example"},
+			{"Origin: https://evil.example"},
+			{"Origin: null"},
+			{"Sec-Fetch-Site: cross-site"},
+			{"Sec-Fetch-Site: same-site", "Origin: https://other.example.com"},
+			{"Origin: http://requests.example.com"},
+			{"Origin: https://requests.example.com.evil.example"},
 		} {
 			f.post(echoRequests, "x", headers...).problem(t, "forbidden")
 			f.post(link+"/cancel", "", headers...).problem(t, "forbidden")
@@ -45,7 +49,6 @@ func TestPanics(t *testing.T) {
 	wild := func(o *httpapi.Options) {
 		o.Metrics = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Begin") != "" {
-				w.Header().Set("Content-Length", "10")
 				io.WriteString(w, "half")
 			}
 			panic("a secret of the stack")
@@ -56,7 +59,7 @@ func TestPanics(t *testing.T) {
 		if got := f.raw(get + "\r\n"); !got.is("internal") || strings.Contains(got.text, "secret") || strings.Contains(got.text, ".go") {
 			t.Errorf("%s", got.text)
 		}
-		if got := f.raw(get + "Begin: yes\r\n\r\n"); got.text != "" && !strings.HasSuffix(got.text, "\r\n\r\nhalf") {
+		if got := f.raw(get + "Begin: yes\r\n\r\n"); strings.Contains(got.text, "problem") || strings.HasSuffix(got.text, "\r\n0\r\n\r\n") {
 			t.Errorf("%s", got.text)
 		}
 		if log := f.log.String(); !strings.Contains(log, "a secret of the stack") || !strings.Contains(log, "guard_test.go") {
