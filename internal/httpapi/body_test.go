@@ -65,15 +65,15 @@ func TestLyingBodies(t *testing.T) {
 			}
 		}
 		for name, send := range map[string]string{ // these never get past net/http
-			"two lengths":        "Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi!",
-			"a negative length":  "Content-Length: -2\r\n\r\nhi",
-			"a length of 2^64":   "Content-Length: 18446744073709551616\r\n\r\nhi",
-			"a folded header":    "Coatcheck-Timeout: 5s\r\n\tX: y\r\nContent-Length: 0\r\n\r\n",
-			"a NUL in a header":  "Coatcheck-Timeout: 5\x00s\r\nContent-Length: 0\r\n\r\n",
-			"a CR in a header":   "Coatcheck-Timeout: 5\rX: y\r\nContent-Length: 0\r\n\r\n",
-			"an unknown coding":  "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-			"a space in a name":  "Coatcheck-Timeout : 5s\r\nContent-Length: 0\r\n\r\n",
-			"headers of a megab": "X-Long: " + strings.Repeat("x", 1<<20) + "\r\n\r\n",
+			"two lengths":          "Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi!",
+			"a negative length":    "Content-Length: -2\r\n\r\nhi",
+			"a length of 2^64":     "Content-Length: 18446744073709551616\r\n\r\nhi",
+			"a folded header":      "Coatcheck-Timeout: 5s\r\n\tX: y\r\nContent-Length: 0\r\n\r\n",
+			"a NUL in a header":    "Coatcheck-Timeout: 5\x00s\r\nContent-Length: 0\r\n\r\n",
+			"a CR in a header":     "Coatcheck-Timeout: 5\rX: y\r\nContent-Length: 0\r\n\r\n",
+			"an unknown coding":    "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+			"a space in a name":    "Coatcheck-Timeout : 5s\r\nContent-Length: 0\r\n\r\n",
+			"a megabyte of header": "X-Long: " + strings.Repeat("x", 1<<20) + "\r\n\r\n",
 		} {
 			if got := f.raw(head + "Connection: close\r\n" + send); !strings.HasPrefix(got.text, "HTTP/1.1 4") && !strings.HasPrefix(got.text, "HTTP/1.1 501 ") {
 				t.Errorf("%s: after %v %s", name, got.after, got.text)

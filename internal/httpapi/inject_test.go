@@ -55,6 +55,7 @@ func TestEvilReplies(t *testing.T) {
 					t.Fatalf("%.40q: %v", word, err)
 				}
 				body, _ := io.ReadAll(reply.Body)
+				reply.Body.Close()
 				if string(body) != "body" || reply.Header.Get("X-Evil") != "" || len(reply.Header) != 8 || strings.Contains(got, "X-Evil: 1\r\n") ||
 					reply.Header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(reply.Header.Get("Content-Security-Policy"), "sandbox") {
 					t.Errorf("%.40q: %d %v %q", word, reply.StatusCode, reply.Header, body)

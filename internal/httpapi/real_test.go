@@ -86,9 +86,11 @@ func reset(t *testing.T, address, send string) {
 	// The answer to the first call says that the second is being read: both
 	// went in one segment.
 	io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"+head+send)
-	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+	first, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
 		t.Fatal(err)
 	}
+	first.Body.Close()
 	conn.(*net.TCPConn).SetLinger(0)
 	conn.Close()
 }

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bufio"
 	"context"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func (f *front) follow(path string, headers ...string) *reader {
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Add(name, value)
 	}
-	response, err := f.client.Do(r)
+	response, err := f.client.Do(r) //nolint:bodyclose // by read
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -45,23 +46,25 @@ func (f *front) follow(path string, headers ...string) *reader {
 		f.t.Fatalf("%s: %d %v", path, response.StatusCode, response.Header)
 	}
 	out := &reader{f: f, frames: make(chan frame, 2000), hangUp: stop}
-	go func() {
-		defer close(out.frames)
-		defer response.Body.Close()
-		var text strings.Builder
-		for lines := bufio.NewReader(response.Body); ; {
-			line, err := lines.ReadString('\n')
-			if err != nil {
-				return
-			}
-			text.WriteString(line)
-			if line == "\n" {
-				out.frames <- frame{text.String(), time.Now()}
-				text.Reset()
-			}
-		}
-	}()
+	go out.read(response.Body)
 	return out
+}
+
+func (r *reader) read(stream io.ReadCloser) {
+	defer close(r.frames)
+	defer stream.Close()
+	var text strings.Builder
+	for lines := bufio.NewReader(stream); ; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return
+		}
+		text.WriteString(line)
+		if line == "\n" {
+			r.frames <- frame{text.String(), time.Now()}
+			text.Reset()
+		}
+	}
 }
 
 // next is the next frame that isn't a heartbeat, "" at the end of the stream.

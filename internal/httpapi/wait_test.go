@@ -76,6 +76,44 @@ func TestWaitThatEnds(t *testing.T) {
 	})
 }
 
+// TestConditionalPoll compares weakly, as RFC 9110 has it for GET, and tells of
+// every change that counts.
+func TestConditionalPoll(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		d := f.submit("x")
+		tag := f.get(d.Links.Self).Header.Get("ETag")
+		for known, want := range map[string]int{
+			tag: 304, tag[2:]: 304, `"x", ` + tag: 304, tag + `,"x"`: 304, "*": 304,
+			`"x"`: 200, `W/"queued"`: 200, "queued.1.0": 200, "": 200,
+		} {
+			a := f.get(d.Links.Self, "If-None-Match: "+known)
+			if a.StatusCode != want || (len(a.body) == 0) != (want == 304) || a.Header.Get("ETag") != tag || a.Header.Get("X-Correlation-ID") != d.CorrelationID {
+				t.Errorf("%q: %d %v", known, a.StatusCode, a.Header)
+			}
+		}
+		work := f.claim()
+		seen := map[string]bool{tag: true}
+		for _, step := range []func(){
+			func() { f.send(work, broker.WorkerReply{Type: "retry", Delay: time.Millisecond}) }, // queued again
+			func() { work = f.claim() },
+			func() { f.send(work, progress("1")) },
+			func() { f.send(work, progress("2")) },
+			func() { f.send(work, broker.WorkerReply{Type: "final"}) },
+		} {
+			step()
+			a := f.get(d.Links.Self, "If-None-Match: "+tag)
+			if tag = a.Header.Get("ETag"); a.StatusCode != 200 || seen[tag] {
+				t.Errorf("%s was seen before: %s", tag, a.body)
+			}
+			seen[tag] = true
+			time.Sleep(2 * time.Second)
+			if again := f.get(d.Links.Self, "If-None-Match: "+tag); again.StatusCode != 304 {
+				t.Errorf("nothing happened since %s: %d", tag, again.StatusCode)
+			}
+		}
+	})
+}
+
 // TestWaitIsWoken by the outcome, or by any change from what the client knows.
 func TestWaitIsWoken(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
