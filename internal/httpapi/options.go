@@ -180,10 +180,15 @@ func (s *Server) callback(h http.Header) (*broker.Callback, error) {
 }
 
 // forwarded is what goes to the worker beside the body, by lower-case names.
+// What Connection names was meant for this hop alone (RFC 9110, section 7.6.1).
 func forwarded(h http.Header) (map[string]string, error) {
 	out, size := map[string]string{}, 0
+	var hop []string
+	for name := range strings.SplitSeq(strings.Join(h.Values("Connection"), ","), ",") {
+		hop = append(hop, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+	}
 	for name, values := range h {
-		if !isForwarded(name) {
+		if !isForwarded(name) || slices.Contains(hop, name) {
 			continue
 		}
 		value := strings.Join(values, ", ")
