@@ -42,7 +42,7 @@ var arrows = map[string][]string{
 	"internal/ledger":       {},
 	"internal/localredis":   {},
 	"internal/loop":         {},
-	"internal/metrics":      {"internal/broker"},
+	"internal/metrics":      {"internal/broker", "internal/callback"},
 	"internal/redistest":    {},
 	"internal/steward":      {"internal/broker", "internal/loop"},
 	"internal/watch":        {"internal/broker", "internal/correlation"},

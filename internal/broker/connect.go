@@ -114,6 +114,7 @@ type (
 	subscription = redis.Subscription
 	published    = redis.Message
 	poolStats    = redis.PoolStats
+	intCmd       = redis.IntCmd
 )
 
 func isTimeout(err error) bool {

@@ -32,6 +32,7 @@ func (p partition) due() string     { return p.prefix() + "due" }
 func (p partition) replies() string { return p.prefix() + "replies" }
 func (p partition) steward() string { return p.prefix() + "steward" }
 func (p partition) kept() string    { return p.prefix() + "kept" }
+func (p partition) aside() string   { return p.prefix() + "aside" }
 func (p partition) counts() string  { return p.prefix() + "counts" }
 
 func (p partition) callbacks() string                { return p.prefix() + "callbacks" }

@@ -80,6 +80,47 @@ func (b *Broker) Table(ctx context.Context) (map[Status]int, error) {
 	return table, nil
 }
 
+// Upkeep is what tells whether upkeep keeps up, over all partitions.
+type Upkeep struct {
+	Stuck int // decisions overdue by more than 10 s; must be 0
+	Owed  int // callbacks on their way, without those that wait for another try
+	Aside int // replies that nobody understood, kept for a day to be looked at
+}
+
+// stuckAfter is by how much a decision may be late before it counts as stuck.
+const stuckAfter = 10 * time.Second
+
+// Upkeep reads three counts a partition. ErrUnavailable.
+func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
+	now, err := b.Now(ctx)
+	if err != nil {
+		return Upkeep{}, err
+	}
+	late := strconv.FormatInt(now.Add(-stuckAfter).UnixMilli(), 10)
+	pipe := b.redis.commands.Pipeline()
+	for p := range partition(b.Partitions()) {
+		pipe.ZCount(ctx, p.due(), "-inf", late)
+		pipe.XLen(ctx, p.callbacks())
+		pipe.LLen(ctx, p.aside())
+	}
+	answers, err := pipe.Exec(ctx)
+	if err != nil {
+		return Upkeep{}, fault("count what upkeep has to do", err)
+	}
+	for i, into := range answers {
+		n := int(into.(*intCmd).Val())
+		switch i % 3 {
+		case 0:
+			u.Stuck += n
+		case 1:
+			u.Owed += n
+		default:
+			u.Aside += n
+		}
+	}
+	return u, nil
+}
+
 // Now is Redis' clock.
 func (b *Broker) Now(ctx context.Context) (time.Time, error) {
 	now, err := b.redis.commands.Time(ctx).Result()

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/callback"
 )
 
 // scrapeTimeout bounds what one scrape may ask of Redis.
@@ -23,8 +24,10 @@ const scrapeTimeout = 2 * time.Second
 
 // Sources are the parts of a gateway that have numbers of their own.
 type Sources struct {
-	Open func() (waiting, streams int64) // calls that wait, streams that are open
-	Held func() int                      // partitions that this process does the upkeep of
+	Open    func() (waiting, streams int64) // calls that wait, streams that are open
+	Held    func() int                      // partitions that this process does the upkeep of
+	Sent    func() callback.Stats           // of callbacks; nil: this gateway sends none
+	Version string
 }
 
 // metrics is a collector of what is counted as it happens and of what is read
@@ -49,6 +52,11 @@ var (
 	descReady   = prometheus.NewDesc("coatcheck_redis_up", "Whether Redis answers this gateway.", nil, nil)
 	descLost    = prometheus.NewDesc("coatcheck_redis_data_lost_total", "Times that Redis came back without its data.", nil, nil)
 	descPool    = prometheus.NewDesc("coatcheck_redis_connections", "Connections to Redis.", []string{"state"}, nil)
+	descStuck   = prometheus.NewDesc("coatcheck_stuck", "Decisions overdue by more than 10 s: timeouts, back-offs, callbacks to try again. Must be 0.", nil, nil)
+	descOwed    = prometheus.NewDesc("coatcheck_callbacks_owed", "Callbacks on their way, without those that wait for another try.", nil, nil)
+	descAside   = prometheus.NewDesc("coatcheck_replies_set_aside", "Replies that could not be understood and are kept for a day.", nil, nil)
+	descSent    = prometheus.NewDesc("coatcheck_callbacks_total", "Callbacks by result: delivered; failed, an attempt that is tried again; given_up; dropped, of a request that is gone; held, waited for a busy host.", []string{"result"}, nil)
+	descBuild   = prometheus.NewDesc("coatcheck_build_info", "1, with the version as label.", []string{"version"}, nil)
 	descMisses  = prometheus.NewDesc("coatcheck_redis_pool_timeouts_total", "Commands that found no connection in time.", nil, nil)
 )
 
@@ -60,11 +68,11 @@ func New(b *broker.Broker, s Sources) http.Handler {
 	m := &metrics{
 		broker: b, sources: s,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coatcheck_outcomes_total", Help: "Requests by service and outcome, as settled by this gateway."}, []string{"service", "status", "reason"}),
-		replies:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coatcheck_replies_total", Help: "Replies and upkeep by kind: outcome, event, heartbeat, retry, release, lapse, and what was dropped: late, duplicate, stale, orphan, foreign, garbage, oversize; gap is a number that a worker skipped."}, []string{"kind"}),
+		replies:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coatcheck_replies_total", Help: "Replies and upkeep by kind: outcome, event, heartbeat, retry, release, lapse, and what was dropped: late, duplicate, stale, orphan, foreign, garbage, oversize; gap is a number that a worker skipped, acked an entry that a worker acknowledged by itself."}, []string{"kind"}),
 		total:    prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "coatcheck_time_to_outcome_seconds", Help: "From accepted to the outcome.", Buckets: buckets}, []string{"service"}),
 		running:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "coatcheck_run_seconds", Help: "From claimed to the outcome.", Buckets: buckets}, []string{"service"}),
 	}
-	for _, kind := range []string{"outcome", "event", "heartbeat", "retry", "release", "lapse", "late", "duplicate", "stale", "orphan", "foreign", "garbage", "oversize", "gap"} {
+	for _, kind := range []string{"outcome", "event", "heartbeat", "retry", "release", "lapse", "late", "duplicate", "stale", "orphan", "foreign", "garbage", "oversize", "gap", "acked"} {
 		m.replies.WithLabelValues(kind) // a counter that is not there yet can't be alerted on
 	}
 	b.Observe(m.observe)
@@ -108,6 +116,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	s := m.broker.Stats()
 	out <- prometheus.MustNewConstMetric(descLost, prometheus.CounterValue, float64(s.DataLost))
 	out <- prometheus.MustNewConstMetric(descMisses, prometheus.CounterValue, float64(s.Pool.Timeouts))
+	gauge(descBuild, 1, m.sources.Version)
+	m.collectSent(out)
 	gauge(descPool, float64(s.Pool.Idle), "idle")
 	gauge(descPool, float64(s.Pool.Total-s.Pool.Idle), "busy")
 	if m.broker.Ready() != nil {
@@ -115,6 +125,13 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	gauge(descReady, 1)
+	u, err := m.broker.Upkeep(ctx)
+	if err != nil {
+		return
+	}
+	gauge(descStuck, float64(u.Stuck))
+	gauge(descOwed, float64(u.Owed))
+	gauge(descAside, float64(u.Aside))
 	for _, service := range m.broker.Services() {
 		q, err := m.broker.Queue(ctx, service)
 		if err != nil {
@@ -129,5 +146,17 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, status := range append([]broker.Status{broker.Scheduled, broker.Queued, broker.Running}, broker.Outcomes...) {
 		gauge(descTable, float64(table[status]), string(status))
+	}
+}
+
+func (m *metrics) collectSent(out chan<- prometheus.Metric) {
+	if m.sources.Sent == nil {
+		return
+	}
+	s := m.sources.Sent()
+	for result, n := range map[string]int64{
+		"delivered": s.Delivered, "failed": s.Failed, "given_up": s.GivenUp, "dropped": s.Dropped, "held": s.Held,
+	} {
+		out <- prometheus.MustNewConstMetric(descSent, prometheus.CounterValue, float64(n), result)
 	}
 }

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/callback"
 	"github.com/coatcheck/coatcheck/internal/metrics"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
@@ -24,7 +26,10 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	h := metrics.New(b, metrics.Sources{Open: func() (int64, int64) { return 2, 3 }, Held: func() int { return 1 }})
+	h := metrics.New(b, metrics.Sources{
+		Open: func() (int64, int64) { return 2, 3 }, Held: func() int { return 1 }, Version: "v1.2.3",
+		Sent: func() callback.Stats { return callback.Stats{Delivered: 4, Failed: 5, GivenUp: 6, Dropped: 7, Held: 8} },
+	})
 	if _, _, err := b.Submit(t.Context(), broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
@@ -32,8 +37,12 @@ func TestNames(t *testing.T) {
 	if err != nil || len(got) != 1 {
 		t.Fatal(got, err)
 	}
-	if err := b.Send(t.Context(), got[0], broker.WorkerReply{Type: "final"}); err != nil {
-		t.Fatal(err)
+	garbage := got[0]
+	garbage.Token = "none"
+	for _, d := range []broker.Delivery{garbage, got[0]} {
+		if err := b.Send(t.Context(), d, broker.WorkerReply{Type: "final"}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, _, err := b.Settle(t.Context(), 0); err != nil {
 		t.Fatal(err)
@@ -41,11 +50,22 @@ func TestNames(t *testing.T) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	text := w.Body.String()
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "coatcheck_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
 	for _, line := range []string{
 		`coatcheck_outcomes_total{reason="",service="echo",status="succeeded"} 1`,
 		`coatcheck_replies_total{kind="outcome"} 1`, `coatcheck_replies_total{kind="late"} 0`,
 		`coatcheck_requests{status="succeeded"} 1`, `coatcheck_requests{status="running"} 0`,
-		`coatcheck_queue_depth{service="echo"} 0`, "coatcheck_waiters 2", "coatcheck_streams 3", "coatcheck_redis_up 1",
+		`coatcheck_queue_depth{service="echo"} 0`, "coatcheck_waiters 2", "coatcheck_stuck 0", "coatcheck_callbacks_owed 0", "coatcheck_replies_set_aside 1",
+		`coatcheck_callbacks_total{result="given_up"} 6`, `coatcheck_build_info{version="v1.2.3"} 1`, `coatcheck_replies_total{kind="garbage"} 1`,
+		"coatcheck_streams 3", "coatcheck_redis_up 1",
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s", line)
@@ -59,9 +79,10 @@ func TestNames(t *testing.T) {
 	}
 	slices.Sort(names)
 	want := []string{
+		"coatcheck_build_info", "coatcheck_callbacks_owed", "coatcheck_callbacks_total",
 		"coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds",
 		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
-		"coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_streams", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
+		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
