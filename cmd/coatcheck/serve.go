@@ -32,6 +32,9 @@ func serve() *cobra.Command {
 				if changed("data-dir") {
 					s.DataDir = given.DataDir
 				}
+				if changed("admin-addr") {
+					s.Admin.Addr = given.Admin.Addr
+				}
 				if changed("partitions") {
 					s.Partitions = given.Partitions
 				}
@@ -47,6 +50,7 @@ func serve() *cobra.Command {
 	c.Flags().StringVar(&given.Addr, "addr", d.Addr, "address to listen on")
 	c.Flags().StringVar(&given.RedisURL, "redis-url", "", "redis://, rediss:// or unix://; without it redis-server is started")
 	c.Flags().StringVar(&given.DataDir, "data-dir", d.DataDir, "where that redis-server keeps its data")
+	c.Flags().StringVar(&given.Admin.Addr, "admin-addr", "", "address of a listener of its own for /metrics and profiles")
 	c.Flags().IntVar(&given.Partitions, "partitions", 0, "shards of the correlation table; 0 keeps what is")
 	return c
 }

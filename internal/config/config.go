@@ -47,6 +47,7 @@ type Config struct {
 	Callbacks    Callbacks     `yaml:"callbacks" envPrefix:"CALLBACKS_"`
 	Defaults     Service       `yaml:"defaults" envPrefix:"DEFAULTS_"`
 	Bounds       Bounds        `yaml:"bounds" envPrefix:"BOUNDS_"`
+	Admin        Admin         `yaml:"admin" envPrefix:"ADMIN_"`
 	Auth         Auth          `yaml:"auth" env:"-"`
 
 	Services map[string]Service `yaml:"services" env:"-"`
@@ -81,6 +82,11 @@ type Bounds struct {
 	MaxTimeout   time.Duration `yaml:"max_timeout" env:"MAX_TIMEOUT" meaning:"longest timeout of any kind"`
 	MinRetention time.Duration `yaml:"min_retention" env:"MIN_RETENTION" meaning:"shortest retention"`
 	MaxRetention time.Duration `yaml:"max_retention" env:"MAX_RETENTION" meaning:"longest retention, at most a week"`
+}
+
+// Admin says where operators look.
+type Admin struct {
+	Addr string `yaml:"addr" env:"ADDR" meaning:"address of a listener of its own for /metrics and /debug/pprof/; empty keeps /metrics at addr and has no pprof"`
 }
 
 // Auth is none, or a list of keys.

@@ -41,7 +41,7 @@ type Options struct {
 	Listener net.Listener // over Config.Addr
 	Page     http.Handler // nil: no page
 	Inbox    http.Handler // nil: not in production
-	Version  string       // for the User-Agent of callbacks
+	Version  string       // for the User-Agent of callbacks and the metrics
 	Logger   *slog.Logger
 }
 
@@ -55,6 +55,7 @@ type Gateway struct {
 	steward  *steward.Steward
 	server   *http.Server
 	api      *httpapi.Server
+	admin    *admin // nil: operators look at the same listener
 	parts    []part
 }
 
@@ -87,6 +88,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	g.hub = watch.New(g.broker, o.Logger)
 	g.steward = steward.New(g.broker, o.Logger)
 	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"steward", g.steward.Run}}
+	numbers := metrics.Sources{Open: func() (int64, int64) { return g.api.Open() }, Held: g.steward.Held, Version: o.Version}
 	check := func(string) error {
 		return errors.New("this gateway has no callbacks.secret to sign with, so it sends none")
 	}
@@ -98,17 +100,20 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 			return nil, errors.Join(fmt.Errorf("callbacks.secret: %w", err), g.broker.Close(), g.listener.Close())
 		}
 		g.parts = append(g.parts, part{"callback", d.Run})
-		check = guard.CheckURL
+		numbers.Sent, check = d.Stats, guard.CheckURL
 	}
-	scrape := metrics.New(g.broker, metrics.Sources{
-		Open: func() (int64, int64) { return g.api.Open() }, Held: g.steward.Held,
-	})
 	g.api = httpapi.New(httpapi.Options{
 		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
-		CheckCallback: check, Metrics: scrape, Page: o.Page, Inbox: o.Inbox,
+		CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
 	})
 	g.server = httpapi.NewHTTPServer(g.api, o.Logger)
+	if c.Admin.Addr != "" {
+		if g.admin, err = newAdmin(c.Admin.Addr, g.api, o.Logger); err != nil {
+			return nil, errors.Join(err, g.broker.Close(), g.listener.Close())
+		}
+		g.parts = append(g.parts, part{"admin", g.admin.Run})
+	}
 	return g, nil
 }
 

@@ -29,9 +29,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // house is a gateway with its demo worker, as `coatcheck dev` has them.
 type house struct {
-	t    *testing.T
-	url  string
-	http *http.Client
+	t     *testing.T
+	url   string
+	admin string // where operators look
+	http  *http.Client
 }
 
 func start(t *testing.T, redis string, change ...func(*config.Config)) house {
@@ -66,7 +67,7 @@ func start(t *testing.T, redis string, change ...func(*config.Config)) house {
 		}
 	})
 	t.Cleanup(func() { stop(); running.Wait() })
-	h := house{t, "http://" + g.Addr().String(), contracttest.Client(t)}
+	h := house{t, "http://" + g.Addr().String(), "http://" + g.AdminAddr().String(), contracttest.Client(t)}
 	for deadline := time.Now().Add(10 * time.Second); h.do("GET", "/v1/services/fail", "", "Authorization", "Bearer key-a").code != 200; {
 		if time.Now().After(deadline) {
 			t.Fatal("the demo services never came")

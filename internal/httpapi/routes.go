@@ -33,7 +33,7 @@ func (s *Server) routes() http.Handler {
 	r.Get("/readyz", s.handle(s.readyz))
 	r.Get("/openapi.yaml", s.handle(s.openapi))
 	r.Get("/problems/{slug}", s.handle(s.problem))
-	if s.Metrics != nil {
+	if s.Metrics != nil && !s.AdminApart {
 		r.Get("/metrics", s.handle(s.metrics, auth.Admin))
 	}
 	if s.Page != nil {

@@ -35,7 +35,8 @@ type Options struct {
 	Bounds    Bounds    // default: DefaultBounds
 
 	CheckCallback func(url string) error // refuses a callback URL; nil: none are taken
-	Metrics       http.Handler           // at /metrics; nil: not here
+	Metrics       http.Handler           // at /metrics; nil: nowhere
+	AdminApart    bool                   // /metrics is at Admin alone
 	Page          http.Handler           // at /ui/; nil: no page
 	Inbox         http.Handler           // at /inbox/; nil: not in production
 }
