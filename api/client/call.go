@@ -13,6 +13,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"syscall"
 	"time"
@@ -115,6 +116,9 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 	if !c.answered.Load() {
 		noHost, ok := errors.AsType[*net.DNSError](err)
 		if ok && noHost.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
+			if outer, ok := errors.AsType[*url.Error](err); ok {
+				err = outer.Err // without the URL, which is said already
+			}
 			return fmt.Errorf("%w at %s: %w", ErrNoGateway, c.base, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -39,9 +40,12 @@ func (t *target) client() (*client.Client, error) {
 	if url == "" {
 		found, err := discovery.Find()
 		if err != nil {
-			return nil, usage{err}
+			return nil, err
 		}
 		url = found.URL
+	}
+	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+		return nil, usage{fmt.Errorf("gateway %q must begin with http:// or https://", url)}
 	}
 	return client.New(url, client.APIKey(os.Getenv(config.Prefix+"API_KEY"))), nil
 }
@@ -108,6 +112,7 @@ func wait() *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: "wait ID", Short: "Wait for the outcome of a request", Args: cobra.ExactArgs(1),
+		Long: "Wait for the outcome of a request and print its status.\n\n" + exitCodes,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -129,10 +134,15 @@ func (t *target) conclude(w io.Writer, s api.Status) error {
 	if err := t.print(w, s); err != nil {
 		return err
 	}
-	if s.Status != api.Succeeded {
-		return fmt.Errorf("the request is %s: %s", s.Status, s.Error.Message)
+	return verdict(s)
+}
+
+// verdict makes an outcome that is no success an error.
+func verdict(s api.Status) error {
+	if s.Status == api.Succeeded {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("the request is %s: %s", s.Status, s.Error.Message)
 }
 
 // cancel cancels a request.
@@ -161,6 +171,7 @@ func tail() *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: "tail ID", Short: "Follow the events of a request until its outcome", Args: cobra.ExactArgs(1),
+		Long: "Follow the events of a request until its outcome, a line an event.\n\n" + exitCodes,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -173,6 +184,9 @@ func tail() *cobra.Command {
 				if err := t.event(out(c), e); err != nil {
 					return err
 				}
+				if e.Kind == "outcome" {
+					return verdict(e.Status)
+				}
 			}
 			return nil
 		},
@@ -184,8 +198,11 @@ func tail() *cobra.Command {
 func (t *target) event(w io.Writer, e client.Event) error {
 	if t.output != "table" {
 		var document any = e.Status
-		if e.Kind == "progress" || e.Kind == "partial" {
+		switch e.Kind {
+		case "progress", "partial":
 			document = e.Event
+		case "reset":
+			document = e.Reset
 		}
 		return json.NewEncoder(w).Encode(map[string]any{"event": e.Kind, "data": document})
 	}
@@ -195,6 +212,8 @@ func (t *target) event(w io.Writer, e client.Event) error {
 		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s\n", clock(e.Event.At), e.Kind, e.Event.Number, e.Event.Body)
 	case "status":
 		_, err = fmt.Fprintf(w, "%s  %-8s    %s, attempt %d\n", clock(e.Status.CreatedAt), e.Kind, e.Status.Status, e.Status.Attempt)
+	case "reset":
+		_, err = fmt.Fprintf(w, "events before %d are no longer kept\n", e.Reset.First)
 	case "outcome":
 		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s %s\n", clock(e.Status.FinishedAt), e.Kind, e.Status.Events, e.Status.Status, e.Status.Reply.Body)
 	}

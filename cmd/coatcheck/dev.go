@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,8 +25,9 @@ import (
 const (
 	devAddr      = "127.0.0.1:8080"
 	devRedisAddr = "127.0.0.1:6380"
-	devPorts     = 20     // how many ports above a busy default are tried
-	devBacklog   = 10_000 // the embedded Redis grows slow on more
+	devPorts     = 20          // how many ports above a busy default are tried
+	devBacklog   = 10_000      // the embedded Redis grows slow on more
+	devGrace     = time.Second // of the demo worker: what it does goes with the process anyway
 	loopback4    = "127.0.0.0/8"
 	loopback6    = "::1/128"
 )
@@ -39,29 +41,48 @@ func dev() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := settings(file, func(s *config.Config) {
-				s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
-				s.Callbacks.AllowCIDRs = append(s.Callbacks.AllowCIDRs, loopback4, loopback6)
-				if s.Callbacks.Secret == "" {
-					s.Callbacks.Secret = webhook.NewSecret()
+				forDev(s)
+				if c.Flags().Changed("addr") {
+					s.Addr = addr
 				}
 			})
 			if err != nil {
 				return err
 			}
-			return runDev(c, settings, addr, redisAddr)
+			return runDev(c, settings, redisAddr)
 		},
 	}
 	c.Flags().StringVar(&addr, "addr", devAddr, "address to listen on; the default moves on where it is busy")
 	c.Flags().StringVar(&redisAddr, "redis-addr", devRedisAddr, "address of the embedded Redis; the default moves on where it is busy")
-	c.Flags().StringVar(&file, "config", "", "YAML file")
+	c.Flags().StringVar(&file, "config", "", "YAML file (or COATCHECK_CONFIG)")
 	return c
 }
 
-func runDev(c *cobra.Command, settings config.Config, addr, redisAddr string) error {
+// forDev is what dev needs beside the configuration.
+func forDev(s *config.Config) {
+	s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
+	for name, own := range s.Services {
+		own.MaxQueued = min(own.MaxQueued, devBacklog)
+		s.Services[name] = own
+	}
+	s.Callbacks.AllowCIDRs = append(s.Callbacks.AllowCIDRs, loopback4, loopback6)
+	if s.Callbacks.Secret == "" {
+		s.Callbacks.Secret = webhook.NewSecret()
+	}
+}
+
+func runDev(c *cobra.Command, settings config.Config, redisAddr string) error {
 	log := logger(settings.Log, os.Stderr)
-	listener, err := firstFree(addr, !c.Flags().Changed("addr"), func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
+	if settings.RedisURL != "" {
+		log.Warn("dev has a Redis of its own; redis_url is not used. For a gateway on that Redis: coatcheck serve")
+	}
+	movable := settings.Addr == devAddr && !c.Flags().Changed("addr")
+	listener, err := firstFree(settings.Addr, movable, func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
+	}
+	if now := listener.Addr().String(); movable && now != devAddr {
+		log.Warn("the default address is busy; listening on another", "busy", devAddr, "addr", now)
 	}
 	redis, err := firstFree(redisAddr, !c.Flags().Changed("redis-addr"), embedded.Start)
 	if err != nil {
@@ -78,7 +99,7 @@ func runDev(c *cobra.Command, settings config.Config, addr, redisAddr string) er
 	}
 	workers, stopWorkers := context.WithCancel(context.WithoutCancel(c.Context()))
 	defer stopWorkers()
-	w := worker.New(redis.URL, worker.Name("demo"), worker.Logger(log))
+	w := worker.New(redis.URL, worker.Name("demo"), worker.Logger(log), worker.Grace(devGrace))
 	demo.Register(w)
 	var running sync.WaitGroup
 	running.Go(func() {

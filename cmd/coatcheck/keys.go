@@ -39,7 +39,5 @@ func keys() *cobra.Command {
 	create.Flags().StringVar(&tenant, "tenant", auth.DefaultTenant, "who owns what is submitted with it")
 	create.Flags().StringVar(&name, "name", "", "for the operator; default: the tenant")
 	create.Flags().StringSliceVar(&scopes, "scopes", []string{"submit", "read", "cancel"}, "what it may do: submit, read, cancel, admin")
-	c := &cobra.Command{Use: "keys", Short: "API keys"}
-	c.AddCommand(create)
-	return c
+	return group("keys", "API keys", create)
 }

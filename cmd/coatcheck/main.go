@@ -6,19 +6,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/api/client"
+	"github.com/coatcheck/coatcheck/internal/discovery"
 )
 
-// Exit codes beside 0: something failed, and the call or the configuration was
-// wrong, so that trying again as it is can't help.
+// Exit codes beside 0, so that a script can tell what happened.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed      = 1   // an outcome that is no success, a refusal of the gateway, any other error
+	exitUsage       = 2   // the call or the configuration is wrong: trying again as it is can't help
+	exitNoGateway   = 3   // no gateway is there, or it can't answer now: trying again later can help
+	exitInterrupted = 130 // by SIGINT or SIGTERM, before there was a result
 )
+
+const exitCodes = `Exit codes: 0 done, or succeeded; 1 another outcome, or an error; 2 wrong usage or
+configuration; 3 no gateway answers, try again later; 130 interrupted.`
 
 // usage marks an error as one of the call or the configuration.
 type usage struct{ error }
@@ -34,14 +43,37 @@ func run(args []string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	root := command()
+	began := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { began = true }
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
+	called, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
 		return 0
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case !began: // flags and arguments are checked before
+		err = usage{fmt.Errorf("%w; see %s --help", err, called.CommandPath())}
+	case errors.Is(err, client.ErrNoGateway) || errors.Is(err, discovery.ErrNone):
+		err = fmt.Errorf("%w; start one with `coatcheck dev`, or name a gateway by --url or COATCHECK_URL", err)
 	}
 	fmt.Fprintln(os.Stderr, "coatcheck:", err)
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
 	if _, ok := errors.AsType[usage](err); ok {
 		return exitUsage
+	}
+	if p, ok := errors.AsType[api.Problem](err); ok {
+		if kind, _ := api.ProblemNamed(p.Type); kind.Retry {
+			return exitNoGateway
+		}
+		return exitFailed
+	}
+	_, unanswered := errors.AsType[*url.Error](err)
+	if unanswered || errors.Is(err, client.ErrNoGateway) || errors.Is(err, discovery.ErrNone) {
+		return exitNoGateway
 	}
 	return exitFailed
 }
@@ -50,11 +82,18 @@ func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "coatcheck",
 		Short:         "An HTTP async-request gateway",
-		Long:          "coatcheck takes HTTP requests, hands out correlation IDs, and lets workers in any\nlanguage answer over Redis streams. Start with `coatcheck dev`.",
+		Long:          "coatcheck takes HTTP requests, hands out correlation IDs, and lets workers in any\nlanguage answer over Redis streams. Start with `coatcheck dev`.\n\n" + exitCodes,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	root.AddCommand(dev(), serve(), workerCommand(), submit(), status(), wait(), tail(), cancel(), keys(), version())
 	return root
+}
+
+// group is a command that only has others: alone it shows them, and an unknown
+// one is an error.
+func group(use, short string, inner ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(inner...)
+	return c
 }

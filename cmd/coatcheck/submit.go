@@ -21,6 +21,7 @@ func submit() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
 		Short: "Submit a request; prints its status, with --wait its outcome",
+		Long:  "Submit a request and print its status, with --wait its outcome.\n\n" + exitCodes,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()

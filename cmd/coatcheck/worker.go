@@ -13,9 +13,7 @@ import (
 
 // workerCommand has the workers that come with the binary.
 func workerCommand() *cobra.Command {
-	c := &cobra.Command{Use: "worker", Short: "Answer requests"}
-	c.AddCommand(workerDemo())
-	return c
+	return group("worker", "Answer requests", workerDemo())
 }
 
 func workerDemo() *cobra.Command {
@@ -32,7 +30,7 @@ func workerDemo() *cobra.Command {
 			if url == "" {
 				found, err := discovery.Find()
 				if err != nil {
-					return usage{err}
+					return err
 				}
 				url = found.RedisURL
 			}

@@ -14,8 +14,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,6 @@ import (
 	"github.com/caarlos0/env/v11"
 	"github.com/goccy/go-yaml"
 
-	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/auth"
 )
 
@@ -124,7 +124,7 @@ func (s *Size) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || n < 0 || n > (1<<40)/unit {
-		return fmt.Errorf("%q is not a size such as 10MiB, 64KiB or a number of bytes", text)
+		return wrong{string(text), "a size such as 10MiB, 64KiB or a number of bytes"}
 	}
 	*s = Size(n * unit)
 	return nil
@@ -163,8 +163,8 @@ func Load(path string, environ []string) (Config, error) {
 			return c, fmt.Errorf("read the configuration: %w", err)
 		}
 		if len(bytes.TrimSpace(raw)) > 0 {
-			if err := yaml.UnmarshalWithOptions(raw, &c, yaml.Strict()); err != nil {
-				return c, fmt.Errorf("configuration %s: %s", path, yaml.FormatError(err, false, false))
+			if err := c.read(raw); err != nil {
+				return c, fmt.Errorf("configuration %s: %w", path, err)
 			}
 		}
 	}
@@ -172,8 +172,14 @@ func Load(path string, environ []string) (Config, error) {
 	if err != nil {
 		return c, err
 	}
-	if err := env.ParseWithOptions(&c, env.Options{Prefix: Prefix, Environment: vars}); err != nil {
-		return c, fmt.Errorf("environment: %w", err)
+	for _, name := range slices.Sorted(maps.Keys(vars)) { // one by one, so that an error names its variable
+		err := env.ParseWithOptions(&c, env.Options{Prefix: Prefix, Environment: map[string]string{name: vars[name]}})
+		if parse, ok := errors.AsType[env.ParseError](err); ok {
+			err = parse.Err
+		}
+		if err != nil {
+			return c, fmt.Errorf("environment: %s: %w", name, err)
+		}
 	}
 	return c, nil
 }
@@ -190,7 +196,7 @@ func variables(environ []string) (map[string]string, error) {
 	}
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
-		if !strings.HasPrefix(name, Prefix) || slices.Contains(clientVariables, name) {
+		if !strings.HasPrefix(name, Prefix) || slices.Contains(clientVariables, name) || serviceLink.MatchString(e) {
 			continue
 		}
 		if _, ok := known[name]; ok {
@@ -213,66 +219,6 @@ func variables(environ []string) (map[string]string, error) {
 // clientVariables belong to the client commands, not to a gateway.
 var clientVariables = []string{Prefix + "URL", Prefix + "API_KEY", Prefix + "CONFIG"}
 
-// Check says in one line what can't be, naming key, value and what is allowed.
-func (c Config) Check() error {
-	switch {
-	case c.Partitions < 0 || c.Partitions > 4096:
-		return fmt.Errorf("partitions: %d is outside 0..4096", c.Partitions)
-	case c.MaxBody < 1:
-		return errors.New("max_body: must be at least 1 byte")
-	case c.DrainTimeout <= 0 || c.DrainTimeout > 24*time.Second:
-		return fmt.Errorf("drain_timeout: %s is outside 1ns..24s", c.DrainTimeout)
-	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
-		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
-	case !slices.Contains([]string{"auto", "text", "json"}, c.Log.Format):
-		return fmt.Errorf("log.format: %q is none of auto, text, json", c.Log.Format)
-	case c.Bounds.MinTimeout <= 0 || c.Bounds.MinTimeout > c.Bounds.MaxTimeout:
-		return fmt.Errorf("bounds: min_timeout %s must be above 0 and at most max_timeout %s", c.Bounds.MinTimeout, c.Bounds.MaxTimeout)
-	case c.Bounds.MinRetention <= 0 || c.Bounds.MinRetention > c.Bounds.MaxRetention || c.Bounds.MaxRetention > 7*24*time.Hour:
-		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", c.Bounds.MinRetention, c.Bounds.MaxRetention)
-	}
-	for _, cidr := range c.Callbacks.AllowCIDRs {
-		if _, err := netip.ParsePrefix(cidr); err != nil {
-			return fmt.Errorf("callbacks.allow_cidrs: %q is not a network such as 10.0.0.0/8", cidr)
-		}
-	}
-	if err := c.Defaults.check("defaults", c.Bounds); err != nil {
-		return err
-	}
-	for name, s := range c.Services {
-		if !api.ValidService(name) {
-			return fmt.Errorf("services: %q can't be the name of a service: want %s", name, api.ServiceNames)
-		}
-		if err := s.check("services."+name, c.Bounds); err != nil {
-			return err
-		}
-	}
-	if err := c.Auth.Keys.Check(); err != nil {
-		return fmt.Errorf("auth: %w", err)
-	}
-	return nil
-}
-
-func (s Service) check(at string, b Bounds) error {
-	for _, t := range []struct {
-		key         string
-		d, min, max time.Duration
-	}{
-		{"timeout", s.Timeout, b.MinTimeout, b.MaxTimeout},
-		{"start_timeout", s.StartTimeout, b.MinTimeout, b.MaxTimeout},
-		{"run_timeout", s.RunTimeout, b.MinTimeout, b.MaxTimeout},
-		{"retention", s.Retention, b.MinRetention, b.MaxRetention},
-		{"lease", s.Lease, time.Second, 24 * time.Hour},
-	} {
-		if t.d != 0 && (t.d < t.min || t.d > t.max) {
-			return fmt.Errorf("%s.%s: %s is outside %s..%s", at, t.key, t.d, t.min, t.max)
-		}
-	}
-	if s.MaxAttempts < 0 || s.MaxAttempts > 100 {
-		return fmt.Errorf("%s.max_attempts: %d is outside 1..100", at, s.MaxAttempts)
-	}
-	if s.MaxQueued < 0 {
-		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)
-	}
-	return nil
-}
+// serviceLink is what Kubernetes sets in every pod beside a Service that is
+// called coatcheck; nobody wrote it, so it is no typing mistake.
+var serviceLink = regexp.MustCompile(`^COATCHECK_(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`)

@@ -37,29 +37,64 @@ func TestEachSourceIsOverTheOneBefore(t *testing.T) {
 
 func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 	for text, want := range map[string]string{
-		"adr: x\n":                            "adr",
-		"log: {levle: debug}\n":               "levle",
-		"max_body: much\n":                    "much",
-		"auth: {keys: [{hash: x}]}\n":         "hash",
-		"log: {level: loud}\n":                "loud",
-		"defaults: {timeout: 1ms}\n":          "defaults.timeout",
-		"services: {Up: {}}\n":                "Up",
-		"callbacks: {allow_cidrs: [x]}\n":     "allow_cidrs",
-		"bounds: {max_retention: 2000h}\n":    "168h",
-		"partitions: 5000\n":                  "4096",
-		"auth: {keys: [], more: x}\n":         "more",
-		"services: {echo: {lease: 1s, a: 1}}": "a",
+		"adr: x\n":                                         "adr",
+		"log: {levle: debug}\n":                            "levle",
+		"max_body: much\n":                                 "much",
+		"auth: {keys: [{hash: x}]}\n":                      "hash",
+		"log: {level: loud}\n":                             "loud",
+		"defaults: {timeout: 1ms}\n":                       "defaults.timeout",
+		"services: {Up: {}}\n":                             "Up",
+		"callbacks: {allow_cidrs: [x]}\n":                  "allow_cidrs",
+		"bounds: {max_retention: 2000h}\n":                 "168h",
+		"partitions: 5000\n":                               "4096",
+		"auth: {keys: [], more: x}\n":                      "more",
+		"services: {echo: {lease: 1s, a: 1}}":              "a",
+		"partitions: 1.5\n":                                `[1:13] "1.5" is not a whole number`,
+		"log:\n  level: info\ndefaults: {timeout: soon}\n": `[3:21] "soon" is not a duration`,
+		"addr: [a]\n":                                      `[1:7] "[" can't stand here`,
+		"addr: \"x\nlog: [\n":                              "[1:7]",
+		"addr: localhost\n":                                "localhost",
+		"addr: ':99999'\n":                                 "99999",
+		"redis_url: localhost:6379\n":                      "redis_url",
+		"public_url: example.com\n":                        "public_url",
+		"public_url: 'http://x/?a=b'\n":                    "public_url",
+		"drain_timeout: 21s\n":                             "1ns..20s",
 	} {
 		c, err := config.Load(file(t, text), nil)
 		if err == nil {
 			err = c.Check()
 		}
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want it to name %q", text, err, want)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v, want a line that names %q", text, err, want)
 		}
 	}
-	if _, err := config.Load("", []string{"COATCHECK_ADDRESS=x"}); err == nil || !strings.Contains(err.Error(), "COATCHECK_ADDRESS") {
-		t.Errorf("unknown variable: %v", err)
+	for variable, want := range map[string]string{
+		"COATCHECK_ADDRESS=x":                          "there is no variable COATCHECK_ADDRESS",
+		"COATCHECK_ADDR_FILE=x":                        "there is no variable COATCHECK_ADDR_FILE", // it is no secret
+		"COATCHECK_PORT=8080":                          "there is no variable COATCHECK_PORT",
+		"COATCHECK_DEFAULTS_TIMEOUT=soon":              "COATCHECK_DEFAULTS_TIMEOUT: ",
+		"COATCHECK_MAX_BODY=much":                      "COATCHECK_MAX_BODY: ",
+		"COATCHECK_PARTITIONS=x":                       "COATCHECK_PARTITIONS: ",
+		"COATCHECK_CALLBACKS_SECRET_FILE=/no/such/one": "COATCHECK_CALLBACKS_SECRET_FILE: open /no/such/one",
+	} {
+		if _, err := config.Load("", []string{variable}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want %q", variable, err, want)
+		}
+	}
+	secret := "hunter2:6379"
+	if err := func() error { c := config.Default(); c.RedisURL = secret; return c.Check() }(); err == nil || strings.Contains(err.Error(), secret) {
+		t.Errorf("an error with a secret: %v", err)
+	}
+}
+
+// Kubernetes sets these beside a Service of our name.
+func TestServiceLinksAreNoMistakes(t *testing.T) {
+	c, err := config.Load("", []string{
+		"COATCHECK_SERVICE_HOST=10.0.0.1", "COATCHECK_SERVICE_PORT=80", "COATCHECK_SERVICE_PORT_HTTP=80", "COATCHECK_PORT=tcp://10.0.0.1:80",
+		"COATCHECK_PORT_80_TCP=tcp://10.0.0.1:80", "COATCHECK_PORT_80_TCP_PROTO=tcp", "COATCHECK_PORT_80_TCP_PORT=80", "COATCHECK_PORT_80_TCP_ADDR=10.0.0.1",
+	})
+	if err != nil || c.Addr != config.Default().Addr {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -31,7 +31,8 @@ import (
 
 const (
 	notReadyFirst = 100 * time.Millisecond // balancers that probe see "not ready" before connections end
-	openRetry     = time.Second            // while Redis can't be reached at the start
+	openRetry     = 250 * time.Millisecond // while Redis can't be reached at the start
+	openTimeout   = 3 * time.Second        // then the start ends: a wrong address must be seen
 )
 
 // Options of Start.
@@ -65,9 +66,9 @@ type part struct {
 	run  func(context.Context) error
 }
 
-// Start connects and listens. Once it returned, the port answers. It waits for
-// a Redis that can't be reached, until ctx ends; a wrong configuration ends it
-// at once.
+// Start connects and listens. Once it returned, the port answers. A Redis that
+// can't be reached is waited for, 3 s: one that starts beside the gateway comes,
+// a wrong address does not. A wrong configuration ends the start at once.
 func Start(ctx context.Context, o Options) (*Gateway, error) {
 	c := o.Config
 	g := &Gateway{log: o.Logger, budget: c.DrainTimeout, listener: o.Listener}
@@ -82,7 +83,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("callbacks.allow_cidrs: %w", err), g.listener.Close())
 	}
-	if g.broker, err = open(ctx, brokerOptions(o), o.Logger); err != nil {
+	if g.broker, err = open(ctx, brokerOptions(o)); err != nil {
 		return nil, errors.Join(err, g.listener.Close())
 	}
 	g.hub = watch.New(g.broker, o.Logger)
@@ -118,16 +119,21 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 }
 
 // open retries while Redis is away; everything else is the operator's to mend.
-func open(ctx context.Context, o broker.Options, log *slog.Logger) (*broker.Broker, error) {
+func open(ctx context.Context, o broker.Options) (*broker.Broker, error) {
+	ctx, stop := context.WithTimeout(ctx, openTimeout)
+	defer stop()
+	var away error
 	for {
 		b, err := broker.Open(ctx, o)
-		if err == nil || !errors.Is(err, broker.ErrUnavailable) || ctx.Err() != nil {
+		if err == nil || !errors.Is(err, broker.ErrUnavailable) {
 			return b, err
 		}
-		log.Warn("Redis can't be reached yet; trying again", "error", err)
+		if away == nil || ctx.Err() == nil { // not the error of a try that was cut short
+			away = err
+		}
 		select {
 		case <-ctx.Done():
-			return nil, err
+			return nil, away
 		case <-time.After(openRetry):
 		}
 	}

@@ -1,0 +1,108 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coatcheck/coatcheck/api"
+)
+
+// longestDrain leaves the rest of 25 s, after which supervisors kill, to what
+// comes behind it: handing over, and stopping a redis-server.
+const longestDrain = 20 * time.Second
+
+var redisScheme = regexp.MustCompile(`^(redis|rediss|unix)://.`)
+
+// Check says in one line what can't be, naming key, value and what is allowed.
+func (c Config) Check() error {
+	switch {
+	case c.Partitions < 0 || c.Partitions > 4096:
+		return fmt.Errorf("partitions: %d is outside 0..4096", c.Partitions)
+	case !listenable(c.Addr):
+		return fmt.Errorf("addr: %q is no host:port", c.Addr)
+	case c.RedisURL != "" && !redisScheme.MatchString(c.RedisURL):
+		return errors.New("redis_url: must begin with redis://, rediss:// or unix://") // not the value: it may have a password
+	case !publicURL(c.PublicURL):
+		return fmt.Errorf("public_url: %q is no http or https URL without a query", c.PublicURL)
+	case c.MaxBody < 1:
+		return errors.New("max_body: must be at least 1 byte")
+	case c.DrainTimeout <= 0 || c.DrainTimeout > longestDrain:
+		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", c.DrainTimeout, longestDrain)
+	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
+		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	case !slices.Contains([]string{"auto", "text", "json"}, c.Log.Format):
+		return fmt.Errorf("log.format: %q is none of auto, text, json", c.Log.Format)
+	case c.Bounds.MinTimeout <= 0 || c.Bounds.MinTimeout > c.Bounds.MaxTimeout:
+		return fmt.Errorf("bounds: min_timeout %s must be above 0 and at most max_timeout %s", c.Bounds.MinTimeout, c.Bounds.MaxTimeout)
+	case c.Bounds.MinRetention <= 0 || c.Bounds.MinRetention > c.Bounds.MaxRetention || c.Bounds.MaxRetention > 7*24*time.Hour:
+		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", c.Bounds.MinRetention, c.Bounds.MaxRetention)
+	}
+	for _, cidr := range c.Callbacks.AllowCIDRs {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			return fmt.Errorf("callbacks.allow_cidrs: %q is not a network such as 10.0.0.0/8", cidr)
+		}
+	}
+	if err := c.Defaults.check("defaults", c.Bounds); err != nil {
+		return err
+	}
+	for name, s := range c.Services {
+		if !api.ValidService(name) {
+			return fmt.Errorf("services: %q can't be the name of a service: want %s", name, api.ServiceNames)
+		}
+		if err := s.check("services."+name, c.Bounds); err != nil {
+			return err
+		}
+	}
+	if err := c.Auth.Keys.Check(); err != nil {
+		return fmt.Errorf("auth: %w", err)
+	}
+	return nil
+}
+
+func (s Service) check(at string, b Bounds) error {
+	for _, t := range []struct {
+		key         string
+		d, min, max time.Duration
+	}{
+		{"timeout", s.Timeout, b.MinTimeout, b.MaxTimeout},
+		{"start_timeout", s.StartTimeout, b.MinTimeout, b.MaxTimeout},
+		{"run_timeout", s.RunTimeout, b.MinTimeout, b.MaxTimeout},
+		{"retention", s.Retention, b.MinRetention, b.MaxRetention},
+		{"lease", s.Lease, time.Second, 24 * time.Hour},
+	} {
+		if t.d != 0 && (t.d < t.min || t.d > t.max) {
+			return fmt.Errorf("%s.%s: %s is outside %s..%s", at, t.key, t.d, t.min, t.max)
+		}
+	}
+	if s.MaxAttempts < 0 || s.MaxAttempts > 100 {
+		return fmt.Errorf("%s.max_attempts: %d is outside 1..100", at, s.MaxAttempts)
+	}
+	if s.MaxQueued < 0 {
+		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)
+	}
+	return nil
+}
+
+func listenable(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	n, err := strconv.Atoi(port)
+	return err == nil && n >= 0 && n < 1<<16
+}
+
+// publicURL tells whether text may stand before links.
+func publicURL(text string) bool {
+	u, err := url.Parse(text)
+	return text == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" &&
+		u.RawQuery == "" && u.Fragment == "" && u.User == nil && !strings.HasSuffix(text, "/")
+}
