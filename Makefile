@@ -10,7 +10,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .PHONY: test
-test: redis-server ## run all tests, with the race detector, on the embedded and on a real Redis
+test: tools ## run all tests, with the race detector, on the embedded and on a real Redis
 	$(GO) test -race -timeout 9m ./...
 
 .PHONY: check
@@ -43,13 +43,15 @@ browser: ## the page in Chromium against the real binary (needs chromium and Nod
 	cd web && npm ci --no-audit --no-fund && npm test
 
 .PHONY: ledger
-ledger: redis-server ## kill gateways and workers under load and count every request
+ledger: tools ## kill gateways and workers under load and count every request
 	$(GO) test -count=1 -v -run TestLedger ./internal/ledger
 
-.PHONY: redis-server
-redis-server:
-	@command -v redis-server >/dev/null || { \
-	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	  command -v apt-get >/dev/null && { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq redis-server; } >/dev/null 2>&1; \
-	  command -v redis-server >/dev/null; } || { \
-	  echo "make: the tests need redis-server 7 or newer on PATH; install it (Debian: apt-get install redis-server, macOS: brew install redis)"; exit 1; }
+# What the tests need beside Go: servers and clients that real users have.
+.PHONY: tools
+tools:
+	@has() { command -v redis-server && command -v redis-cli && \
+	    { python3 -c 'import redis' || /usr/bin/python3 -c 'import redis'; }; } >/dev/null 2>&1; \
+	  has && exit; sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  command -v apt-get >/dev/null && { $$sudo apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq redis-server python3-redis; } >/dev/null 2>&1; \
+	  has || { echo "make: the tests need redis-server 7 or newer, redis-cli and python3 with redis-py; install them (Debian: apt-get install redis-server python3-redis, macOS: brew install redis && pip3 install redis)"; exit 1; }

@@ -43,6 +43,7 @@ var arrows = map[string][]string{
 	"internal/localredis":   {},
 	"internal/loop":         {},
 	"internal/metrics":      {"internal/broker", "internal/callback"},
+	"internal/readme":       {},
 	"internal/redistest":    {},
 	"internal/steward":      {"internal/broker", "internal/loop"},
 	"internal/watch":        {"internal/broker", "internal/correlation"},
