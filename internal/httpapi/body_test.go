@@ -175,13 +175,27 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// TestAnnouncedBodiesHoldNothing: memory is for what came, not for what was said.
+func TestAnnouncedBodiesHoldNothing(t *testing.T) {
+	tight := func(o *httpapi.Options) { o.MaxBody, o.Inflight = 1<<20, 4<<20 }
+	inside(t, func(t *testing.T, f *front) {
+		for range 30 {
+			conn := f.dial()
+			defer conn.Close()
+			fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\nx", head, 1<<20)
+		}
+		settled()
+		f.submit(strings.Repeat("x", 1<<20))
+	}, tight)
+}
+
 // TestAcceptedStaysAccepted: where the reply can't be fetched after all, the
 // answer is the 202, since a 503 would say that nothing ran.
 func TestAcceptedStaysAccepted(t *testing.T) {
 	tight := func(o *httpapi.Options) { o.MaxBody = 1 << 20; o.Inflight = 1 }
 	inside(t, func(t *testing.T, f *front) {
 		stalled := f.dial()
-		fmt.Fprintf(stalled, "%sContent-Length: %d\r\n\r\n", head, 1<<20)
+		fmt.Fprintf(stalled, "%sContent-Length: %d\r\n\r\n%s", head, 1<<20, strings.Repeat("x", 1<<20-1))
 		settled()
 		go f.echo(func(r *broker.WorkerReply) { r.Body = bytes.Repeat([]byte("x"), 200<<10) })
 		a := f.post(echoRequests, "hi", "Prefer: wait=5")
