@@ -28,6 +28,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("partitions: %d is outside 0..4096", c.Partitions)
 	case !listenable(c.Addr):
 		return fmt.Errorf("addr: %q is no host:port", c.Addr)
+	case c.Admin.Addr != "" && !listenable(c.Admin.Addr):
+		return fmt.Errorf("admin.addr: %q is no host:port", c.Admin.Addr)
 	case c.RedisURL != "" && !redisScheme.MatchString(c.RedisURL):
 		return errors.New("redis_url: must begin with redis://, rediss:// or unix://") // not the value: it may have a password
 	case !publicURL(c.PublicURL):

@@ -55,6 +55,7 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"addr: \"x\nlog: [\n":                              "[1:7]",
 		"addr: localhost\n":                                "localhost",
 		"addr: ':99999'\n":                                 "99999",
+		"admin: {addr: '9090'}\n":                          "admin.addr",
 		"redis_url: localhost:6379\n":                      "redis_url",
 		"public_url: example.com\n":                        "public_url",
 		"public_url: 'http://x/?a=b'\n":                    "public_url",

@@ -128,7 +128,7 @@ func open(ctx context.Context, o broker.Options) (*broker.Broker, error) {
 		if err == nil || !errors.Is(err, broker.ErrUnavailable) {
 			return b, err
 		}
-		if away == nil || ctx.Err() == nil { // not the error of a try that was cut short
+		if away == nil { // the last try may only say that its time was cut short
 			away = err
 		}
 		select {
