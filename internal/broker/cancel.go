@@ -29,7 +29,7 @@ func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) 
 		return Record{}, err
 	}
 	r, err := b.Status(ctx, id)
-	if err == nil && verdict == "terminal" && !(again && r.Status == Canceled) {
+	if err == nil && verdict == "terminal" && (!again || r.Status != Canceled) {
 		err = ErrTerminal
 	}
 	return r, err
