@@ -2,6 +2,7 @@
 
 const KEY = "coatcheck.key"; // of sessionStorage: gone with the tab
 const HISTORY = "coatcheck.history";
+const PAUSE = 1000; // ms before a stream is asked for again, and as much jitter
 const KEPT = 50; // requests remembered in this browser
 
 export const key = {
@@ -35,43 +36,60 @@ export async function call(/** @type {string} */ path, /** @type {RequestInit} *
 
 /**
  * Follows the events of a request; returns how to stop. The browser resumes by
- * itself with Last-Event-ID; the outcome ends the stream.
+ * itself with Last-Event-ID, or, where it gave up, the page does; the outcome
+ * ends the stream. Beside the events, "online" tells whether it is connected.
  */
 export function follow(/** @type {string} */ id, /** @type {(kind: string, data: any) => void} */ seen) {
   let source = /** @type {EventSource | null} */ (null);
   let over = false;
+  let last = 0; // number of the last event seen
   const path = `/v1/requests/${id}/events`;
   const open = async () => {
-    let query = "";
+    let query = "?last_event_id=" + last;
     if (key.get()) { // an EventSource can't send headers
       try {
-        query = "?ticket=" + encodeURIComponent((await call(`/v1/requests/${id}/stream-ticket`, { method: "POST" })).ticket);
+        query += "&ticket=" + encodeURIComponent((await call(`/v1/requests/${id}/stream-ticket`, { method: "POST" })).ticket);
       } catch (problem) {
+        if (/** @type {Problem} */ (problem).status >= 500 || !(/** @type {Problem} */ (problem).status)) return again();
         seen("problem", problem);
         return;
       }
     }
     if (over) return;
     source = new EventSource(path + query);
+    source.onopen = () => seen("online", true);
+    source.onerror = () => {
+      if (over) return;
+      seen("online", false);
+      if (source?.readyState === EventSource.CLOSED) again(); // an error status ends a browser's own tries
+    };
     for (const kind of ["status", "progress", "partial", "reset", "outcome"]) {
       source.addEventListener(kind, (event) => {
-        seen(kind, JSON.parse(/** @type {MessageEvent} */ (event).data));
+        const { data, lastEventId } = /** @type {MessageEvent} */ (event);
+        if (lastEventId) last = Number(lastEventId);
+        seen(kind, JSON.parse(data));
         if (kind === "outcome") stop();
       });
     }
+  };
+  const again = () => {
+    source?.close();
+    setTimeout(() => { if (!over) open(); }, PAUSE * (1 + Math.random()));
   };
   const stop = () => { over = true; source?.close(); };
   open();
   return stop;
 }
 
+/** @typedef {{id: string, service: string, at: string}} Entry */
+
 /** The requests that were submitted from this browser, newest first. */
 export const history = {
-  /** @returns {{id: string, service: string, at: string}[]} */
+  /** @returns {Entry[]} */
   all: () => {
     try { return JSON.parse(localStorage.getItem(HISTORY) ?? "[]"); } catch { return []; }
   },
-  add(/** @type {{id: string, service: string, at: string}} */ entry) {
+  add(/** @type {Entry} */ entry) {
     localStorage.setItem(HISTORY, JSON.stringify([entry, ...this.all().filter((e) => e.id !== entry.id)].slice(0, KEPT)));
   },
 };

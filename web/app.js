@@ -6,7 +6,10 @@ import { call, follow, history, key, Problem } from "./api.js";
 
 const html = htm.bind(h);
 
-/** What to try each demo service with. */
+/**
+ * What to try each demo service with.
+ * @type {Record<string, string>}
+ */
 const examples = {
   echo: "hello", upper: "hello", sleep: '{"for":"3s"}', progress: '{"steps":8,"interval":"400ms"}',
   flaky: '{"fail_times":2}', fail: '{"message":"as asked"}',
@@ -15,18 +18,25 @@ const examples = {
 const clock = (/** @type {string} */ at) => new Date(at).toLocaleTimeString(undefined, { hour12: false }) + "." + at.slice(20, 23);
 const shown = (/** @type {any} */ body) => (typeof body === "string" ? body : JSON.stringify(body));
 
-function Complaint({ problem }) {
+/** @typedef {{message: string, detail: string}} Said */
+
+function Complaint(/** @type {{problem: Said | null}} */ { problem }) {
   return problem && html`<div class="problem" role="alert"><strong>${problem.message}</strong>${problem.detail}</div>`;
 }
 
-function Submit({ submitted }) {
+function Submit(/** @type {{submitted: (status: any) => void}} */ { submitted }) {
   const [services, setServices] = useState(/** @type {string[]} */ ([]));
   const [service, setService] = useState("progress");
   const [body, setBody] = useState(examples.progress);
   const [problem, setProblem] = useState(/** @type {Problem | null} */ (null));
+  const [refused, setRefused] = useState(/** @type {Problem | null} */ (null)); // of the list, apart from the submit's
   const load = () => call("/v1/services").then(
-    (list) => { setServices(list.services.map((s) => s.name)); setProblem(null); }, setProblem);
-  useEffect(() => { load(); }, []);
+    (list) => { setServices(list.services.map((/** @type {{name: string}} */ s) => s.name)); setRefused(null); }, setRefused);
+  useEffect(() => { // a worker that comes later brings its services
+    load();
+    const timer = setInterval(load, 3000);
+    return () => clearInterval(timer);
+  }, []);
 
   const choose = (/** @type {any} */ event) => {
     setService(event.target.value);
@@ -53,16 +63,16 @@ function Submit({ submitted }) {
             ${(services.length ? services : [service]).map((name) => html`<option value=${name} selected=${name === service}>${name}</option>`)}
           </select>
         </label>
-        <label>Body <textarea id="body" value=${body} spellcheck=${false} onInput=${(e) => setBody(e.target.value)}></textarea></label>
-        ${problem?.status === 401 && html`
-          <label>API key <input type="password" autocomplete="off" onChange=${(e) => { key.set(e.target.value); load(); }} /></label>`}
+        <label>Body <textarea id="body" value=${body} spellcheck=${false} onInput=${(/** @type {any} */ e) => setBody(e.target.value)}></textarea></label>
+        ${(problem ?? refused)?.status === 401 && html`
+          <label>API key <input type="password" autocomplete="off" onChange=${(/** @type {any} */ e) => { key.set(e.target.value); load(); }} /></label>`}
         <button>Submit</button>
       </form>
-      <${Complaint} problem=${problem} />
+      <${Complaint} problem=${problem ?? refused} />
     </section>`;
 }
 
-function History({ entries, current }) {
+function History(/** @type {{entries: import("./api.js").Entry[], current: string | undefined}} */ { entries, current }) {
   return html`
     <section>
       <h2>From this browser</h2>
@@ -74,10 +84,11 @@ function History({ entries, current }) {
     </section>`;
 }
 
-function Request({ id }) {
+function Request(/** @type {{id: string}} */ { id }) {
   const [status, setStatus] = useState(/** @type {any} */ (null));
   const [events, setEvents] = useState(/** @type {any[]} */ ([]));
   const [problem, setProblem] = useState(/** @type {Problem | null} */ (null));
+  const [online, setOnline] = useState(true);
   useEffect(() => {
     setStatus(null); setEvents([]); setProblem(null);
     let stop = () => {};
@@ -88,6 +99,7 @@ function Request({ id }) {
       stop = follow(id, (kind, data) => {
         if (kind === "status" || kind === "outcome") setStatus(data);
         else if (kind === "problem") setProblem(data);
+        else if (kind === "online") setOnline(data);
         else if (kind !== "reset") setEvents((before) => [...before, data]);
       });
     }, (failure) => { if (!left) setProblem(failure); });
@@ -109,6 +121,7 @@ function Request({ id }) {
         <span class="mono">${id}</span>
         ${!status.finished_at && html`<button class="quiet" onClick=${cancel}>Cancel</button>`}
       </div>
+      ${!online && !status.finished_at && html`<p class="offline" role="status">Not connected to the gateway; trying again. The request goes on.</p>`}
       ${percent !== undefined && html`<progress max="100" value=${percent} aria-label="Progress">${percent} %</progress>`}
       ${status.error && html`<${Complaint} problem=${{ message: status.error.code, detail: status.error.message }} />`}
       ${events.length > 0 && html`
@@ -138,7 +151,7 @@ function App() {
   };
   return html`
     <div class="page">
-      <header><h1>coatcheck</h1><p>Hand a request in, get a ticket, watch the reply come.</p></header>
+      <header><h1>coatcheck</h1><p>Hand a request in, get a ticket, watch the reply come.</p><nav><a href="../docs">Contract</a></nav></header>
       <main>
         <div class="column"><${Submit} submitted=${submitted} /><${History} entries=${entries} current=${id} /></div>
         <div class="column">${id ? html`<${Request} id=${id} key=${id} />`

@@ -1,6 +1,7 @@
-// Package web is the page at /ui/, served from the binary as its sources are:
-// there is no build step, so nothing can be stale. The libraries in vendor/ are
-// byte-identical to their npm packages, which a test holds.
+// Package web is the page at /ui/ and the contract at /docs, served from the
+// binary as their sources are: there is no build step, so nothing can be stale.
+// The libraries in vendor/ are byte-identical to their npm packages, which a
+// test holds.
 package web
 
 import (
@@ -16,16 +17,21 @@ import (
 	"strings"
 )
 
-//go:embed index.html app.js api.js style.css vendor
+//go:embed index.html app.js api.js style.css docs.html docs.js docs.css vendor
 var files embed.FS
 
-// Handler serves the page at its root; mount it at /ui/.
+// Handler serves the page at /ui/ and the contract at /docs.
 func Handler() http.Handler {
-	policy := "default-src 'none'; script-src 'self' '" + importMapHash() + "'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	const tight = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+	pagePolicy := tight + "style-src 'self'; script-src 'self' '" + importMapHash() + "'"
+	docsPolicy := tight + "style-src 'self' 'unsafe-inline'; script-src 'self'" // Swagger UI writes style attributes
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name := strings.TrimPrefix(path.Clean("/"+r.URL.Path), "/")
-		if name == "" {
+		name, policy := strings.TrimPrefix(path.Clean(r.URL.Path), "/ui/"), pagePolicy
+		switch name {
+		case "/ui":
 			name = "index.html"
+		case "/docs":
+			name, policy = "docs.html", docsPolicy
 		}
 		body, err := fs.ReadFile(files, name)
 		if err != nil {

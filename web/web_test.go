@@ -15,7 +15,8 @@ import (
 func TestServes(t *testing.T) {
 	h := web.Handler()
 	for path, want := range map[string]string{
-		"/": "text/html", "/app.js": "text/javascript", "/style.css": "text/css", "/vendor/htm-3.1.1.mjs": "text/javascript",
+		"/ui/": "text/html", "/ui/app.js": "text/javascript", "/ui/style.css": "text/css", "/ui/vendor/htm-3.1.1.mjs": "text/javascript",
+		"/docs": "text/html", "/ui/docs.js": "text/javascript", "/ui/vendor/swagger-ui-5.35.0.css": "text/css",
 	} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -30,7 +31,7 @@ func TestServes(t *testing.T) {
 		}
 	}
 	w := httptest.NewRecorder()
-	if h.ServeHTTP(w, httptest.NewRequest("GET", "/../web.go", nil)); w.Code != 404 {
+	if h.ServeHTTP(w, httptest.NewRequest("GET", "/ui/../web.go", nil)); w.Code != 404 {
 		t.Errorf("outside: %d", w.Code)
 	}
 }
@@ -56,7 +57,7 @@ func TestVendored(t *testing.T) {
 
 // No request leaves the origin.
 func TestNoForeignOrigins(t *testing.T) {
-	for _, name := range []string{"index.html", "app.js", "api.js", "style.css"} {
+	for _, name := range []string{"index.html", "app.js", "api.js", "style.css", "docs.html", "docs.js", "docs.css"} {
 		body, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -38,7 +38,8 @@ func (s *Server) routes() http.Handler {
 	}
 	if s.Page != nil {
 		r.Get("/ui", http.RedirectHandler("/ui/", http.StatusMovedPermanently).ServeHTTP)
-		r.Get("/ui/*", http.StripPrefix("/ui", s.Page).ServeHTTP)
+		r.Get("/ui/*", s.Page.ServeHTTP)
+		r.Get("/docs", s.Page.ServeHTTP)
 	}
 	if s.Inbox != nil {
 		r.Handle("/inbox/{name}", s.Inbox)

@@ -37,7 +37,7 @@ type Options struct {
 	CheckCallback func(url string) error // refuses a callback URL; nil: none are taken
 	Metrics       http.Handler           // at /metrics; nil: nowhere
 	AdminApart    bool                   // /metrics is at Admin alone
-	Page          http.Handler           // at /ui/; nil: no page
+	Page          http.Handler           // at /ui/ and /docs; nil: no page
 	Inbox         http.Handler           // at /inbox/; nil: not in production
 }
 

@@ -5,6 +5,7 @@ import { spawn, execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
+import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
@@ -15,7 +16,7 @@ let gateway, browser, origin;
 
 before(async () => {
   const binary = join(shots, "coatcheck");
-  execFileSync("go", ["build", "-o", binary, "./cmd/coatcheck"], { cwd: join(import.meta.dirname, "../.."), stdio: "inherit" });
+  execFileSync("go", ["build", "-o", binary, "./cmd/coatcheck"], { cwd: fileURLToPath(new URL("../..", import.meta.url)), stdio: "inherit" });
   gateway = spawn(binary, ["dev", "--addr", "127.0.0.1:0", "--redis-addr", "127.0.0.1:0"], { env: { ...process.env, XDG_RUNTIME_DIR: shots } });
   origin = await new Promise((found, lost) => {
     let said = "";
@@ -39,16 +40,21 @@ after(async () => {
   gateway?.kill("SIGTERM");
 });
 
+/** Opens a page, and gathers what goes wrong on it. */
+async function open(options, path) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  const wrong = [];
+  page.on("pageerror", (error) => wrong.push(error.message));
+  page.on("console", (line) => line.type() === "error" && wrong.push(line.text()));
+  page.on("request", (request) => /^(data|blob):/.test(request.url()) || request.url().startsWith(origin + "/") || wrong.push("left the origin: " + request.url()));
+  await page.goto(origin + path);
+  return { context, page, wrong };
+}
+
 for (const [colorScheme, width] of [["light", 1100], ["dark", 390]]) {
   test(`submit, watch, reload: ${colorScheme}, ${width} px`, async () => {
-    const context = await browser.newContext({ colorScheme, viewport: { width, height: 800 } });
-    const page = await context.newPage();
-    const wrong = [];
-    page.on("pageerror", (error) => wrong.push(error.message));
-    page.on("console", (line) => line.type() === "error" && wrong.push(line.text()));
-    page.on("request", (request) => request.url().startsWith(origin) || request.url().startsWith("data:") || wrong.push("left the origin: " + request.url()));
-
-    await page.goto(origin + "/ui/");
+    const { context, page, wrong } = await open({ colorScheme, viewport: { width, height: 800 } }, "/ui/");
     await page.waitForFunction(() => document.querySelectorAll("#service option").length === 6);
     await page.click("form button");
     await page.waitForFunction(() => {
@@ -67,3 +73,47 @@ for (const [colorScheme, width] of [["light", 1100], ["dark", 390]]) {
     await context.close();
   });
 }
+
+test("cancel by keyboard", async () => {
+  const { context, page, wrong } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/");
+  await page.waitForFunction(() => document.querySelectorAll("#service option").length === 6);
+  await page.selectOption("#service", "sleep");
+  await page.focus("#body");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("button.quiet");
+  await page.focus("button.quiet");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.querySelector("#status")?.textContent === "canceled");
+  assert.deepEqual(wrong, []);
+  await context.close();
+});
+
+test("what the gateway refuses is said", async () => {
+  const { context, page } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/#/requests/01a20ab5-4c56-8000-ae3b-b77f544ab6f3");
+  await page.waitForSelector("[role=alert] strong");
+  assert.match(await page.textContent("[role=alert]"), /never issued|not found/i);
+  await context.close();
+});
+
+test("a stream that breaks says so, and comes back", async () => {
+  const { context, page } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/");
+  await page.waitForFunction(() => document.querySelectorAll("#service option").length === 6);
+  await page.fill("#body", '{"steps":10,"interval":"400ms"}');
+  let cut = 0;
+  await page.route("**/events*", (route) => (cut++ === 0 ? route.abort() : route.continue()));
+  await page.click("form button:not(.quiet)");
+  await page.waitForSelector(".offline");
+  await page.waitForFunction(() => document.querySelector("#status")?.textContent === "succeeded", null, { timeout: 20_000 });
+  assert.equal(await page.locator(".offline").count(), 0);
+  assert.equal(await page.locator("ol li").count(), 10);
+  await context.close();
+});
+
+test("the contract", async () => {
+  const { context, page, wrong } = await open({ viewport: { width: 1100, height: 800 } }, "/docs");
+  await page.waitForFunction(() => document.querySelectorAll(".opblock").length >= 10);
+  await page.screenshot({ path: join(shots, "docs.png") });
+  assert.deepEqual(wrong, []);
+  await context.close();
+});
