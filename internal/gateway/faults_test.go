@@ -39,8 +39,11 @@ func (h house) flows() {
 
 func TestRedisGoneAndBack(t *testing.T) {
 	r := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
-	h := start(t, r.URL)
+	const lease = time.Second
+	h := start(t, r.URL, func(c *config.Config) { c.Defaults.Lease = lease })
 	s := h.do("POST", "/v1/services/sleep/requests", `{"for":"10m"}`).status(t)
+	for h.do("GET", s.Links.Self, "").status(t).Status != api.Running {
+	}
 	r.Kill()
 	begun := time.Now()
 	for {
@@ -59,10 +62,17 @@ func TestRedisGoneAndBack(t *testing.T) {
 	if a := h.do("GET", "/livez", ""); a.code != 200 {
 		t.Errorf("livez: %d", a.code)
 	}
+	for time.Since(begun) < 2*lease { // an outage in which no worker can say that it lives
+		if a := h.do("GET", s.Links.Self+"?wait=1s", ""); a.code != 503 {
+			t.Errorf("poll without Redis: %d", a.code)
+		}
+	}
 	r.Restart(t)
 	h.flows()
-	if got := h.do("GET", s.Links.Self, "").status(t); got.CorrelationID != s.CorrelationID {
-		t.Errorf("after the restart: %+v", got)
+	for back := time.Now(); time.Since(back) < 2*lease; {
+		if got := h.do("GET", s.Links.Self, "").status(t); got.Status != api.Running || got.Attempt != 1 {
+			t.Fatalf("after the restart: %s, attempt %d; its worker never stopped", got.Status, got.Attempt)
+		}
 	}
 }
 

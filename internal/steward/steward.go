@@ -36,6 +36,7 @@ const (
 	sweepEvery   = 5 * time.Second
 	tidyEvery    = time.Minute
 	troublePause = 250 * time.Millisecond // after an error of Redis
+	settlesDown  = 2 * time.Second        // after an outage, in which no worker could say that it lives
 	handover     = 2 * time.Second        // to give the leases up in
 	rescan       = 5 * time.Second        // how soon a partition that was added gets its steward
 )
@@ -46,6 +47,7 @@ type Steward struct {
 	log     *slog.Logger
 	held    atomic.Int64
 	trouble loop.Trouble
+	outage  atomic.Int64 // when Redis was last seen unavailable, ns since 1970
 
 	mu    sync.Mutex            // guards freed
 	freed map[int]chan struct{} // by partition: somebody gave it up; capacity 1, never closed
@@ -182,7 +184,12 @@ func (s *Steward) decide(ctx context.Context, p int) error {
 }
 
 // lapse takes work back from silent workers, and callbacks from dead gateways.
+// After an outage of Redis it gives the live ones time to be heard first: their
+// silence was not their own.
 func (s *Steward) lapse(ctx context.Context, p int) error {
+	if time.Since(time.Unix(0, s.outage.Load())) < settlesDown {
+		return nil
+	}
 	for _, service := range s.broker.Services() {
 		d, err := s.broker.Lapse(ctx, p, service)
 		if err != nil {
@@ -240,6 +247,9 @@ func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doin
 func (s *Steward) complain(ctx context.Context, doing string, p int, err error) {
 	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
 		return
+	}
+	if errors.Is(err, broker.ErrUnavailable) {
+		s.outage.Store(time.Now().UnixNano())
 	}
 	s.trouble.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)
 }
