@@ -58,8 +58,15 @@ func dev() *cobra.Command {
 	return c
 }
 
-// forDev is what dev needs beside the configuration.
+// forDev is what dev needs beside the configuration. The demo services are named
+// in it, so that the first call may come before their worker does.
 func forDev(s *config.Config) {
+	if s.Services == nil {
+		s.Services = map[string]config.Service{}
+	}
+	for _, name := range demo.Services {
+		s.Services[name] = s.Services[name] // as configured, or by the defaults
+	}
 	s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
 	for name, own := range s.Services {
 		own.MaxQueued = min(own.MaxQueued, devBacklog)

@@ -56,9 +56,9 @@ func (s *Server) paced(next http.Handler) http.Handler {
 	})
 }
 
-// body reads a request body. The caller releases the memory once the body is no longer needed. net/http takes
-// the deadline of paced back when the body is there; it stays where the rest may
-// still come.
+// body reads a request body. The caller releases the memory once the body is no
+// longer needed. net/http takes the deadline of paced back when the body is
+// there; it stays where the rest may still come.
 func (s *Server) body(w http.ResponseWriter, r *http.Request, m *memory) ([]byte, error) {
 	if r.ContentLength > s.MaxBody {
 		return nil, s.tooLarge()
