@@ -290,6 +290,72 @@ type WaitFor = string
 // Accepted The status document: the same in poll, long-poll, the outcome event and a callback
 type Accepted = Status
 
+// ProblemAlreadyTerminal An error (RFC 9457)
+type ProblemAlreadyTerminal = Problem
+
+// ProblemBodyTimeout An error (RFC 9457)
+type ProblemBodyTimeout = Problem
+
+// ProblemBodyTooLarge An error (RFC 9457)
+type ProblemBodyTooLarge = Problem
+
+// ProblemCanceled An error (RFC 9457)
+type ProblemCanceled = Problem
+
+// ProblemEffectUnknown An error (RFC 9457)
+type ProblemEffectUnknown = Problem
+
+// ProblemForbidden An error (RFC 9457)
+type ProblemForbidden = Problem
+
+// ProblemGone An error (RFC 9457)
+type ProblemGone = Problem
+
+// ProblemIdempotencyMismatch An error (RFC 9457)
+type ProblemIdempotencyMismatch = Problem
+
+// ProblemInternal An error (RFC 9457)
+type ProblemInternal = Problem
+
+// ProblemInvalidOption An error (RFC 9457)
+type ProblemInvalidOption = Problem
+
+// ProblemNoRoomForReply An error (RFC 9457)
+type ProblemNoRoomForReply = Problem
+
+// ProblemNoRoomNow An error (RFC 9457)
+type ProblemNoRoomNow = Problem
+
+// ProblemNoSuchRoute An error (RFC 9457)
+type ProblemNoSuchRoute = Problem
+
+// ProblemNotFound An error (RFC 9457)
+type ProblemNotFound = Problem
+
+// ProblemNotReady An error (RFC 9457)
+type ProblemNotReady = Problem
+
+// ProblemQueueFull An error (RFC 9457)
+type ProblemQueueFull = Problem
+
+// ProblemReplyFailed An error (RFC 9457)
+type ProblemReplyFailed = Problem
+
+// ProblemSubmitRefused An error (RFC 9457)
+type ProblemSubmitRefused = Problem
+
+// ProblemTimedOut An error (RFC 9457)
+type ProblemTimedOut = Problem
+
+// ProblemUnauthenticated An error (RFC 9457)
+type ProblemUnauthenticated = Problem
+
+// ProblemUnavailable An error (RFC 9457)
+type ProblemUnavailable = Problem
+
+// ProblemUnknownService An error (RFC 9457)
+type ProblemUnknownService = Problem
+
 // StatusDocument The status document: the same in poll, long-poll, the outcome event and a callback
 type StatusDocument = Status
 
