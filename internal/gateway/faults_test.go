@@ -134,7 +134,7 @@ func TestRedisFull(t *testing.T) {
 	const limit = 24 << 20
 	r := redistest.Start(t, "--maxmemory", fmt.Sprint(limit))
 	h := start(t, r.URL, func(c *config.Config) { c.MaxBody = 1 << 20 })
-	running := h.do("POST", "/v1/services/sleep/requests", `{"for":"4s"}`, "Coatcheck-Retention", "1h").status(t)
+	running := h.do("POST", "/v1/services/sleep/requests", `{"for":"10m"}`).status(t)
 	var waiting []api.Status
 	for h.do("GET", running.Links.Self, "").status(t).Status != api.Running {
 	}
