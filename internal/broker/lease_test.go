@@ -49,11 +49,15 @@ func TestLapsedLease(t *testing.T) {
 func TestWorkerThatAcks(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
 		b := open(t, redis, func(o *broker.Options) {
-			o.Services["echo"] = broker.ServiceConfig{Lease: 40 * time.Millisecond, MaxAttempts: 2}
+			o.Services["echo"] = broker.ServiceConfig{Lease: 300 * time.Millisecond, MaxAttempts: 2}
 		})
+		waiting := submit(t, b, "held by a worker that behaves")
+		held := claim(t, b)
 		sweep := func(wanted string) {
 			t.Helper()
 			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+				send(t, b, held, broker.WorkerReply{Type: "heartbeat"})
+				settle(t, b)
 				after := ""
 				for ok := true; ok; ok = after != "" {
 					facts, next, err := b.Sweep(t.Context(), 0, "echo", after)
@@ -71,8 +75,6 @@ func TestWorkerThatAcks(t *testing.T) {
 			}
 			t.Fatalf("no %s", wanted)
 		}
-		waiting := submit(t, b, "held by a worker that behaves")
-		claim(t, b)
 		quick, slow := submit(t, b, "quick"), submit(t, b, "slow")
 		d := claim(t, b)
 		redis.Client.XAck(t.Context(), "cc:{0}:queue:echo", "workers", redis.Client.XInfoGroups(t.Context(), "cc:{0}:queue:echo").Val()[0].LastDeliveredID)

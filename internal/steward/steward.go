@@ -183,11 +183,27 @@ func (s *Steward) decide(ctx context.Context, p int) error {
 	return nil
 }
 
+// recovering tells whether Redis was away just now. Nobody's lease lapses then
+// before the live workers had time to be heard: their silence was not their own.
+func (s *Steward) recovering() bool {
+	return time.Since(time.Unix(0, s.outage.Load())) < settlesDown
+}
+
+// tell logs what an operator should know of workers.
+func (s *Steward) tell(facts []broker.Fact) {
+	for _, f := range facts {
+		switch f.Kind {
+		case "lapse":
+			s.log.Warn("a worker fell silent; its request is given to another", "correlation_id", f.ID, "service", f.Service)
+		case "acked":
+			s.log.Warn("a worker acknowledged its entry by itself; if no reply comes within the lease, the request is given to another", "correlation_id", f.ID, "service", f.Service)
+		}
+	}
+}
+
 // lapse takes work back from silent workers, and callbacks from dead gateways.
-// After an outage of Redis it gives the live ones time to be heard first: their
-// silence was not their own.
 func (s *Steward) lapse(ctx context.Context, p int) error {
-	if time.Since(time.Unix(0, s.outage.Load())) < settlesDown {
+	if s.recovering() {
 		return nil
 	}
 	for _, service := range s.broker.Services() {
@@ -195,11 +211,7 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 		if err != nil {
 			return err
 		}
-		for _, f := range d.Facts {
-			if f.Kind == "lapse" {
-				s.log.Warn("a worker fell silent; its request is given to another", "correlation_id", f.ID, "service", f.Service)
-			}
-		}
+		s.tell(d.Facts)
 		if d.Settle {
 			if err := s.settleAll(ctx, p); err != nil {
 				return err
@@ -214,17 +226,16 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 func (s *Steward) sweep() func(context.Context, int) error {
 	after := map[string]string{}
 	return func(ctx context.Context, p int) error {
+		if s.recovering() {
+			return nil
+		}
 		for _, service := range s.broker.Services() {
 			facts, next, err := s.broker.Sweep(ctx, p, service, after[service])
 			if err != nil {
 				return err
 			}
 			after[service] = next
-			for _, f := range facts {
-				if f.Kind == "acked" {
-					s.log.Warn("a worker acknowledged its entry by itself; if no reply comes within the lease, the request is given to another", "correlation_id", f.ID, "service", f.Service)
-				}
-			}
+			s.tell(facts)
 		}
 		return nil
 	}

@@ -12,11 +12,6 @@ even_when_full()
 local report = {}
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
-local oldest -- of the unsettled replies
-if redis.call('XLEN', P .. 'replies') > 0 then
-  oldest = stream_ms(redis.call('XRANGE', P .. 'replies', '-', '+', 'COUNT', 1)[1][1])
-end
-
 local function release(r)
   local v = redis.call('HMGET', r.key, 'content_type', 'trace', 'headers', 'body')
   r.release = nil
@@ -30,10 +25,14 @@ local function release(r)
   note('release', r.id, r.service)
 end
 
-local function timed_out(r, reason, code, message)
-  report[#report + 1] = finish(r, { status = 'timed_out', reason = reason, code = code, message = message })
-end
+local TIMEOUT = {
+  total = { 'timeout', 'No outcome came before the timeout of the request.' },
+  start = { 'start_timeout', 'No worker started the request before its start timeout.' },
+  run = { 'run_timeout', 'The worker did not reply before the run timeout.' },
+}
 
+-- decide returns 'settle' where a reply must be settled first: the clock that
+-- ran out may have done so after the instant at which r was to be looked at.
 local function decide(id)
   local r = load(id)
   if not r or TERMINAL[r.status] then
@@ -41,22 +40,16 @@ local function decide(id)
     if not r then note('orphan', id, '-') end
     return
   end
-  if NOW >= r.deadline then
-    return timed_out(r, 'total', 'timeout', 'No outcome came before the timeout of the request.')
-  end
-  if r.release then
-    if NOW >= r.release then release(r) else schedule(r) end
-    return
-  end
-  local recorded = r.started
   claim(r)
-  if r.start > 0 and r.attempt == 1 and NOW >= r.created + r.start and (not r.started or r.started > r.created + r.start) then
-    return timed_out(r, 'start', 'start_timeout', 'No worker started the request before its start timeout.')
+  local at, reason = clock(r)
+  if NOW >= at then
+    if unsettled(at) then return 'settle' end
+    report[#report + 1] = finish(r, { status = 'timed_out', reason = reason, code = TIMEOUT[reason][1], message = TIMEOUT[reason][2] })
+  elseif r.release and NOW >= r.release then
+    release(r)
+  else
+    schedule(r)
   end
-  if r.run > 0 and r.started and NOW >= r.started + r.run then
-    return timed_out(r, 'run', 'run_timeout', 'The worker did not reply before the run timeout.')
-  end
-  schedule(r)
 end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(NOW), 'WITHSCORES', 'LIMIT', 0, tonumber(ARGV[2]))
@@ -67,11 +60,9 @@ for i = 1, #due, 2 do
   if id then
     redis.call('XADD', P .. 'callbacks', '*', 'id', id, 'type', kind, 'number', number, 'attempt', attempt)
     redis.call('ZREM', KEYS[1], member)
-  elseif oldest and oldest <= at then
+  elseif unsettled(at) or decide(member) == 'settle' then
     verdict = 'settle'
     break
-  else
-    decide(member)
   end
 end
 publish_wakes()

@@ -17,11 +17,6 @@ if silent.err then
   return redis.error_reply(silent.err)
 end
 
-local oldest
-if #silent > 0 and redis.call('XLEN', P .. 'replies') > 0 then
-  oldest = stream_ms(redis.call('XRANGE', P .. 'replies', '-', '+', 'COUNT', 1)[1][1])
-end
-
 local function look(entry, idle)
   local found = { entry = entry, service = service }
   local f = content(found)
@@ -35,7 +30,7 @@ local function look(entry, idle)
     return note('orphan', f.id)
   end
   if idle < r.lease then return end
-  if oldest and oldest <= NOW - idle + r.lease then return 'settle' end
+  if unsettled(NOW - idle + r.lease) then return 'settle' end
   report[#report + 1] = lapse(r, f)
 end
 

@@ -76,18 +76,28 @@ local function claim(r)
   return r.started
 end
 
+-- clock tells which clock of r runs out first by what is known of its claim, and
+-- when. A claim after the start timeout does not stop that clock: it ran out
+-- before, only nobody looked.
+local function clock(r)
+  local at, reason = r.deadline, 'total'
+  if r.release then return at, reason end
+  local start = r.created + r.start
+  if r.start > 0 and r.attempt == 1 and start < at and not (r.started and r.started <= start) then at, reason = start, 'start' end
+  if r.run > 0 and r.started and r.started + r.run < at then at, reason = r.started + r.run, 'run' end
+  return at, reason
+end
+
 -- next_due is the next instant at which something must be decided about r.
 -- A claim that nobody has seen by now can't have begun before now, so looking
 -- again one run_timeout later is still exact. Where a short run timeout meets a
 -- long line, looking that often would cost more than it tells: then a timeout
 -- may fire late by an eighth of the time in the line, by a second at most.
 local function next_due(r)
-  local at = r.deadline
+  local at = clock(r)
   if r.release then return math.min(at, r.release) end
-  if r.start > 0 and r.attempt == 1 and not r.started then at = math.min(at, r.created + r.start) end
-  if r.run > 0 then
-    if r.started then at = math.min(at, r.started + r.run)
-    else at = math.min(at, NOW + math.max(r.run, math.min(1000, (NOW - r.created) / 8))) end
+  if r.run > 0 and not r.started then
+    at = math.min(at, NOW + math.max(r.run, math.min(1000, (NOW - r.created) / 8)))
   end
   return at
 end
@@ -95,6 +105,17 @@ end
 local function schedule(r) redis.call('ZADD', P .. 'due', int(next_due(r)), r.id) end
 
 local function token(r) return r.id .. '.' .. int(r.attempt) .. '.' .. r.nonce end
+
+-- unsettled tells whether a reply that Redis took by an instant still waits to
+-- be settled. Nothing that is due then may be decided before.
+local oldest -- of the unsettled replies in ms, read once a script; false for none
+local function unsettled(at)
+  if oldest == nil then
+    local first = redis.call('XRANGE', P .. 'replies', '-', '+', 'COUNT', 1)[1]
+    oldest = first and stream_ms(first[1]) or false
+  end
+  return oldest and oldest <= at
+end
 
 -- enqueue puts a work entry for the present attempt on the stream.
 local function enqueue(r, content_type, trace, headers, body)

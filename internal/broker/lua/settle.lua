@@ -103,7 +103,7 @@ local function settle(entry, f, n)
     return note(again and 'duplicate' or 'late', id, r.service)
   end
   if attempt ~= r.attempt or r.status == 'scheduled' then return note('stale', id, r.service) end
-  if at > r.deadline or (r.run > 0 and claim(r) and at > r.started + r.run) then return note('late', id, r.service) end
+  if at > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and at > clock(r)) then return note('late', id, r.service) end
   local seq = tonumber(f.seq or '')
   if seq then
     if seq <= r.wseq then return note('duplicate', id, r.service) end

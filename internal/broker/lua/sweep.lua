@@ -1,8 +1,10 @@
 -- sweep.lua finds work that nobody would look for again: entries that were handed
 -- out and are not pending, because a worker acknowledged them by itself or
 -- somebody deleted its consumer, and entries whose request has ended or is gone.
--- The first keep their lease from when they are found, then they lapse. Atomic
--- for the same reason as lapse.lua.
+-- The first keep their lease from when they are found, then they lapse. So do
+-- entries that lapse.lua does not find, because their lease is shorter than the
+-- service's is now, or because longer ones stand before them. Atomic for the
+-- same reason as lapse.lua.
 --
 -- KEYS[1] stream of the service
 -- ARGV[2] service, [3] entry to go on after, '' for the first, [4] bytes after
@@ -31,10 +33,10 @@ local function look(entry, f)
     return note('orphan', f.id or '-')
   end
   local p = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1)
-  if p.err or p[1] then return end
-  local acked = tonumber(redis.call('HGET', r.key, 'acked') or nil)
-  if acked then
-    if NOW - acked >= r.lease then report[#report + 1] = lapse(r, f) end
+  if p.err then return end
+  local seen = p[1] and NOW - p[1][3] or tonumber(redis.call('HGET', r.key, 'acked') or nil)
+  if seen then -- a worker has it: how long has that been silent?
+    if NOW >= seen + r.lease and not unsettled(seen + r.lease) then report[#report + 1] = lapse(r, f) end
     return
   end
   redis.call('HSET', r.key, 'acked', int(NOW))
