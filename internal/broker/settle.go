@@ -100,7 +100,7 @@ func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, er
 type Decision struct {
 	Facts  []Fact
 	Settle bool      // replies must be settled first, then ask again
-	More   bool      // more is due already
+	More   bool      // more is due already, or silent
 	Next   time.Time // when something is due next, of Redis' clock; zero for nothing
 }
 
@@ -133,7 +133,7 @@ func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, er
 		b.log.Warn("the worker group of a stream was lost; making it again", "service", service, "partition", p)
 		return Decision{}, b.createStreams(ctx, b.Partitions(), []string{service})
 	}
-	d := Decision{Facts: parseReport(texts(list[1])), Settle: verdict == "settle"}
+	d := Decision{Facts: parseReport(texts(list[1])), Settle: verdict == "settle", More: verdict == "more"}
 	b.count(d.Facts)
 	return d, nil
 }

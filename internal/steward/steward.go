@@ -207,6 +207,18 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 		return nil
 	}
 	for _, service := range s.broker.Services() {
+		if err := s.lapseAll(ctx, p, service); err != nil {
+			return err
+		}
+	}
+	_, err := s.broker.Reissue(ctx, p)
+	return err
+}
+
+// lapseAll goes on until no lease of a service has lapsed: a worker that died
+// may have held thousands of requests.
+func (s *Steward) lapseAll(ctx context.Context, p int, service string) error {
+	for ctx.Err() == nil {
 		d, err := s.broker.Lapse(ctx, p, service)
 		if err != nil {
 			return err
@@ -217,9 +229,11 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 				return err
 			}
 		}
+		if !d.More && !d.Settle {
+			return nil
+		}
 	}
-	_, err := s.broker.Reissue(ctx, p)
-	return err
+	return nil
 }
 
 // sweep goes on in each queue where its last call ended.

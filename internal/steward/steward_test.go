@@ -136,3 +136,33 @@ func TestNewWorkFlowsAfterFlush(t *testing.T) {
 	})
 	until(t, "the configuration", func() bool { return r.Client.Exists(t.Context(), "cc:config").Val() == 1 })
 }
+
+// A worker that is killed may have held many requests: they go to others
+// together, not so many a second.
+func TestManyLeasesLapseTogether(t *testing.T) {
+	const held = 400
+	g := start(t, redistest.Server(t))
+	for range held {
+		g.submit(t, time.Minute)
+	}
+	again := map[string]bool{}
+	take := func(worker string) int {
+		got, err := g.Claim(t.Context(), worker, []string{"echo"}, held, 100*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range got {
+			again[d.ID] = d.Attempt > 1
+		}
+		return len(got)
+	}
+	if n := take("dead"); n != held {
+		t.Fatalf("claimed %d", n)
+	}
+	clear(again)
+	begun := time.Now()
+	until(t, "all requests at another worker", func() bool { return take("alive") >= 0 && len(again) >= held })
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("took %v", took)
+	}
+}

@@ -4,7 +4,7 @@
 --
 -- KEYS[1] stream of the service
 -- ARGV[2] service, [3] shortest lease in ms, [4] most entries
--- Returns {'settle' | 'done' | 'nogroup', report lines}; lines as in settle.lua,
+-- Returns {'settle' | 'more' | 'done' | 'nogroup', report lines}; lines as in settle.lua,
 -- also "lapse id service".
 even_when_full()
 local service = ARGV[2]
@@ -35,9 +35,11 @@ local function look(entry, idle)
 end
 
 local verdict = 'done'
+if #silent >= tonumber(ARGV[4]) then verdict = 'more' end
 for i = 1, #silent do
   verdict = look(silent[i][1], silent[i][3]) or verdict
   if verdict == 'settle' then break end
 end
 publish_wakes()
+if verdict == 'more' and #report == 0 then verdict = 'done' end -- all of them have longer leases
 return { verdict, report }
