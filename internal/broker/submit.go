@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -105,6 +106,9 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 			return Record{}, false, ErrIdempotencyMismatch
 		case "replayed":
 			r, err := b.replay(ctx, answer[1])
+			if errors.Is(err, ErrGone) { // its retention ended in this instant: the key is free
+				continue
+			}
 			return r, true, err
 		case "moved":
 			loop.Rest(ctx, raiseMargin/4)

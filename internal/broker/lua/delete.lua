@@ -15,6 +15,5 @@ if not TERMINAL[r.status] then
   publish_wakes()
 end
 kept(r, -1)
-redis.call('DEL', r.key, events_key(r.id))
-if r.idem then redis.call('DEL', P .. 'idempotency:' .. r.idem) end
+redis.call('DEL', r.key, events_key(r.id), binding(r))
 return { 'deleted', line }

@@ -176,6 +176,15 @@ local function owe(r, kind, number)
   redis.call('HINCRBY', r.key, 'owed', 1)
 end
 
+-- binding is the key that binds the idempotency key of r, or nil where it has
+-- none or the key means a newer request by now: a record that is kept for a
+-- callback outlives its binding.
+local function binding(r)
+  local key = r.idem and P .. 'idempotency:' .. r.idem
+  local bound = key and redis.call('GET', key)
+  if bound and string.sub(bound, 1, #r.id) == r.id then return key end
+end
+
 -- expire sets when the record is forgotten: its retention after the outcome,
 -- or later while a callback is owed.
 local function expire(r)
@@ -184,7 +193,8 @@ local function expire(r)
   if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end
   redis.call('PEXPIREAT', r.key, int(at))
   redis.call('PEXPIREAT', events_key(r.id), int(at))
-  if r.idem then redis.call('PEXPIREAT', P .. 'idempotency:' .. r.idem, int(r.finished + r.retention)) end
+  local bound = binding(r)
+  if bound then redis.call('PEXPIREAT', bound, int(r.finished + r.retention)) end
 end
 
 -- Counters of a service: a(dded to the stream), f(inished after a claim), b(usy ms).

@@ -23,7 +23,8 @@ end
 if idem ~= '' then
   local bound = redis.call('GET', KEYS[2])
   local other, fingerprint = string.match(bound or '', '^(%S+) (%S+)$')
-  if other and redis.call('EXISTS', record_key(other)) == 1 then
+  local earlier = other and load(other)
+  if earlier and not gone(earlier) then
     if fingerprint ~= ARGV[17] then return { 'mismatch' } end
     return { 'replayed', other }
   end
