@@ -32,6 +32,12 @@ end
 -- content_type is what the worker said, in one line of a bounded length.
 local function content_type(f) return string.sub((string.gsub(f.content_type or '', '%c', '')), 1, 255) end
 
+-- number reads what a worker wrote as one. Lua takes nan, inf and 0x10 for
+-- numbers too: Redis does not, and a script that it stops has done half its work.
+local function number(text)
+  return text and #text <= 15 and string.match(text, '^%d+%.?%d*$') and tonumber(text) or nil
+end
+
 -- renew lets the worker keep its entry from the instant at which Redis took
 -- the reply, and fixes when the attempt was claimed.
 local function renew(r, at)
@@ -62,8 +68,8 @@ local function retry(r, f, n)
     return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true,
       message = 'The worker asked for another attempt, but the body is no longer in Redis.' })
   end
-  local delay = tonumber(f.delay or '')
-  if not delay or delay < 0 then
+  local delay = number(f.delay)
+  if not delay then
     local base = 1000 * 2 ^ (r.attempt - 1)
     delay = base / 2 + base / 2 * ((random + n * 0.618) % 1)
   end
@@ -104,7 +110,7 @@ local function settle(entry, f, n)
   end
   if attempt ~= r.attempt or r.status == 'scheduled' then return note('stale', id, r.service) end
   if at > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and at > clock(r)) then return note('late', id, r.service) end
-  local seq = tonumber(f.seq or '')
+  local seq = number(f.seq)
   if seq then
     if seq <= r.wseq then return note('duplicate', id, r.service) end
     if seq > r.wseq + 1 then note('gap', id, r.service) end
@@ -118,7 +124,7 @@ local function settle(entry, f, n)
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)
     end
-    local code = tonumber(f.status_code or '')
+    local code = number(f.status_code)
     local o = { rtype = content_type(f), reply = body, by_worker = true,
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
     if kind == 'final' then
