@@ -13,6 +13,8 @@ import (
 	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
+var announceScript = newScript("announce")
+
 // Delivery is a work entry that a worker claimed.
 type Delivery struct {
 	ID          string
@@ -38,18 +40,23 @@ type Announcement struct {
 func (b *Broker) Announce(ctx context.Context, services map[string]Announcement) error {
 	var names []string
 	for name, a := range services {
-		var err error
-		if a.Lease > 0 {
-			err = b.redis.commands.HSet(ctx, servicesKey, name, encodeAnnounced(a)).Err()
-		} else {
-			err = b.redis.commands.HSetNX(ctx, servicesKey, name, "{}").Err()
-		}
-		if err != nil {
-			return fault("announce a service", err)
+		if err := b.announce(ctx, name, encodeAnnounced(a), a.Lease > 0); err != nil {
+			return err
 		}
 		names = append(names, name)
 	}
 	return b.createStreams(ctx, b.Partitions(), names)
+}
+
+// announce writes what is known of a service, over what is there only where that
+// is said.
+func (b *Broker) announce(ctx context.Context, name, value string, over bool) error {
+	flag := 0
+	if over {
+		flag = 1
+	}
+	_, err := announceScript.run(ctx, b.redis.commands, 0, []string{servicesKey}, name, value, flag)
+	return fault("announce a service", err)
 }
 
 // Claim takes up to n work entries of the services, waiting up to block (at

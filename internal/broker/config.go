@@ -36,7 +36,10 @@ const (
 	maxMisnamed = 100
 )
 
-var configureScript = newScript("configure")
+var (
+	configureScript = newScript("configure")
+	groupScript     = newScript("group")
+)
 
 // deployment is what all gateways share, as last read. Never changed in place.
 type deployment struct {
@@ -239,8 +242,8 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 	next := *now
 	next.services = make(map[string]ServiceConfig, len(known)+len(missing))
 	for name, value := range missing {
-		if err := b.redis.commands.HSetNX(ctx, servicesKey, name, value).Err(); err != nil {
-			return fault("put back a known service", err)
+		if err := b.announce(ctx, name, value, false); err != nil {
+			return err
 		}
 		known[name] = value
 	}
@@ -298,26 +301,37 @@ func encodeAnnounced(a Announcement) string {
 	return fmt.Sprintf(`{"lease":%q}`, a.Lease)
 }
 
-// createStreams makes the groups of services in all partitions, at 0 so that a
-// group which comes back sees what is there.
+// createStreams makes the groups of services in all partitions.
 func (b *Broker) createStreams(ctx context.Context, partitions int, services []string) error {
-	if len(services) == 0 {
-		return nil
-	}
-	pipe := b.redis.commands.Pipeline()
+	streams := make([]string, 0, partitions*len(services))
 	for p := range partition(partitions) {
 		for _, s := range services {
-			pipe.XGroupCreateMkStream(ctx, p.queue(s), workersGroup, "0")
+			streams = append(streams, p.queue(s))
 		}
 	}
-	answers, err := pipe.Exec(ctx)
-	for _, a := range answers {
-		if e := a.Err(); e != nil && !isBusyGroup(e) {
-			return fault("create the streams", e)
-		}
+	return b.createGroups(ctx, streams, workersGroup)
+}
+
+// createGroups makes a group on each of the streams, at 0 so that one which comes
+// back sees what is there.
+func (b *Broker) createGroups(ctx context.Context, streams []string, group string) error {
+	if len(streams) == 0 {
+		return nil
 	}
-	if err != nil && !isBusyGroup(err) && !errors.Is(err, redis.Nil) {
-		return fault("create the streams", err)
+	answers, _ := b.redis.commands.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for _, s := range streams {
+			pipe.XGroupCreateMkStream(ctx, s, group, "0")
+		}
+		return nil
+	}) // each answer has its own error
+	for i, a := range answers {
+		err := a.Err()
+		if err != nil && strings.HasPrefix(err.Error(), "OOM") { // even for a group that is there
+			_, err = groupScript.run(ctx, b.redis.commands, 0, streams[i:i+1], group)
+		}
+		if err != nil && !isBusyGroup(err) {
+			return fault("create the streams", err)
+		}
 	}
 	return nil
 }

@@ -89,13 +89,11 @@ func intent(p int, entry redis.XMessage) (Intent, error) {
 }
 
 func (b *Broker) createDeliverers(ctx context.Context) error {
+	var streams []string
 	for p := range partition(b.Partitions()) {
-		err := b.redis.commands.XGroupCreateMkStream(ctx, p.callbacks(), deliverersGroup, "0").Err()
-		if err != nil && !isBusyGroup(err) {
-			return fault("create the callback streams", err)
-		}
+		streams = append(streams, p.callbacks())
 	}
-	return nil
+	return b.createGroups(ctx, streams, deliverersGroup)
 }
 
 // Delivered settles an intent: told, or given up. Once none of a request is

@@ -31,6 +31,7 @@ for key in string.gmatch(ARGV[4], '[^,]+') do
 end
 local tags = {}
 for i = 1, partitions do tags[i] = int(i - 1) end
+redis.call('HDEL', KEYS[1], '-') -- as even_when_full, in the slot of this key
 redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', table.concat(tags, ','),
   'id_keys', keys, 'former', table.concat(former, ' '))
 return { protocol, int(partitions), keys, table.concat(former, ' '), int(NOW) }

@@ -5,6 +5,7 @@
 -- KEYS[1] callbacks
 -- ARGV[2] idle time in ms, [3] most intents
 -- Returns the number handed out again, or -1 where the group is missing.
+even_when_full()
 local silent = redis.pcall('XPENDING', KEYS[1], 'deliverers', 'IDLE', ARGV[2], '-', '+', tonumber(ARGV[3]))
 if silent.err then
   if string.find(silent.err, 'NOGROUP', 1, true) then return -1 end

@@ -7,6 +7,7 @@
 local v = view(ARGV[2], tonumber(ARGV[4]))
 if not v then return false end
 if ARGV[3] ~= '' and not TERMINAL[v[4]] then
+  even_when_full()
   local known, n = {}, 0
   for gateway in string.gmatch(redis.call('HGET', KEYS[1], 'waiters') or '', '%S+') do
     if gateway == ARGV[3] then return v end
