@@ -10,6 +10,7 @@ var (
 	stewardScript = newScript("steward")
 	releaseScript = newScript("release")
 	tidyScript    = newScript("tidy")
+	retireScript  = newScript("retire")
 )
 
 // Hold takes or renews the lease of a partition's upkeep for this process.
@@ -55,4 +56,24 @@ func (b *Broker) Tidy(ctx context.Context, p int) (map[Status]int, error) {
 		kept[Status(v[i])] = int(number(v[i+1]))
 	}
 	return kept, nil
+}
+
+// Retire forgets the workers and gateways that hold nothing of a partition and
+// have not asked for anything for as long as silence. One that is still there
+// is known again when it asks.
+func (b *Broker) Retire(ctx context.Context, p int, silence time.Duration) (n int, err error) {
+	part := partition(p)
+	groups := map[string]string{part.callbacks(): deliverersGroup}
+	for _, s := range b.Services() {
+		groups[part.queue(s)] = workersGroup
+	}
+	for stream, group := range groups {
+		raw, err := retireScript.run(ctx, b.redis.commands, part, []string{stream}, group, silence.Milliseconds())
+		if err != nil {
+			return n, fault("forget old consumers", err)
+		}
+		gone, _ := raw.(int64)
+		n += int(gone)
+	}
+	return n, nil
 }

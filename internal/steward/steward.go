@@ -35,6 +35,7 @@ const (
 	lapseEvery   = time.Second
 	sweepEvery   = 5 * time.Second
 	tidyEvery    = time.Minute
+	retireAfter  = time.Hour              // of silence, which no living worker or gateway keeps
 	troublePause = 250 * time.Millisecond // after an error of Redis
 	settlesDown  = 2 * time.Second        // after an outage, in which no worker could say that it lives
 	handover     = 2 * time.Second        // to give the leases up in
@@ -256,7 +257,10 @@ func (s *Steward) sweep() func(context.Context, int) error {
 }
 
 func (s *Steward) tidy(ctx context.Context, p int) error {
-	_, err := s.broker.Tidy(ctx, p)
+	if _, err := s.broker.Tidy(ctx, p); err != nil {
+		return err
+	}
+	_, err := s.broker.Retire(ctx, p, retireAfter)
 	return err
 }
 
