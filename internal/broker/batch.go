@@ -22,6 +22,7 @@ type batch[Q, A any] struct {
 	stop  chan struct{}    // closed by close
 	once  sync.Once
 	done  sync.WaitGroup
+	gone  chan struct{} // closed once nobody answers any more
 }
 
 type call[Q, A any] struct {
@@ -33,7 +34,7 @@ type call[Q, A any] struct {
 }
 
 func newBatch[Q, A any](send func([]*call[Q, A])) *batch[Q, A] {
-	b := &batch[Q, A]{send: send, queue: make(chan *call[Q, A], batchCommands), stop: make(chan struct{})}
+	b := &batch[Q, A]{send: send, queue: make(chan *call[Q, A], batchCommands), stop: make(chan struct{}), gone: make(chan struct{})}
 	for range batchFlushers {
 		b.done.Go(b.flush)
 	}
@@ -56,6 +57,13 @@ func (b *batch[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left b
 		return c.answer, false, c.err
 	case <-ctx.Done():
 		return answer, true, ctx.Err()
+	case <-b.gone: // it came while the batch closed: was it answered still?
+		select {
+		case <-c.ready:
+			return c.answer, false, c.err
+		default:
+			return answer, false, ErrClosed
+		}
 	}
 }
 
@@ -102,7 +110,10 @@ func (b *batch[Q, A]) refuse() {
 }
 
 func (b *batch[Q, A]) close() {
-	b.once.Do(func() { close(b.stop) })
-	b.done.Wait()
-	b.refuse() // a caller that raced with stop
+	b.once.Do(func() {
+		close(b.stop)
+		b.done.Wait()
+		b.refuse() // callers that raced with stop
+		close(b.gone)
+	})
 }
