@@ -13,16 +13,25 @@ import (
 // worker whose clock is wrong must not give work up early, or too late.
 type clock struct{ ahead atomic.Int64 }
 
+// measure looks once, and keeps what it knew where Redis does not answer.
+func (c *clock) measure(ctx context.Context, b *broker.Broker) bool {
+	asked := time.Now()
+	theirs, err := b.Now(ctx)
+	if err != nil {
+		return false
+	}
+	trip := time.Since(asked)
+	c.ahead.Store(int64(theirs.Sub(asked.Add(trip / 2))))
+	return true
+}
+
 // follow measures now and then, until ctx ends.
 func (c *clock) follow(ctx context.Context, b *broker.Broker) {
-	for {
-		asked := time.Now()
-		if theirs, err := b.Now(ctx); err == nil {
-			trip := time.Since(asked)
-			c.ahead.Store(int64(theirs.Sub(asked.Add(trip / 2))))
-		}
-		if !loop.Rest(ctx, clockEvery) {
-			return
+	rest := clockEvery
+	for loop.Rest(ctx, rest) {
+		rest = clockEvery
+		if !c.measure(ctx, b) {
+			rest = troublePause
 		}
 	}
 }

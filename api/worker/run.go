@@ -18,6 +18,7 @@ import (
 const (
 	claimBlock   = time.Second            // of one claim; bounds how long a drain waits for it
 	troublePause = 250 * time.Millisecond // after an error of Redis, jittered
+	listenWait   = 2 * time.Second        // for the first subscription; without it a worker works all the same
 	clockEvery   = time.Minute            // clocks drift by milliseconds a minute
 )
 
@@ -61,8 +62,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	names := slices.Sorted(maps.Keys(w.services))
 	var upkeep sync.WaitGroup
 	upkeep.Go(func() { b.Run(work) })
-	upkeep.Go(func() { b.Cancellations(work, names, r.canceled) })
+	listening, begun := context.WithCancel(work)
+	upkeep.Go(func() { b.Cancellations(work, names, r.canceled, begun) })
+	r.clock.measure(ctx, b) // before the first claim: its deadline must not seem over
 	upkeep.Go(func() { r.clock.follow(work, b) })
+	loop.Rest(listening, listenWait) // a cancel that came before would not be heard
 	r.log.Info("worker answers", "services", names, "slots", w.options.concurrency)
 
 	r.claim(ctx, names)

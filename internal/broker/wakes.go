@@ -29,14 +29,15 @@ func (b *Broker) Wakes(ctx context.Context, woken func([]correlation.ID), resume
 }
 
 // Cancellations calls canceled with the ID of each request of the services
-// that ended while a worker had it. Blocks until ctx ends. What is sent while
-// the connection is down is lost: such a worker's reply counts as late.
-func (b *Broker) Cancellations(ctx context.Context, services []string, canceled func(id string)) error {
+// that ended while a worker had it, and resumed after every (re)connection. Blocks
+// until ctx ends. What is sent while the connection is down is lost: such a
+// worker's reply counts as late.
+func (b *Broker) Cancellations(ctx context.Context, services []string, canceled func(id string), resumed func()) error {
 	channels := make([]string, len(services))
 	for i, s := range services {
 		channels[i] = cancelChannel + s
 	}
-	return b.subscribe(ctx, channels, canceled, func() {})
+	return b.subscribe(ctx, channels, canceled, resumed)
 }
 
 // subscribe keeps one subscription alive until ctx ends.
