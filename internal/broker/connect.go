@@ -11,15 +11,17 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // Limits of the connections to Redis.
 const (
-	dialTimeout    = 600 * time.Millisecond // with one attempt, so that a submit can say 503 within a second
-	commandTimeout = 3 * time.Second        // a healthy Redis answers within milliseconds; a fork or a slow disk may take this long
-	commandPool    = 32                     // hot paths share pipelines; these serve the single reads beside them
-	blockingPool   = 256                    // each blocked reader holds one: steward, claims, callbacks
-	longestBlock   = 2 * time.Second        // a cancelled context does not interrupt a blocked read
+	dialTimeout    = 600 * time.Millisecond          // with one attempt, so that a submit can say 503 within a second
+	commandTimeout = 3 * time.Second                 // a healthy Redis answers within milliseconds; a fork or a slow disk may take this long
+	commandPool    = 32                              // hot paths share pipelines; these serve the single reads beside them
+	blockingPool   = 256 + correlation.MaxPartitions // at most: each blocked reader holds one, a steward one a partition
+	longestBlock   = 2 * time.Second                 // a cancelled context does not interrupt a blocked read
 )
 
 // clients are apart because a blocked read must not keep a command waiting for
