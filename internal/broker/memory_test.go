@@ -56,7 +56,7 @@ func TestFullRedis(t *testing.T) {
 	if _, err := next.Reissue(t.Context(), 0); err != nil {
 		t.Errorf("hand callbacks out again: %v", err)
 	}
-	owed, err := next.ClaimIntents(t.Context(), 1, time.Second)
+	owed, err := next.ClaimIntents(t.Context(), 2, time.Second) // one a partition
 	if err != nil || len(owed) != 1 {
 		t.Fatalf("callbacks: %v, %v", owed, err)
 	}
