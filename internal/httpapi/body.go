@@ -13,6 +13,12 @@ import (
 const (
 	bodyChunk     = 64 << 10    // first buffer of a body; most fit
 	inflightPause = time.Second // how long a call waits for memory before it is refused
+
+	// What a refused call still sends is read and thrown away, within these: many
+	// clients read no answer before they have sent everything, and to close on
+	// them makes a reset of what should be a problem document.
+	lingerIdle  = time.Second // and bodyTimeout since the call began
+	lingerBytes = 64 << 20
 )
 
 // memory is one call's share of what all bodies together may hold. With the
@@ -49,11 +55,39 @@ func (m *memory) release() {
 // as long as the client likes.
 func (s *Server) paced(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != nil && r.Body != http.NoBody {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // a test's recorder has none
+		if r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r)
+			return
 		}
+		end := time.Now().Add(bodyTimeout)
+		_ = http.NewResponseController(w).SetReadDeadline(end) // a test's recorder has none
 		next.ServeHTTP(w, r)
+		if callOf(r).failure.slug != "" && r.Header.Get("Expect") == "" { // who asks first has not begun to send
+			linger(w, r, end)
+		}
 	})
+}
+
+// linger sends the answer of a refused call off, and then takes in what is left
+// of its body, until end at the latest.
+func linger(w http.ResponseWriter, r *http.Request, end time.Time) {
+	control := http.NewResponseController(w)
+	if control.Flush() != nil {
+		return
+	}
+	chunk := make([]byte, bodyChunk)
+	for left := lingerBytes; left > 0; {
+		idle := time.Now().Add(lingerIdle)
+		if !idle.Before(end) {
+			return
+		}
+		_ = control.SetReadDeadline(idle)
+		n, err := r.Body.Read(chunk)
+		if err != nil { // at its end, where the body was read before
+			return
+		}
+		left -= n
+	}
 }
 
 // body reads a request body. The caller releases the memory once the body is no

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -56,6 +57,34 @@ func TestOverSockets(t *testing.T) {
 				if response.StatusCode != http.StatusRequestEntityTooLarge {
 					t.Errorf("%d", response.StatusCode)
 				}
+			}
+		}
+	})
+
+	t.Run("who reads only after sending gets the answer, too", func(t *testing.T) {
+		large := strings.Repeat("x", 11<<20)
+		for path, want := range map[string]int{
+			echoRequests: http.StatusRequestEntityTooLarge, "/v1/services/nobody/requests": http.StatusNotFound, "/v1/requests/x/cancel": http.StatusNotFound,
+		} {
+			for _, framed := range []string{
+				fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(large), large),
+				fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(large), large),
+			} {
+				c, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(c, "POST "+path+" HTTP/1.1\r\nHost: gateway\r\n"+framed); err != nil {
+					t.Errorf("%s: send: %v", path, err)
+				}
+				response, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					t.Fatalf("%s: no answer: %v", path, err)
+				}
+				if response.StatusCode != want {
+					t.Errorf("%s: %d", path, response.StatusCode)
+				}
+				c.Close()
 			}
 		}
 	})
