@@ -22,6 +22,7 @@ type Queue struct {
 	Scheduled int           // part of Depth
 	OldestAge time.Duration // of the oldest entry nobody claimed; 0 for none
 	PerSecond float64       // recent claims a second; 0 if unknown
+	Pace      float64       // claims a second while there was a line; 0 if there was none
 	RunTime   time.Duration // recent mean from claim to outcome; 0 if unknown
 }
 
@@ -121,17 +122,34 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 			q.OldestAge = max(q.OldestAge, b.oldestAge(ctx, partition(p), service, l.groups.Val()[0].LastDeliveredID, now.Val()))
 		}
 	}
-	q.PerSecond, q.RunTime = s.queue.PerSecond, s.queue.RunTime
+	q.PerSecond, q.Pace, q.RunTime = s.queue.PerSecond, s.queue.Pace, s.queue.RunTime
 	if elapsed := time.Since(s.at).Seconds(); s.firstSeen {
 		fresh := max(0, float64(starts)/elapsed)
 		weight := 1 - math.Pow(1-rateMemory, elapsed)
 		q.PerSecond += weight * (fresh - q.PerSecond)
+		q.Pace = pace(q, fresh, elapsed, weight)
 		if done := finished - s.finished; done > 0 {
 			q.RunTime = time.Duration((busy-s.busy)/done) * time.Millisecond
 		}
 	}
 	s.at, s.queue, s.claimed, s.finished, s.busy, s.firstSeen = time.Now(), q, claimed, finished, busy, true
 	return nil
+}
+
+// pace is what the workers take when they have enough to do. Claims tell that
+// only where somebody waited all the time since the last look: a service that is
+// asked once a minute starts once a minute, and could do more.
+func pace(q Queue, fresh, elapsed, weight float64) float64 {
+	switch waited := q.OldestAge.Seconds() >= elapsed; {
+	case !waited && q.Pace == 0:
+		return 0
+	case !waited:
+		return max(q.Pace, fresh) // it kept up with as much
+	case q.Pace == 0:
+		return fresh
+	default:
+		return q.Pace + weight*(fresh-q.Pace)
+	}
 }
 
 func counted(raw []any) (n [3]int64) {
@@ -179,8 +197,8 @@ func (b *Broker) Position(ctx context.Context, r Record) (position int, start ti
 		position = int(r.Ordinal - claimed[partitionOf(r.ID)])
 	}
 	position = max(1, min(position, max(1, q.Depth)))
-	if q.PerSecond > 0.01 {
-		start = time.Now().UTC().Add(time.Duration(float64(position) / q.PerSecond * float64(time.Second))).Truncate(time.Millisecond)
+	if q.Pace > 0.01 {
+		start = time.Now().UTC().Add(time.Duration(float64(position) / q.Pace * float64(time.Second))).Truncate(time.Millisecond)
 	}
 	return position, start, true
 }
