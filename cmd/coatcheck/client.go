@@ -211,13 +211,23 @@ func (t *target) event(w io.Writer, e client.Event) error {
 	case "progress", "partial":
 		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s\n", clock(e.Event.At), e.Kind, e.Event.Number, e.Event.Body)
 	case "status":
-		_, err = fmt.Fprintf(w, "%s  %-8s    %s, attempt %d\n", clock(e.Status.CreatedAt), e.Kind, e.Status.Status, e.Status.Attempt)
+		_, err = fmt.Fprintf(w, "%s  %-8s    %s, attempt %d\n", clock(since(e.Status)), e.Kind, e.Status.Status, e.Status.Attempt)
 	case "reset":
 		_, err = fmt.Fprintf(w, "events before %d are no longer kept\n", e.Reset.First)
 	case "outcome":
 		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s %s\n", clock(e.Status.FinishedAt), e.Kind, e.Status.Events, e.Status.Status, e.Status.Reply.Body)
 	}
 	return err
+}
+
+// since is when a request became what it is.
+func since(s api.Status) api.Time {
+	for _, t := range []api.Time{s.FinishedAt, s.StartedAt, s.QueuedAt} {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return s.CreatedAt
 }
 
 func clock(t api.Time) string { return time.Time(t).Local().Format("15:04:05.000") }

@@ -31,7 +31,7 @@ func keys() *cobra.Command {
 				name = tenant
 			}
 			key := auth.NewKey()
-			_, err := fmt.Fprintf(out(c), "%s\n\n# Keep the key; it is not shown again. For the configuration:\nauth:\n  keys:\n    - {name: %s, hash: %q, tenant: %s, scopes: [%s]}\n",
+			_, err := fmt.Fprintf(out(c), "%s\n\n# Keep the key; it is not shown again. For the configuration:\nauth:\n  keys:\n    - {name: %q, hash: %q, tenant: %q, scopes: [%s]}\n",
 				key, name, auth.Hash(key), tenant, strings.Join(scopes, ", "))
 			return err
 		},

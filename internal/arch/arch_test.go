@@ -30,7 +30,7 @@ var arrows = map[string][]string{
 	"internal/auth":         {},
 	"internal/broker":       {"api", "internal/correlation", "internal/loop"},
 	"internal/callback":     {"api", "api/webhook", "internal/broker", "internal/correlation", "internal/loop"},
-	"internal/config":       {"api", "internal/auth"},
+	"internal/config":       {"api", "api/webhook", "internal/auth", "internal/correlation"},
 	"internal/contracttest": {"api"},
 	"internal/correlation":  {},
 	"internal/demo":         {"api/worker"},

@@ -13,11 +13,16 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/api/webhook"
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // longestDrain leaves the rest of 25 s, after which supervisors kill, to what
 // comes behind it: handing over, and stopping a redis-server.
 const longestDrain = 20 * time.Second
+
+// largestBody is what Redis takes as one value (proto-max-bulk-len, as it comes).
+const largestBody Size = 512 << 20
 
 var redisScheme = regexp.MustCompile(`^(redis|rediss|unix)://.`)
 
@@ -32,10 +37,14 @@ func (c Config) Check() error {
 		return fmt.Errorf("admin.addr: %q is no host:port", c.Admin.Addr)
 	case c.RedisURL != "" && !redisScheme.MatchString(c.RedisURL):
 		return errors.New("redis_url: must begin with redis://, rediss:// or unix://") // not the value: it may have a password
+	case !redisDatabase(c.RedisURL):
+		return errors.New("redis_url: can't be read as scheme://user:password@host:port/database, the database being a number")
 	case !publicURL(c.PublicURL):
 		return fmt.Errorf("public_url: %q is no http or https URL without a query", c.PublicURL)
-	case c.MaxBody < 1:
-		return errors.New("max_body: must be at least 1 byte")
+	case c.MaxBody < 1 || c.MaxBody > largestBody:
+		return fmt.Errorf("max_body: %s is outside 1..%s", c.MaxBody, largestBody)
+	case c.MaxInflight < 1:
+		return errors.New("max_inflight_body: must be at least 1 byte")
 	case c.DrainTimeout <= 0 || c.DrainTimeout > longestDrain:
 		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", c.DrainTimeout, longestDrain)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
@@ -50,6 +59,16 @@ func (c Config) Check() error {
 	for _, cidr := range c.Callbacks.AllowCIDRs {
 		if _, err := netip.ParsePrefix(cidr); err != nil {
 			return fmt.Errorf("callbacks.allow_cidrs: %q is not a network such as 10.0.0.0/8", cidr)
+		}
+	}
+	for secret := range strings.FieldsSeq(c.Callbacks.Secret) {
+		if err := webhook.Check(secret); err != nil {
+			return fmt.Errorf("callbacks.secret: %w", err)
+		}
+	}
+	if c.IDKey != "" {
+		if _, err := correlation.ParseKeyring(c.IDKey); err != nil {
+			return fmt.Errorf("id_key: %w", err)
 		}
 	}
 	if err := c.Defaults.check("defaults", c.Bounds); err != nil {
@@ -100,6 +119,18 @@ func listenable(addr string) bool {
 	}
 	n, err := strconv.Atoi(port)
 	return err == nil && n >= 0 && n < 1<<16
+}
+
+// redisDatabase tells whether a Redis URL can be read, and its path be a database;
+// that of a socket is its name.
+func redisDatabase(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme == "unix" {
+		return err == nil
+	}
+	name := strings.Trim(u.Path, "/")
+	n, err := strconv.Atoi(name)
+	return name == "" || err == nil && n >= 0
 }
 
 // publicURL tells whether text may stand before links.

@@ -94,7 +94,12 @@ type Auth struct{ Keys auth.Keys }
 
 // UnmarshalYAML takes `none` or a list of keys.
 func (a *Auth) UnmarshalYAML(raw []byte) error {
-	if text := strings.TrimSpace(string(raw)); text == "none" || text == `"none"` {
+	const wanted = "none, or keys: and a list as `coatcheck keys create` prints it"
+	var text string
+	if yaml.Unmarshal(raw, &text) == nil {
+		if text != "none" {
+			return inAuth{wrong{text, wanted}.Error()}
+		}
 		a.Keys = nil
 		return nil
 	}
@@ -102,7 +107,8 @@ func (a *Auth) UnmarshalYAML(raw []byte) error {
 		Keys auth.Keys `yaml:"keys"`
 	}{}
 	if err := yaml.UnmarshalWithOptions(raw, &keys, yaml.Strict()); err != nil {
-		return err
+		// Its places are counted from where auth begins, so they are left out.
+		return inAuth{placed.ReplaceAllString(oneLine(err), "")}
 	}
 	if keys.Keys == nil {
 		keys.Keys = auth.Keys{} // keys are needed, and nobody has one

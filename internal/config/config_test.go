@@ -21,13 +21,13 @@ func file(t *testing.T, text string) string {
 
 func TestEachSourceIsOverTheOneBefore(t *testing.T) {
 	path := file(t, "addr: 127.0.0.1:1\nmax_body: 1MiB\nlog: {level: debug}\nservices: {echo: {lease: 1m}}\n")
-	secret := file(t, "whsec_from_file\n")
+	secret := file(t, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
 	c, err := config.Load(path, []string{"COATCHECK_ADDR=127.0.0.1:2", "COATCHECK_DEFAULTS_TIMEOUT=7s", "COATCHECK_CALLBACKS_SECRET_FILE=" + secret, "HOME=/x", "COATCHECK_CALLBACKS_ALLOW_CIDRS=10.0.0.0/8,127.0.0.0/8"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Addr != "127.0.0.1:2" || c.MaxBody != 1<<20 || c.Log.Level != "debug" || c.Log.Format != "auto" ||
-		c.Defaults.Timeout != 7*time.Second || c.Services["echo"].Lease != time.Minute || c.Callbacks.Secret != "whsec_from_file" || len(c.Callbacks.AllowCIDRs) != 2 {
+		c.Defaults.Timeout != 7*time.Second || c.Services["echo"].Lease != time.Minute || c.Callbacks.Secret != "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" || len(c.Callbacks.AllowCIDRs) != 2 {
 		t.Errorf("%+v", c)
 	}
 	if err := c.Check(); err != nil {
@@ -59,6 +59,14 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"redis_url: localhost:6379\n":                      "redis_url",
 		"public_url: example.com\n":                        "public_url",
 		"public_url: 'http://x/?a=b'\n":                    "public_url",
+		"callbacks: {secret: hunter2}\n":                   "callbacks.secret: webhook secret is not whsec_",
+		"id_key: abc\n":                                    "id_key: not a correlation ID key",
+		"redis_url: redis://x:1/notadb\n":                  "redis_url: ",
+		"max_body: 0\n":                                    "max_body: 0 is outside 1..512MiB",
+		"max_body: 513MiB\n":                               "max_body: 513MiB is outside 1..512MiB",
+		"max_inflight_body: 0\n":                           "max_inflight_body: ",
+		"addr: ':1'\nauth: None\n":                         "auth: \"None\" is not none, or keys: ",
+		"addr: ':1'\nauth: {keyz: []}\n":                   "auth: unknown field \"keyz\"",
 		"drain_timeout: 21s\n":                             "1ns..20s",
 	} {
 		c, err := config.Load(file(t, text), nil)
@@ -100,7 +108,7 @@ func TestServiceLinksAreNoMistakes(t *testing.T) {
 }
 
 func TestAuth(t *testing.T) {
-	for text, want := range map[string]bool{"auth: none\n": true, "": true, "auth: {keys: []}\n": false} {
+	for text, want := range map[string]bool{"auth: none\n": true, "auth: 'none' # for now\n": true, "auth: \"none\"\n": true, "": true, "auth: {keys: []}\n": false} {
 		c, err := config.Load(file(t, text), nil)
 		if err != nil || (c.Auth.Keys == nil) != want {
 			t.Errorf("%q: open %v, %v", text, c.Auth.Keys == nil, err)

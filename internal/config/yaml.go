@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -16,11 +17,26 @@ type wrong struct{ value, want string }
 
 func (w wrong) Error() string { return fmt.Sprintf("%q is not %s", w.value, w.want) }
 
+// inAuth is what is wrong below auth.
+type inAuth struct{ what string }
+
+func (e inAuth) Error() string { return "auth: " + e.what }
+
+// placed is where the library says that an error is.
+var placed = regexp.MustCompile(`^\[\d+:\d+\] `)
+
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(yaml.FormatError(err, false, false)), " ")
+}
+
 // read reads the file over c. An error is one line, with the place in the file.
 func (c *Config) read(raw []byte) error {
 	err := yaml.UnmarshalWithOptions(raw, c, yaml.Strict(), yaml.CustomUnmarshaler(readDuration), yaml.CustomUnmarshaler(readInt))
 	if err == nil {
 		return nil
+	}
+	if a, ok := errors.AsType[inAuth](err); ok {
+		return a
 	}
 	if w, ok := errors.AsType[wrong](err); ok {
 		return fmt.Errorf("%s%w", place(raw, w.value), w)
@@ -28,7 +44,7 @@ func (c *Config) read(raw []byte) error {
 	if t, ok := errors.AsType[*yaml.TypeError](err); ok && t.Token != nil {
 		return fmt.Errorf("[%d:%d] %q can't stand here", t.Token.Position.Line, t.Token.Position.Column, t.Token.Value)
 	}
-	return errors.New(strings.Join(strings.Fields(yaml.FormatError(err, false, false)), " "))
+	return errors.New(oneLine(err))
 }
 
 func readDuration(d *time.Duration, raw []byte) (err error) {
