@@ -356,6 +356,9 @@ type ProblemUnavailable = Problem
 // ProblemUnknownService An error (RFC 9457)
 type ProblemUnknownService = Problem
 
+// ReplyPending The status document: the same in poll, long-poll, the outcome event and a callback
+type ReplyPending = Status
+
 // StatusDocument The status document: the same in poll, long-poll, the outcome event and a callback
 type StatusDocument = Status
 

@@ -34,6 +34,7 @@ func TestClientSeesWhatIsWrong(t *testing.T) {
 		"a problem":                {"GET", "/v1/requests/x", problem, gone, 410, ""},
 		"a worker's status":        {"GET", "/v1/requests/x/reply", "text/plain", "short and stout", 418, ""},
 		"raw bytes":                {"POST", "/v1/services/echo/requests", "application/x-thing", "\x00", 200, ""},
+		"a header too few":         {"POST", "/v1/services/echo/requests", "text/plain", "no headers", 200, "missing"},
 		"an unlisted status":       {"GET", "/v1/services", json, `{"services":[]}`, 201, "status is not supported"},
 		"an unlisted path":         {"GET", "/v9", json, `{}`, 200, "does not have it"},
 		"an unlisted method":       {"POST", "/v1/services", json, `{}`, 200, "does not have it"},
@@ -47,6 +48,11 @@ func TestClientSeesWhatIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", c.kind)
+				for _, name := range []string{"Location", "X-Correlation-ID", "Coatcheck-Outcome"} {
+					if c.body != "no headers" {
+						w.Header().Set(name, "succeeded")
+					}
+				}
 				w.WriteHeader(c.status)
 				w.Write([]byte(c.body))
 			}))

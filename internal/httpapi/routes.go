@@ -42,7 +42,9 @@ func (s *Server) routes() http.Handler {
 		r.Get("/docs", s.Page.ServeHTTP)
 	}
 	if s.Inbox != nil {
-		r.Handle("/inbox/{name}", s.Inbox)
+		r.Post("/inbox/{name}", s.Inbox.ServeHTTP)
+		r.Get("/inbox/{name}", s.Inbox.ServeHTTP)
+		r.Delete("/inbox/{name}", s.Inbox.ServeHTTP)
 	}
 	return r
 }
