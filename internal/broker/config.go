@@ -46,6 +46,7 @@ type deployment struct {
 	partitions int
 	former     []former // oldest first
 	ring       correlation.Keyring
+	founded    string // when the data began, in ms; another once Redis lost it
 	read       time.Time
 	services   map[string]ServiceConfig // known services
 }
@@ -112,7 +113,7 @@ func (b *Broker) adopt(v []string) error {
 		}
 		ring = append(own[:1:1], ring...)
 	}
-	next := &deployment{partitions: int(number(v[1])), ring: ring, read: time.Now(), services: map[string]ServiceConfig{}}
+	next := &deployment{partitions: int(number(v[1])), ring: ring, founded: v[5], read: time.Now(), services: map[string]ServiceConfig{}}
 	for text := range strings.FieldsSeq(v[3]) {
 		count, raised, _ := strings.Cut(text, ":")
 		at := millis(raised)
@@ -125,6 +126,10 @@ func (b *Broker) adopt(v []string) error {
 	}
 	if now != nil {
 		next.services = now.services
+		if now.founded != next.founded { // whoever of us all put the configuration back
+			b.counters.dataLost.Add(1)
+			b.log.Error("Redis lost its data: requests accepted before are gone; the configuration is back")
+		}
 	}
 	b.shared.Store(next)
 	return nil

@@ -82,8 +82,6 @@ func (b *Broker) refresh(ctx context.Context) error {
 		return fault("look for the configuration", err)
 	}
 	if there == 0 {
-		b.counters.dataLost.Add(1)
-		b.log.Error("Redis lost its data: requests accepted before are gone; putting the configuration back")
 		if err := load(ctx, b.redis.commands); err != nil {
 			return fault("load the scripts", err)
 		}

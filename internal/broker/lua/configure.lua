@@ -5,12 +5,13 @@
 -- KEYS[1] cc:config
 -- ARGV[2] protocol, [3] partitions wanted (0: any), [4] keys wanted, [5] for how
 --     long a former number of partitions is remembered, in ms
--- Returns {protocol, partitions, keys, former, now}: former is "count:raised …",
--- the numbers there were before, oldest first, and when each was raised, in ms.
-local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former')
+-- Returns {protocol, partitions, keys, former, now, founded}: former is
+-- "count:raised …", the numbers there were before, oldest first, and when each was
+-- raised, in ms; founded is when this data began, another after a flush.
+local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former', 'founded')
 local protocol, wanted = c[1] or ARGV[2], tonumber(ARGV[3])
 local partitions = tonumber(c[2] or nil) or math.max(wanted, 1)
-if protocol ~= ARGV[2] then return { protocol, int(partitions), '', '', '' } end
+if protocol ~= ARGV[2] then return { protocol, int(partitions), '', '', '', '' } end
 
 local former = {}
 for count, raised in string.gmatch(c[4] or '', '(%d+):(%d+)') do
@@ -32,6 +33,7 @@ end
 local tags = {}
 for i = 1, partitions do tags[i] = int(i - 1) end
 redis.call('HDEL', KEYS[1], '-') -- as even_when_full, in the slot of this key
+local founded = c[5] or int(NOW)
 redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', table.concat(tags, ','),
-  'id_keys', keys, 'former', table.concat(former, ' '))
-return { protocol, int(partitions), keys, table.concat(former, ' '), int(NOW) }
+  'id_keys', keys, 'former', table.concat(former, ' '), 'founded', founded)
+return { protocol, int(partitions), keys, table.concat(former, ' '), int(NOW), founded }
