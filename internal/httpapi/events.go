@@ -66,14 +66,22 @@ func (s *Server) streamed(r *http.Request) (correlation.ID, error) {
 	}
 	id, err := pathID(r)
 	if err != nil {
-		return id, auth.ErrTicket // as any ticket for what is not there
+		return id, badTicket(auth.ErrTicket) // as any ticket for what is not there
 	}
 	who, err := auth.CheckTicket(s.Broker.Secret(), ticket, id.String(), time.Now())
 	if err != nil {
-		return id, err
+		return id, badTicket(err)
 	}
 	callOf(r).who = who
 	return s.id(r)
+}
+
+// badTicket says what to do instead of sending an API key here.
+func badTicket(err error) failure {
+	return failure{
+		slug: "unauthenticated", cause: err,
+		detail: "The stream ticket has expired, or was not made for this request. Get another one by POST to its stream-ticket, with the API key. The request is not affected.",
+	}
 }
 
 // lastEventID is the number of the event after which the reader wants to go on.

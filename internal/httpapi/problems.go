@@ -66,7 +66,6 @@ var table = []struct {
 	{correlation.ErrForged, "not-found"},
 	{correlation.ErrMalformed, "not-found"},
 	{auth.ErrUnauthenticated, "unauthenticated"},
-	{auth.ErrTicket, "unauthenticated"},
 }
 
 func describe(err error) failure {

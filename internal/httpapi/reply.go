@@ -4,6 +4,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
@@ -41,11 +42,16 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request) error {
 	return s.raw(w, r, record, replyCode(record))
 }
 
+// why is what ended the request, as a sentence: another follows.
 func why(r broker.Record) string {
-	if r.Error == nil || r.Error.Message == "" {
+	if r.Error == nil || strings.TrimSpace(r.Error.Message) == "" {
 		return "The request is " + string(r.Status) + "."
 	}
-	return r.Error.Message
+	said := strings.TrimSpace(r.Error.Message)
+	if !strings.HasSuffix(said, ".") && !strings.HasSuffix(said, "!") && !strings.HasSuffix(said, "?") {
+		said += "."
+	}
+	return said
 }
 
 // replyCode is the worker's status code, where it is one that an answer with a

@@ -39,7 +39,9 @@ func TestTicketOpensItsStream(t *testing.T) {
 		time.Sleep(4 * time.Minute)
 		f.wantEvents(f.follow(link+"&last_event_id=1"), "retry status")
 		time.Sleep(2 * time.Minute)
-		f.get(link).problem(t, "unauthenticated")
+		if detail := f.get(link).problem(t, "unauthenticated"); !strings.Contains(detail, "ticket has expired") {
+			t.Errorf("it says: %s", detail)
+		}
 		f.wantEvents(open, "status progress1 status") // who is in stays in; the lease has lapsed meanwhile
 	}, withKeys)
 }
