@@ -24,7 +24,7 @@ function Complaint(/** @type {{problem: Said | null}} */ { problem }) {
   return problem && html`<div class="problem" role="alert"><strong>${problem.message}</strong>${problem.detail}</div>`;
 }
 
-function Submit(/** @type {{submitted: (status: any) => void}} */ { submitted }) {
+function Submit(/** @type {{submitted: (status: any) => void, unlocked: () => void}} */ { submitted, unlocked }) {
   const [services, setServices] = useState(/** @type {string[]} */ ([]));
   const [service, setService] = useState("progress");
   const [body, setBody] = useState(examples.progress);
@@ -65,7 +65,7 @@ function Submit(/** @type {{submitted: (status: any) => void}} */ { submitted })
         </label>
         <label>Body <textarea id="body" value=${body} spellcheck=${false} onInput=${(/** @type {any} */ e) => setBody(e.target.value)}></textarea></label>
         ${(problem ?? refused)?.status === 401 && html`
-          <label>API key <input type="password" autocomplete="off" onChange=${(/** @type {any} */ e) => { key.set(e.target.value); load(); }} /></label>`}
+          <label>API key <input type="password" autocomplete="off" onChange=${(/** @type {any} */ e) => { key.set(e.target.value); load(); unlocked(); }} /></label>`}
         <button>Submit</button>
       </form>
       <${Complaint} problem=${problem ?? refused} />
@@ -139,6 +139,7 @@ function App() {
   const idOf = () => /^#\/requests\/([0-9a-f-]{36})$/.exec(location.hash)?.[1];
   const [id, setId] = useState(idOf());
   const [entries, setEntries] = useState(history.all());
+  const [keys, setKeys] = useState(0); // how many were given: the request is asked for again with each
   useEffect(() => {
     const moved = () => setId(idOf());
     addEventListener("hashchange", moved);
@@ -153,8 +154,8 @@ function App() {
     <div class="page">
       <header><h1>coatcheck</h1><p>Hand a request in, get a ticket, watch the reply come.</p><nav><a href="../docs">Contract</a></nav></header>
       <main>
-        <div class="column"><${Submit} submitted=${submitted} /><${History} entries=${entries} current=${id} /></div>
-        <div class="column">${id ? html`<${Request} id=${id} key=${id} />`
+        <div class="column"><${Submit} submitted=${submitted} unlocked=${() => setKeys((n) => n + 1)} /><${History} entries=${entries} current=${id} /></div>
+        <div class="column">${id ? html`<${Request} id=${id} key=${id + " " + keys} />`
           : html`<section><p class="empty">Submit something, and its events arrive here as they happen.</p></section>`}</div>
       </main>
     </div>`;

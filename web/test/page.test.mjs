@@ -2,7 +2,7 @@
 // `make browser` runs it.
 import assert from "node:assert/strict";
 import { spawn, execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, existsSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync, existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -12,13 +12,15 @@ import { chromium } from "playwright-core";
 
 const shots = mkdtempSync(join(tmpdir(), "coatcheck-page-"));
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-let gateway, browser, origin;
+const binary = join(shots, "coatcheck");
+const gateways = [];
+let browser, origin;
 
-before(async () => {
-  const binary = join(shots, "coatcheck");
-  execFileSync("go", ["build", "-o", binary, "./cmd/coatcheck"], { cwd: fileURLToPath(new URL("../..", import.meta.url)), stdio: "inherit" });
-  gateway = spawn(binary, ["dev", "--addr", "127.0.0.1:0", "--redis-addr", "127.0.0.1:0"], { env: { ...process.env, XDG_RUNTIME_DIR: shots } });
-  origin = await new Promise((found, lost) => {
+/** Starts a gateway and says where its page is. */
+function start(...options) {
+  const gateway = spawn(binary, ["dev", "--addr", "127.0.0.1:0", "--redis-addr", "127.0.0.1:0", ...options], { env: { ...process.env, XDG_RUNTIME_DIR: shots } });
+  gateways.push(gateway);
+  return new Promise((found, lost) => {
     let said = "";
     gateway.stdout.on("data", (chunk) => {
       said += chunk;
@@ -27,6 +29,11 @@ before(async () => {
     });
     gateway.on("exit", (code) => lost(new Error(`coatcheck dev ended with ${code}: ${said}`)));
   });
+}
+
+before(async () => {
+  execFileSync("go", ["build", "-o", binary, "./cmd/coatcheck"], { cwd: fileURLToPath(new URL("../..", import.meta.url)), stdio: "inherit" });
+  origin = await start();
   const executablePath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
   assert.ok(executablePath, "the browser tests need chromium (Debian: apt-get install chromium)");
   browser = await chromium.launch({
@@ -37,7 +44,7 @@ before(async () => {
 
 after(async () => {
   await browser?.close();
-  gateway?.kill("SIGTERM");
+  for (const gateway of gateways) gateway.kill("SIGTERM");
 });
 
 /** Opens a page, and gathers what goes wrong on it. */
@@ -94,6 +101,22 @@ test("what the gateway refuses is said", async () => {
   await page.waitForSelector("[role=alert] strong");
   assert.match(await page.textContent("[role=alert]"), /never issued|not found/i);
   await context.close();
+});
+
+test("a key opens what was asked for without one", async () => {
+  const [key, , , ...lines] = execFileSync(binary, ["keys", "create"], { encoding: "utf8" }).split("\n");
+  writeFileSync(join(shots, "keys.yaml"), lines.join("\n"));
+  const locked = await start("--config", join(shots, "keys.yaml"));
+  const headers = { Authorization: "Bearer " + key };
+  const accepted = await (await fetch(locked + "/v1/services/echo/requests", { method: "POST", body: "hi", headers })).json();
+  const page = await browser.newPage();
+  await page.goto(locked + "/ui/#/requests/" + accepted.correlation_id);
+  await page.fill("input[type=password]", key);
+  await page.keyboard.press("Tab");
+  await page.waitForFunction(() => document.querySelector("#status")?.textContent === "succeeded" && document.querySelectorAll("#service option").length === 6);
+  assert.equal(await page.textContent("#reply"), "hi");
+  assert.equal(await page.locator("[role=alert]").count(), 0);
+  await page.close();
 });
 
 test("a stream that breaks says so, and comes back", async () => {
