@@ -84,6 +84,7 @@ func TestOverSockets(t *testing.T) {
 				if response.StatusCode != want {
 					t.Errorf("%s: %d", path, response.StatusCode)
 				}
+				response.Body.Close()
 				c.Close()
 			}
 		}
