@@ -65,7 +65,8 @@ func forDev(s *config.Config) {
 		s.Services = map[string]config.Service{}
 	}
 	for _, name := range demo.Services {
-		s.Services[name] = s.Services[name] // as configured, or by the defaults
+		own := s.Services[name] // as configured, or by the defaults
+		s.Services[name] = own
 	}
 	s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
 	for name, own := range s.Services {
