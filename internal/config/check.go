@@ -24,6 +24,9 @@ const longestDrain = 20 * time.Second
 // largestBody is what Redis takes as one value (proto-max-bulk-len, as it comes).
 const largestBody Size = 512 << 20
 
+// bodyRoom is what reading takes beyond a body that does not tell its length.
+const bodyRoom Size = 64 << 10
+
 var redisScheme = regexp.MustCompile(`^(redis|rediss|unix)://.`)
 
 // Check says in one line what can't be, naming key, value and what is allowed.
@@ -43,8 +46,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("public_url: %q is no http or https URL without a query", c.PublicURL)
 	case c.MaxBody < 1 || c.MaxBody > largestBody:
 		return fmt.Errorf("max_body: %s is outside 1..%s", c.MaxBody, largestBody)
-	case c.MaxInflight < 1:
-		return errors.New("max_inflight_body: must be at least 1 byte")
+	case c.MaxInflight < c.MaxBody+bodyRoom: // the largest body would be told to try again for ever
+		return fmt.Errorf("max_inflight_body: %s is too little for one body of %s, the max_body: want %s more than that", c.MaxInflight, c.MaxBody, bodyRoom)
 	case c.DrainTimeout <= 0 || c.DrainTimeout > longestDrain:
 		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", c.DrainTimeout, longestDrain)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):

@@ -67,6 +67,8 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"max_inflight_body: 0\n":                           "max_inflight_body: ",
 		"addr: ':1'\nauth: None\n":                         "auth: \"None\" is not none, or keys: ",
 		"addr: ':1'\nauth: {keyz: []}\n":                   "auth: unknown field \"keyz\"",
+		"max_body: 300MiB\n":                               "max_inflight_body: 256MiB is too little for one body of 300MiB",
+		"auth:\nlog: {level: info}\n":                      "auth is empty",
 		"drain_timeout: 21s\n":                             "1ns..20s",
 	} {
 		c, err := config.Load(file(t, text), nil)

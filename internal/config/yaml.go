@@ -33,7 +33,7 @@ func oneLine(err error) string {
 func (c *Config) read(raw []byte) error {
 	err := yaml.UnmarshalWithOptions(raw, c, yaml.Strict(), yaml.CustomUnmarshaler(readDuration), yaml.CustomUnmarshaler(readInt))
 	if err == nil {
-		return nil
+		return blankAuth(raw)
 	}
 	if a, ok := errors.AsType[inAuth](err); ok {
 		return a
@@ -45,6 +45,17 @@ func (c *Config) read(raw []byte) error {
 		return fmt.Errorf("[%d:%d] %q can't stand here", t.Token.Position.Line, t.Token.Position.Column, t.Token.Value)
 	}
 	return errors.New(oneLine(err))
+}
+
+// blankAuth refuses an auth section with nothing in it: the library skips it, and
+// a list of keys that was commented out would open the gateway to everybody.
+func blankAuth(raw []byte) error {
+	var sections map[string]any
+	err := yaml.Unmarshal(raw, &sections)
+	if value, there := sections["auth"]; there && value == nil {
+		return errors.New("auth is empty: want none, or keys with a list of them")
+	}
+	return err
 }
 
 func readDuration(d *time.Duration, raw []byte) (err error) {
