@@ -24,7 +24,7 @@ const tick = 200 * time.Millisecond
 
 // Redis is a running embedded Redis.
 type Redis struct {
-	URL  string // with its password
+	URL  string // with its user name and password
 	mini *miniredis.Miniredis
 	stop chan struct{} // closed by Close
 	done chan struct{} // closed when the ticker ended
@@ -41,7 +41,7 @@ func Start(addr string) (*Redis, error) {
 		return nil, fmt.Errorf("start the embedded Redis on %s: %w", addr, err)
 	}
 	r := &Redis{
-		URL: "redis://:" + password + "@" + mini.Addr(), mini: mini,
+		URL: "redis://default:" + password + "@" + mini.Addr(), mini: mini,
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go r.expire()
