@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -30,6 +31,10 @@ const (
 // ErrNoGateway is returned by a Client that was never answered, where nothing
 // listens at its address or its host has no address.
 var ErrNoGateway = errors.New("no gateway answers")
+
+// ErrHeader is returned where a value that the caller gave, the API key included,
+// can't stand in a header. Nothing was sent.
+var ErrHeader = errors.New("can't be sent as a header: it has a control character, or its name is none")
 
 // retryable marks an error that another try may mend, not before after.
 type retryable struct {
@@ -95,6 +100,9 @@ func (c *Client) once(ctx context.Context, method, path string, h http.Header, b
 	if c.key != "" {
 		request.Header.Set("Authorization", "Bearer "+c.key)
 	}
+	if err := sendable(request.Header); err != nil {
+		return nil, err
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return nil, c.unanswered(ctx, err)
@@ -105,6 +113,22 @@ func (c *Client) once(ctx context.Context, method, path string, h http.Header, b
 	}
 	defer response.Body.Close()
 	return nil, refusal(response)
+}
+
+// sendable finds what net/http would refuse in an error that looks like one of
+// the network. The value is not said: it may be a secret.
+func sendable(h http.Header) error {
+	for name, values := range h {
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r) }) {
+			return fmt.Errorf("the name of header %q %w", name, ErrHeader)
+		}
+		for _, value := range values {
+			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+				return fmt.Errorf("%s %w", name, ErrHeader)
+			}
+		}
+	}
+	return nil
 }
 
 // unanswered says whether a call that got no answer may get one later.

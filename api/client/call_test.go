@@ -187,3 +187,30 @@ func TestContextEndsTheTries(t *testing.T) {
 		}
 	})
 }
+
+// What can't be sent is the caller's mistake: trying again, or another gateway,
+// does not mend it.
+func TestAHeaderThatCannotBeSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{script: []http.HandlerFunc{answer(queued())}}
+		c, began := start(t, f), time.Now()
+		for name, r := range map[string]client.Request{
+			"Content-Type":               {ContentType: "text/plain\r\nX-A: b"},
+			api.HeaderIdempotencyKey:     {IdempotencyKey: "a\x00b"},
+			"X-A":                        {Header: map[string]string{"X-A": "b\n"}},
+			"the name of header \"a b\"": {Header: map[string]string{"a b": "c"}},
+		} {
+			_, err := c.Submit(t.Context(), "echo", r)
+			if !errors.Is(err, client.ErrHeader) || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		_, err := start(t, f, client.APIKey("secret\n")).Status(t.Context(), id)
+		if !errors.Is(err, client.ErrHeader) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("key: %v", err)
+		}
+		if len(f.asked()) > 0 || time.Since(began) > 0 {
+			t.Errorf("%d calls in %s", len(f.asked()), time.Since(began))
+		}
+	})
+}

@@ -16,7 +16,7 @@ import (
 func TestExitCodeTellsWhetherToTryAgain(t *testing.T) {
 	for want, errs := range map[int][]error{
 		exitFailed:    {errors.New("any"), client.ErrPending, verdict(api.Status{Status: api.Failed}), verdict(api.Status{Status: api.TimedOut})},
-		exitUsage:     {usage{errors.New("any")}, fmt.Errorf("more: %w", usage{client.ErrNoGateway})},
+		exitUsage:     {usage{errors.New("any")}, client.ErrHeader, fmt.Errorf("more: %w", usage{client.ErrNoGateway})},
 		exitNoGateway: {client.ErrNoGateway, discovery.ErrNone, &url.Error{Op: "Get", URL: "http://x", Err: io.EOF}},
 	} {
 		for _, err := range errs {

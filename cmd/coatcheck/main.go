@@ -71,6 +71,9 @@ func exitCode(err error) int {
 		}
 		return exitFailed
 	}
+	if errors.Is(err, client.ErrHeader) {
+		return exitUsage
+	}
 	_, unanswered := errors.AsType[*url.Error](err)
 	if unanswered || errors.Is(err, client.ErrNoGateway) || errors.Is(err, discovery.ErrNone) {
 		return exitNoGateway
