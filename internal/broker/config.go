@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/correlation"
 )
@@ -259,7 +257,7 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 			fresh = append(fresh, name)
 		}
 	}
-	if err := b.createStreams(ctx, next.partitions, fresh); err != nil {
+	if err := b.ensureStreams(ctx, next.partitions, fresh); err != nil {
 		return err
 	}
 	b.shared.CompareAndSwap(now, &next)
@@ -305,40 +303,3 @@ func encodeAnnounced(a Announcement) string {
 	}
 	return fmt.Sprintf(`{"lease":%q}`, a.Lease)
 }
-
-// createStreams makes the groups of services in all partitions.
-func (b *Broker) createStreams(ctx context.Context, partitions int, services []string) error {
-	streams := make([]string, 0, partitions*len(services))
-	for p := range partition(partitions) {
-		for _, s := range services {
-			streams = append(streams, p.queue(s))
-		}
-	}
-	return b.createGroups(ctx, streams, workersGroup)
-}
-
-// createGroups makes a group on each of the streams, at 0 so that one which comes
-// back sees what is there.
-func (b *Broker) createGroups(ctx context.Context, streams []string, group string) error {
-	if len(streams) == 0 {
-		return nil
-	}
-	answers, _ := b.redis.commands.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for _, s := range streams {
-			pipe.XGroupCreateMkStream(ctx, s, group, "0")
-		}
-		return nil
-	}) // each answer has its own error
-	for i, a := range answers {
-		err := a.Err()
-		if err != nil && strings.HasPrefix(err.Error(), "OOM") { // even for a group that is there
-			_, err = groupScript.run(ctx, b.redis.commands, 0, streams[i:i+1], group)
-		}
-		if err != nil && !isBusyGroup(err) {
-			return fault("create the streams", err)
-		}
-	}
-	return nil
-}
-
-func isBusyGroup(err error) bool { return strings.HasPrefix(err.Error(), "BUSYGROUP") }

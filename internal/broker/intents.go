@@ -93,7 +93,11 @@ func (b *Broker) createDeliverers(ctx context.Context) error {
 	for p := range partition(b.Partitions()) {
 		streams = append(streams, p.callbacks())
 	}
-	return b.createGroups(ctx, streams, deliverersGroup)
+	answers, err := b.createGroups(ctx, streams, deliverersGroup)
+	if err != nil {
+		return err
+	}
+	return fault("create the callback streams", errors.Join(answers...))
 }
 
 // Delivered settles an intent: told, or given up. Once none of a request is

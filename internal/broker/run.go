@@ -19,6 +19,7 @@ type refresher struct {
 	mu      sync.Mutex // guards the rest, and lets one read at a time
 	last    time.Time
 	ignored map[string]bool // announced names that no service may have, said once
+	owed    []string        // services whose streams Redis refused to make, sorted
 }
 
 func (r *refresher) due(every time.Duration) bool {

@@ -59,3 +59,44 @@ func TestMisnamedServiceIsSaidOnce(t *testing.T) {
 		}
 	})
 }
+
+// One stream that can't be made must not keep a gateway from starting, nor the
+// other services from being known.
+func TestStreamThatRedisRefuses(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
+		if err := r.Client.Set(t.Context(), "cc:{0}:queue:bad", "no stream", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"bad", "fine"} {
+			if err := r.Client.HSet(t.Context(), "cc:services", name, "{}").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := open(t, r)
+		if got := b.Services(); !slices.Equal(got, []string{"bad", "echo", "fine"}) {
+			t.Errorf("services %v", got)
+		}
+		for _, name := range []string{"echo", "fine"} {
+			if n, err := r.Client.Exists(t.Context(), "cc:{0}:queue:"+name).Result(); n != 1 || err != nil {
+				t.Errorf("%s has no stream: %v", name, err)
+			}
+		}
+	})
+}
+
+// At its limit Redis takes cancels and deletes, which make room: a gateway that
+// starts then must be there for them.
+func TestOpenOnAFullRedis(t *testing.T) {
+	r := redistest.Start(t)
+	open(t, r)
+	if err := r.Client.ConfigSet(t.Context(), "maxmemory", "1mb").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Client.Set(t.Context(), "x", "y", 0).Err(); err == nil {
+		t.Fatal("it is not full")
+	}
+	b := open(t, r)
+	if known, err := b.KnowsService(t.Context(), "echo"); err != nil || !known {
+		t.Errorf("echo: known %v, %v", known, err)
+	}
+}

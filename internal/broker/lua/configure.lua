@@ -8,7 +8,7 @@
 -- Returns {protocol, partitions, keys, former, now, founded}: former is
 -- "count:raised …", the numbers there were before, oldest first, and when each was
 -- raised, in ms; founded is when this data began, another after a flush.
-local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former', 'founded')
+local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former', 'tags', 'founded')
 local protocol, wanted = c[1] or ARGV[2], tonumber(ARGV[3])
 local partitions = tonumber(c[2] or nil) or math.max(wanted, 1)
 if protocol ~= ARGV[2] then return { protocol, int(partitions), '', '', '', '' } end
@@ -32,8 +32,12 @@ for key in string.gmatch(ARGV[4], '[^,]+') do
 end
 local tags = {}
 for i = 1, partitions do tags[i] = int(i - 1) end
-redis.call('HDEL', KEYS[1], '-') -- as even_when_full, in the slot of this key
-local founded = c[5] or int(NOW)
-redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', table.concat(tags, ','),
-  'id_keys', keys, 'former', table.concat(former, ' '), 'founded', founded)
-return { protocol, int(partitions), keys, table.concat(former, ' '), int(NOW), founded }
+tags, former = table.concat(tags, ','), table.concat(former, ' ')
+local founded = c[6] or int(NOW)
+-- Every gateway asks once a second: what is there already is not written.
+if not (c[1] and tonumber(c[2] or nil) == partitions and c[3] == keys and c[4] == former and c[5] == tags and c[6]) then
+  redis.call('HDEL', KEYS[1], '-') -- as even_when_full, in the slot of this key
+  redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', tags, 'id_keys', keys,
+    'former', former, 'founded', founded)
+end
+return { protocol, int(partitions), keys, former, int(NOW), founded }
