@@ -81,6 +81,12 @@ func TestStreamThatRedisRefuses(t *testing.T) {
 				t.Errorf("%s has no stream: %v", name, err)
 			}
 		}
+		if _, err := b.Lapse(t.Context(), 0, "bad"); err != nil {
+			t.Errorf("it holds up the leases of the others: %v", err)
+		}
+		if _, _, err := b.Sweep(t.Context(), 0, "bad", ""); err != nil {
+			t.Errorf("it holds up the sweep of the others: %v", err)
+		}
 	})
 }
 

@@ -124,6 +124,10 @@ func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, er
 	part := partition(p)
 	raw, err := lapseScript.run(ctx, b.redis.commands, part, []string{part.queue(service)},
 		service, b.service(service).Lease.Milliseconds(), lapseBatch)
+	if isWrongType(err) {
+		b.log.Error("the stream of a service is something else in Redis; its requests can't be looked after", "service", service, "partition", p)
+		return Decision{}, nil // the other services go on
+	}
 	if err != nil {
 		return Decision{}, fault("look for lapsed leases", err)
 	}
@@ -144,6 +148,9 @@ func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, er
 func (b *Broker) Sweep(ctx context.Context, p int, service, after string) (facts []Fact, next string, err error) {
 	part := partition(p)
 	raw, err := sweepScript.run(ctx, b.redis.commands, part, []string{part.queue(service)}, service, after, sweepBytes)
+	if isWrongType(err) {
+		return nil, "", nil // Lapse says so
+	}
 	if err != nil {
 		return nil, "", fault("sweep a queue", err)
 	}

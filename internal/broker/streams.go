@@ -92,7 +92,7 @@ func (b *Broker) createGroups(ctx context.Context, streams []string, group strin
 		}
 		switch {
 		case err == nil || isBusyGroup(err):
-		case strings.Contains(err.Error(), "WRONGTYPE"):
+		case isWrongType(err):
 			answers[i] = err
 		default:
 			return nil, fault("create the streams", err)
@@ -102,3 +102,7 @@ func (b *Broker) createGroups(ctx context.Context, streams []string, group strin
 }
 
 func isBusyGroup(err error) bool { return strings.HasPrefix(err.Error(), "BUSYGROUP") }
+
+// isWrongType tells whether a key is something else than a command is for, as
+// Redis says it to a script or outside of one.
+func isWrongType(err error) bool { return err != nil && strings.Contains(err.Error(), "WRONGTYPE") }
