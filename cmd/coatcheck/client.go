@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -80,7 +81,10 @@ func (t *target) print(w io.Writer, s api.Status) error {
 			row(at.name, at.time.String())
 		}
 	}
-	if s.Reply.Body != nil {
+	switch {
+	case s.Reply.Encoding == api.ReplyEncodingBase64 || s.Reply.Body == nil && s.Reply.Size > 0:
+		row("reply", fmt.Sprintf("%d bytes of %s: coatcheck reply %s", s.Reply.Size, s.Reply.ContentType, s.CorrelationID))
+	case s.Reply.Body != nil:
 		row("reply", string(s.Reply.Body))
 	}
 	return table.Flush()
@@ -90,7 +94,7 @@ func (t *target) print(w io.Writer, s api.Status) error {
 func status() *cobra.Command {
 	var t target
 	c := &cobra.Command{
-		Use: "status ID", Short: "Where a request stands", Args: cobra.ExactArgs(1),
+		Use: "status ID", Short: "Where a request stands", Args: one("ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -111,7 +115,7 @@ func status() *cobra.Command {
 func wait() *cobra.Command {
 	var t target
 	c := &cobra.Command{
-		Use: "wait ID", Short: "Wait for the outcome of a request", Args: cobra.ExactArgs(1),
+		Use: "wait ID", Short: "Wait for the outcome of a request", Args: one("ID"),
 		Long: "Wait for the outcome of a request and print its status.\n\n" + exitCodes,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
@@ -145,11 +149,40 @@ func verdict(s api.Status) error {
 	return fmt.Errorf("the request is %s: %s", s.Status, s.Error.Message)
 }
 
+// reply writes the bytes of the reply to stdout, as they are.
+func reply() *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use: "reply ID", Short: "Write the raw reply of a request to stdout", Args: one("ID"),
+		Long: "Write the raw reply of a request to stdout, byte for byte.\n\n" + exitCodes,
+		RunE: func(c *cobra.Command, args []string) error {
+			cl, err := t.client()
+			if err != nil {
+				return err
+			}
+			r, err := cl.Reply(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if _, err := out(c).Write(r.Body); err != nil {
+				return fmt.Errorf("write the reply: %w", err)
+			}
+			if r.StatusCode >= http.StatusBadRequest {
+				return fmt.Errorf("the worker answered with the status code %d", r.StatusCode)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&t.url, "url", "", "gateway (or COATCHECK_URL); default: a running dev")
+	t.output = "json" // there is nothing to choose
+	return c
+}
+
 // cancel cancels a request.
 func cancel() *cobra.Command {
 	var t target
 	c := &cobra.Command{
-		Use: "cancel ID", Short: "Cancel a request", Args: cobra.ExactArgs(1),
+		Use: "cancel ID", Short: "Cancel a request", Args: one("ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -170,7 +203,7 @@ func cancel() *cobra.Command {
 func tail() *cobra.Command {
 	var t target
 	c := &cobra.Command{
-		Use: "tail ID", Short: "Follow the events of a request until its outcome", Args: cobra.ExactArgs(1),
+		Use: "tail ID", Short: "Follow the events of a request until its outcome", Args: one("ID"),
 		Long: "Follow the events of a request until its outcome, a line an event.\n\n" + exitCodes,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()

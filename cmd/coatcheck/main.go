@@ -89,8 +89,18 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(dev(), serve(), workerCommand(), submit(), status(), wait(), tail(), cancel(), keys(), version())
+	root.AddCommand(dev(), serve(), workerCommand(), submit(), status(), wait(), reply(), tail(), cancel(), keys(), version())
 	return root
+}
+
+// one wants exactly one argument, and calls it by its name.
+func one(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			return nil
+		}
+		return fmt.Errorf("want one argument, the %s, and got %d", name, len(args))
+	}
 }
 
 // group is a command that only has others: alone it shows them, and an unknown

@@ -22,7 +22,7 @@ func submit() *cobra.Command {
 		Use:   "submit SERVICE",
 		Short: "Submit a request; prints its status, with --wait its outcome",
 		Long:  "Submit a request and print its status, with --wait its outcome.\n\n" + exitCodes,
-		Args:  cobra.ExactArgs(1),
+		Args:  one("SERVICE"),
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {

@@ -60,8 +60,9 @@ func (c Config) Check() error {
 		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", c.Bounds.MinRetention, c.Bounds.MaxRetention)
 	}
 	for _, cidr := range c.Callbacks.AllowCIDRs {
-		if _, err := netip.ParsePrefix(cidr); err != nil {
-			return fmt.Errorf("callbacks.allow_cidrs: %q is not a network such as 10.0.0.0/8", cidr)
+		_, network := netip.ParsePrefix(cidr)
+		if _, address := netip.ParseAddr(cidr); network != nil && address != nil {
+			return fmt.Errorf("callbacks.allow_cidrs: %q is neither a network such as 10.0.0.0/8 nor an address", cidr)
 		}
 	}
 	for secret := range strings.FieldsSeq(c.Callbacks.Secret) {

@@ -161,7 +161,7 @@ func (s *Server) callback(h http.Header) (*broker.Callback, error) {
 		return nil, fail("callback-refused", "This gateway takes no callbacks. Nothing was accepted; poll, or follow the events.")
 	}
 	if err := s.CheckCallback(url); err != nil {
-		return nil, fail("callback-refused", "The callback URL is refused: %v. Nothing was accepted.", err)
+		return nil, fail("callback-refused", "It is not called because %v. Nothing was accepted.", err)
 	}
 	c := &broker.Callback{URL: url, Events: api.CallbackEventNames[:4]} // the outcomes
 	if len(h.Values(api.HeaderCallbackEvents)) > 0 {

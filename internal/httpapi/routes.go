@@ -37,6 +37,7 @@ func (s *Server) routes() http.Handler {
 		r.Get("/metrics", s.handle(s.metrics, auth.Admin))
 	}
 	if s.Page != nil {
+		r.Get("/", http.RedirectHandler("/ui/", http.StatusFound).ServeHTTP)
 		r.Get("/ui", http.RedirectHandler("/ui/", http.StatusMovedPermanently).ServeHTTP)
 		r.Get("/ui/*", s.Page.ServeHTTP)
 		r.Get("/docs", s.Page.ServeHTTP)

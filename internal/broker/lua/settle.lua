@@ -160,7 +160,8 @@ local function settle(entry, f, n)
 end
 
 -- Small replies are read by growing handfuls, large ones one by one: a script
--- must not hold a hundred replies of 10 MiB in memory at once.
+-- must not hold a hundred replies of 10 MiB in memory at once. A handful is read
+-- before its size is known, so that 16 large ones behind small ones are the most.
 local done, bytes, handful = 0, 0, 1
 while done < limit and bytes < budget do
   local entries = redis.call('XRANGE', replies, '-', '+', 'COUNT', math.min(handful, limit - done))
@@ -177,7 +178,7 @@ while done < limit and bytes < budget do
     ids[i] = entries[i][1]
   end
   redis.call('XDEL', replies, unpack(ids))
-  handful = bytes / done < 16384 and math.min(handful * 2, 64) or 1
+  handful = bytes / done < 16384 and math.min(handful * 2, 16) or 1
 end
 publish_wakes()
 return { redis.call('XLEN', replies), int(NOW), report }
