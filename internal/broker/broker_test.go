@@ -145,7 +145,7 @@ func TestSubmitClaimReply(t *testing.T) {
 				t.Errorf("delivery differs from submission")
 			}
 			running := status(t, b, r.ID)
-			if running.Status != broker.Running || running.Worker != "w1" || running.Started.IsZero() {
+			if running.Status != broker.Running || running.Worker != "w1" || running.Started.Before(running.Queued) {
 				t.Errorf("after claim: %s by %q since %v", running.Status, running.Worker, running.Started)
 			}
 			send(t, b, d, broker.WorkerReply{Type: "progress", ContentType: "application/json", Body: []byte(`{"percent":50}`), Seq: 1})

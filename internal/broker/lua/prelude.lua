@@ -72,7 +72,7 @@ local function claim(r)
   if r.started or not r.entry then return r.started end
   local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
   if p.err or not p[1] then return nil end
-  r.worker, r.started = p[1][2], NOW - p[1][3]
+  r.worker, r.started = p[1][2], math.max(NOW - p[1][3], stream_ms(r.entry)) -- idle times are rounded
   return r.started
 end
 
