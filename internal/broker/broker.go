@@ -22,6 +22,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -45,7 +46,10 @@ var Defaults = ServiceConfig{
 	Retention:   24 * time.Hour,
 	Lease:       30 * time.Second,
 	MaxAttempts: 3,
+	Backoff:     time.Second,
 	MaxQueued:   100_000,
+
+	KeyConcurrency: 1,
 }
 
 // Options of Open. The zero value of a field means its default.
@@ -71,7 +75,11 @@ type ServiceConfig struct {
 	Retention    time.Duration // outcome → forgotten
 	Lease        time.Duration // how long a silent worker keeps its claim
 	MaxAttempts  int
-	MaxQueued    int // open work entries above which Submit answers ErrQueueFull
+	Backoff      time.Duration // before the second attempt; doubles, with jitter
+	MaxQueued    int           // queued and waiting requests above which Submit answers ErrQueueFull
+
+	Concurrency    int // requests at workers at once; 0 for no limit
+	KeyConcurrency int // of one concurrency key at once
 }
 
 // over fills the zero fields of c from base.
@@ -87,12 +95,11 @@ func (c ServiceConfig) over(base ServiceConfig) ServiceConfig {
 	c.RunTimeout = pick(c.RunTimeout, base.RunTimeout)
 	c.Retention = pick(c.Retention, base.Retention)
 	c.Lease = pick(c.Lease, base.Lease)
-	if c.MaxAttempts == 0 {
-		c.MaxAttempts = base.MaxAttempts
-	}
-	if c.MaxQueued == 0 {
-		c.MaxQueued = base.MaxQueued
-	}
+	c.Backoff = pick(c.Backoff, base.Backoff)
+	c.MaxAttempts = cmp.Or(c.MaxAttempts, base.MaxAttempts)
+	c.MaxQueued = cmp.Or(c.MaxQueued, base.MaxQueued)
+	c.Concurrency = cmp.Or(c.Concurrency, base.Concurrency)
+	c.KeyConcurrency = cmp.Or(c.KeyConcurrency, base.KeyConcurrency)
 	return c
 }
 

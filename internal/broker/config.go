@@ -47,6 +47,7 @@ type deployment struct {
 	founded    string // when the data began, in ms; another once Redis lost it
 	read       time.Time
 	services   map[string]ServiceConfig // known services
+	paused     map[string]time.Time     // services that are not dispatched, and since when
 }
 
 // former is a number of partitions that was raised.
@@ -123,7 +124,7 @@ func (b *Broker) adopt(v []string) error {
 			"configured", wanted, "partitions", next.partitions)
 	}
 	if now != nil {
-		next.services = now.services
+		next.services, next.paused = now.services, now.paused
 		if now.founded != next.founded { // whoever of us all put the configuration back
 			b.counters.dataLost.Add(1)
 			b.log.Error("Redis lost its data: requests accepted before are gone; the configuration is back")
@@ -181,8 +182,15 @@ func infoField(info, name string) string {
 
 // plan is what holds for one request: its own options over its service's.
 func (b *Broker) plan(s Submission) ServiceConfig {
-	own := ServiceConfig{Timeout: s.Timeout, StartTimeout: s.StartTimeout, RunTimeout: s.RunTimeout, Retention: s.Retention}
+	own := ServiceConfig{
+		Timeout: s.Timeout, StartTimeout: s.StartTimeout, RunTimeout: s.RunTimeout, Retention: s.Retention,
+		MaxAttempts: s.MaxAttempts, Backoff: s.Backoff,
+	}
 	p := own.over(b.service(s.Service))
+	p.Timeout += s.Delay
+	if p.StartTimeout > 0 {
+		p.StartTimeout += s.Delay
+	}
 	n := b.Partitions()
 	p.MaxQueued = (p.MaxQueued + n - 1) / n
 	return p

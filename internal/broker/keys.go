@@ -14,6 +14,7 @@ const (
 	servicesKey    = "cc:services" // hash: service → what is known of it, as JSON
 	wakeChannel    = "cc:wake:"    // + gateway: IDs whose state changed, separated by spaces
 	cancelChannel  = "cc:cancel:"  // + service: ID of a request that ended while claimed
+	pausedKey      = "cc:paused"   // hash: service → since when it is paused, in ms
 	stewardChannel = "cc:stewards" // number of a partition whose upkeep was given up
 )
 
@@ -31,6 +32,7 @@ func (p partition) prefix() string  { return "cc:{" + p.tag() + "}:" }
 func (p partition) due() string     { return p.prefix() + "due" }
 func (p partition) replies() string { return p.prefix() + "replies" }
 func (p partition) steward() string { return p.prefix() + "steward" }
+func (p partition) limits() string  { return p.prefix() + "limits" }
 func (p partition) kept() string    { return p.prefix() + "kept" }
 func (p partition) aside() string   { return p.prefix() + "aside" }
 func (p partition) counts() string  { return p.prefix() + "counts" }
@@ -40,4 +42,7 @@ func (p partition) request(id correlation.ID) string { return p.prefix() + "requ
 func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
 func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
 func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }
-func partitionOf(id correlation.ID) partition        { return partition(id.Partition()) }
+func (p partition) gate(service, gate string) string {
+	return p.prefix() + "gate:" + service + ":" + gate
+}
+func partitionOf(id correlation.ID) partition { return partition(id.Partition()) }

@@ -14,11 +14,12 @@ import (
 )
 
 // place mints the correlation ID of a submission in its partition: where its
-// idempotency key is at home, or any. It looks where the key may have been
-// bound before partitions were added, and returns that request if there is one.
+// key is at home, or any. It looks where the key may have been bound, or may
+// still be in use, before partitions were added, and returns the request that
+// the idempotency key was bound to if there is one.
 func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool, err error) {
 	home := partition(mathrand.IntN(b.Partitions()))
-	if s.binding != "" {
+	if key := homeKey(s.Submission, s.plan); key != "" {
 		if time.Since(b.shared.Load().read) > knownWithin {
 			if err := b.configure(ctx); err != nil {
 				return Record{}, false, err
@@ -27,16 +28,27 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 		d := b.shared.Load()
 		var partitions int
 		partitions, s.until = d.keyed()
-		home = homeOf(s.Submission, partitions)
+		home = homeOf(key, partitions)
 		asked := map[partition]bool{home: true}
 		for _, f := range d.former {
-			old := homeOf(s.Submission, f.partitions)
+			old := homeOf(key, f.partitions)
 			if asked[old] {
 				continue
 			}
 			asked[old] = true
-			if r, found, err := b.bound(ctx, s, old); found || err != nil {
-				return r, found, err
+			if s.binding != "" {
+				if r, found, err := b.bound(ctx, s, old); found || err != nil {
+					return r, found, err
+				}
+			}
+			if gate := gateIn(s.policy); gate != "-" { // who was there first goes first
+				open, err := b.redis.commands.Exists(ctx, old.gate(s.Service, gate)).Result()
+				if err != nil {
+					return Record{}, false, fault("look for requests with the same key", err)
+				}
+				if open > 0 {
+					home = old
+				}
 			}
 		}
 	}
@@ -64,13 +76,37 @@ func (b *Broker) bound(ctx context.Context, s *submission, old partition) (Recor
 	return r, err == nil, err
 }
 
-// homeOf is the partition in which the key of a submission is bound.
-func homeOf(s Submission, partitions int) partition {
-	sum := sha256.Sum256([]byte(s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey))
+// homeKey is what finds the partition of a submission, "" where any will do. A
+// service with a limit of its own lives in one partition, so that one number
+// counts for all of it.
+func homeKey(s Submission, plan ServiceConfig) string {
+	scope := s.Tenant + "\x00" + s.Service + "\x00"
+	switch {
+	case plan.Concurrency > 0:
+		return "service\x00" + s.Service
+	case s.OrderingKey != "":
+		return scope + "o\x00" + s.OrderingKey
+	case s.ConcurrencyKey != "":
+		return scope + "c\x00" + s.ConcurrencyKey
+	case s.IdempotencyKey != "":
+		return scope + s.IdempotencyKey
+	}
+	return ""
+}
+
+// homeOf is the partition in which a key is at home.
+func homeOf(key string, partitions int) partition {
+	sum := sha256.Sum256([]byte(key))
 	return partition(binary.BigEndian.Uint64(sum[8:]) % uint64(partitions))
 }
 
+// bindingOf is what an idempotency key is bound by: tenant, service, and the
+// ordering or concurrency key, since they choose the partition.
 func bindingOf(s Submission) string {
-	sum := sha256.Sum256([]byte(s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey))
+	scope := s.Tenant + "\x00" + s.Service + "\x00" + s.IdempotencyKey
+	if s.OrderingKey != "" || s.ConcurrencyKey != "" {
+		scope += "\x00" + s.OrderingKey + "\x00" + s.ConcurrencyKey
+	}
+	sum := sha256.Sum256([]byte(scope))
 	return hex.EncodeToString(sum[:16])
 }

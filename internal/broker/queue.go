@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 const (
@@ -36,10 +38,16 @@ type sample struct {
 	mu        sync.Mutex // one measurement at a time; guards the rest
 	at        time.Time
 	queue     Queue
-	claimed   map[partition]int64 // entries ever claimed
+	shards    map[partition]shard
 	finished  int64
 	busy      int64 // ms
 	firstSeen bool
+}
+
+// shard is a sample of one partition.
+type shard struct {
+	claimed   int64 // entries ever claimed
+	unclaimed int   // entries on the stream
 }
 
 func (s *sampler) init() { s.services = map[string]*sample{} }
@@ -62,12 +70,12 @@ func (b *Broker) Queue(ctx context.Context, service string) (Queue, error) {
 	return q, err
 }
 
-func (b *Broker) sample(ctx context.Context, service string) (Queue, map[partition]int64, error) {
+func (b *Broker) sample(ctx context.Context, service string) (Queue, map[partition]shard, error) {
 	s := b.samples.of(service)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if time.Since(s.at) < sampleAge {
-		return s.queue, s.claimed, nil
+		return s.queue, s.shards, nil
 	}
 	if err := b.Ready(); err != nil {
 		return Queue{}, nil, err
@@ -75,13 +83,15 @@ func (b *Broker) sample(ctx context.Context, service string) (Queue, map[partiti
 	if err := b.measure(ctx, service, s); err != nil {
 		return Queue{}, nil, err
 	}
-	return s.queue, s.claimed, nil
+	return s.queue, s.shards, nil
 }
 
 // measure asks every partition in one pipeline.
 func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 	type look struct {
 		length, waiting *redis.IntCmd
+		scheduled       *redis.IntCmd
+		line            *redis.StringSliceCmd
 		pending         *redis.XPendingCmd
 		counts          *redis.SliceCmd
 		groups          *redis.XInfoGroupsCmd
@@ -92,6 +102,7 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 	for p := range partition(n) {
 		looks[p] = look{
 			pipe.XLen(ctx, p.queue(service)), pipe.ZCard(ctx, p.waiting(service)),
+			pipe.ZCount(ctx, p.waiting(service), firstInstant, "("+gated), pipe.ZRange(ctx, p.waiting(service), 0, 0),
 			pipe.XPending(ctx, p.queue(service), workersGroup),
 			pipe.HMGet(ctx, p.counts(), "a:"+service, "f:"+service, "b:"+service),
 			pipe.XInfoGroups(ctx, p.queue(service)),
@@ -103,7 +114,7 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		return fault("sample a queue", err)
 	}
 	var q Queue
-	claimed := make(map[partition]int64, n)
+	shards := make(map[partition]shard, n)
 	var starts, finished, busy int64
 	for p, l := range looks {
 		running := 0
@@ -112,11 +123,17 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		}
 		undelivered := max(0, int(l.length.Val())-running)
 		q.Running += running
-		q.Scheduled += int(l.waiting.Val())
+		q.Scheduled += int(l.scheduled.Val())
+		if first := l.line.Val(); len(first) > 0 && l.waiting.Val() > l.scheduled.Val() {
+			if id, err := correlation.Parse(first[0]); err == nil {
+				q.OldestAge = max(q.OldestAge, now.Val().Sub(id.Time()))
+			}
+		}
 		q.Depth += undelivered + int(l.waiting.Val())
 		counts := counted(l.counts.Val())
-		claimed[partition(p)] = counts[0] - int64(undelivered)
-		starts += claimed[partition(p)] - s.claimed[partition(p)]
+		here := shard{claimed: counts[0] - int64(undelivered), unclaimed: undelivered}
+		shards[partition(p)] = here
+		starts += here.claimed - s.shards[partition(p)].claimed
 		finished, busy = finished+counts[1], busy+counts[2]
 		if undelivered > 0 && len(l.groups.Val()) > 0 {
 			q.OldestAge = max(q.OldestAge, b.oldestAge(ctx, partition(p), service, l.groups.Val()[0].LastDeliveredID, now.Val()))
@@ -132,7 +149,7 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 			q.RunTime = time.Duration((busy-s.busy)/done) * time.Millisecond
 		}
 	}
-	s.at, s.queue, s.claimed, s.finished, s.busy, s.firstSeen = time.Now(), q, claimed, finished, busy, true
+	s.at, s.queue, s.shards, s.finished, s.busy, s.firstSeen = time.Now(), q, shards, finished, busy, true
 	return nil
 }
 
@@ -188,13 +205,18 @@ func (b *Broker) Position(ctx context.Context, r Record) (position int, start ti
 	if r.Status != Queued {
 		return 0, time.Time{}, false
 	}
-	q, claimed, err := b.sample(ctx, r.Service)
+	q, shards, err := b.sample(ctx, r.Service)
 	if err != nil {
 		return 0, time.Time{}, false
 	}
-	position = 1
-	if r.Attempt == 1 {
-		position = int(r.Ordinal - claimed[partitionOf(r.ID)])
+	here := shards[partitionOf(r.ID)]
+	switch {
+	case r.Rank > 0: // behind what is on the stream
+		position = here.unclaimed + r.Rank
+	case r.Ordinal > 0 && r.Attempt == 1:
+		position = int(r.Ordinal - here.claimed)
+	default: // it waited before, and is somewhere on the stream
+		position = here.unclaimed
 	}
 	position = max(1, min(position, max(1, q.Depth)))
 	if q.Pace > 0.01 {

@@ -60,9 +60,24 @@ type Record struct {
 	Traceparent string
 	Callback    *Callback
 
-	// Ordinal is the place in the line of its service and partition, which
-	// Queue.Position turns into a position.
+	Release     time.Time // while scheduled: when its delay or back-off is over
+	MaxAttempts int
+	Attempts    []Attempt // before the present one, oldest first, the latest 20
+
+	// Ordinal is the number of its work entry in its service and partition, 0
+	// where it had to wait for it; Rank is its place among those that wait, 0
+	// where it does not. Position makes a position of them.
 	Ordinal int64
+	Rank    int
+}
+
+// Attempt is one try at a request that led to another.
+type Attempt struct {
+	Number  int
+	Worker  string // "" where nobody claimed it
+	Started time.Time
+	Ended   time.Time
+	Error   Error
 }
 
 // Error is why a request did not succeed, in words for the client.

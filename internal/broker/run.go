@@ -97,5 +97,8 @@ func (b *Broker) refresh(ctx context.Context) error {
 		}
 	}
 	b.checkMemory(ctx)
-	return b.refreshServices(ctx)
+	if err := b.refreshServices(ctx); err != nil {
+		return err
+	}
+	return b.refreshPaused(ctx, there == 0 || b.Partitions() != before)
 }

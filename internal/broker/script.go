@@ -13,7 +13,7 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// script is one Lua file behind the prelude, known to Redis by its digest.
+// script is one Lua file behind those that all share, known to Redis by its digest.
 type script struct {
 	source, sha string
 }
@@ -21,7 +21,7 @@ type script struct {
 var scripts []*script // all of them, for load
 
 func newScript(verb string) *script {
-	s := &script{source: readLua("prelude") + readLua(verb)}
+	s := &script{source: readLua("prelude") + readLua("line") + readLua("outcome") + readLua(verb)}
 	sum := sha1.Sum([]byte(s.source)) // the digest that EVALSHA is defined by
 	s.sha = hex.EncodeToString(sum[:])
 	scripts = append(scripts, s)

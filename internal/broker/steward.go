@@ -7,10 +7,10 @@ import (
 )
 
 var (
-	stewardScript = newScript("steward")
-	releaseScript = newScript("release")
-	tidyScript    = newScript("tidy")
-	retireScript  = newScript("retire")
+	stewardScript  = newScript("steward")
+	handoverScript = newScript("handover")
+	tidyScript     = newScript("tidy")
+	retireScript   = newScript("retire")
 )
 
 // Hold takes or renews the lease of a partition's upkeep for this process.
@@ -25,11 +25,11 @@ func (b *Broker) Hold(ctx context.Context, p int, lease time.Duration) (held boo
 	return v[0] == "1", msec(v[1]), nil
 }
 
-// Release gives a partition up; the others hear of it at once.
-func (b *Broker) Release(ctx context.Context, p int) error {
+// HandOver gives a partition up; the others hear of it at once.
+func (b *Broker) HandOver(ctx context.Context, p int) error {
 	part := partition(p)
-	_, err := releaseScript.run(ctx, b.redis.commands, part, []string{part.steward()}, b.name, p)
-	return fault("release a partition", err)
+	_, err := handoverScript.run(ctx, b.redis.commands, part, []string{part.steward()}, b.name, p)
+	return fault("hand a partition over", err)
 }
 
 // Released calls freed with each partition that a steward gives up, and with

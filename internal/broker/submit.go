@@ -39,7 +39,16 @@ type Submission struct {
 	Callback        *Callback         // nil for none
 
 	// Where above 0, these override what is configured for the service.
-	Timeout, StartTimeout, RunTimeout, Retention time.Duration
+	Timeout, StartTimeout, RunTimeout, Retention, Backoff time.Duration
+	MaxAttempts                                           int
+
+	Delay    time.Duration // accepted → in line; the other clocks start when it is over
+	Priority Priority      // in line; the zero value is normal
+
+	// At most one of the two keys. Requests with one ordering key run one after
+	// the other in the order accepted; of one concurrency key, as many at once as
+	// the service allows.
+	OrderingKey, ConcurrencyKey string
 }
 
 // submission is a Submission on its way through the batch.
@@ -51,6 +60,7 @@ type submission struct {
 	binding     string // idempotency hash, "" without a key
 	fingerprint string
 	headers     string
+	policy      string    // "weight limit gate flow", see prelude.lua; "" where nothing holds
 	until       time.Time // zero, or when the home of the key moves
 	unknown     bool      // an earlier try may have been committed
 }
@@ -76,6 +86,7 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		return Record{}, false, err
 	}
 	sub := submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
+	sub.policy = policyOf(s, sub.plan)
 	if len(s.Headers) > 0 {
 		encoded, err := json.Marshal(s.Headers)
 		if err != nil {
@@ -129,7 +140,7 @@ func (b *Broker) replay(ctx context.Context, text string) (Record, error) {
 func (s *submission) record(answer []string) Record {
 	created := millis(answer[1])
 	return Record{
-		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Queued, Attempt: 1,
+		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
 		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]),
 	}
@@ -215,7 +226,8 @@ func (s *submission) command() (keys []string, args []any) {
 		p.prefix(), s.id.String(), s.nonce, s.Service, tenant,
 		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(),
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
-		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.ContentType, s.headers, s.Body,
+		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
+		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
 	}
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,9 +34,12 @@ const (
 	viewTrace
 	viewRetryOf
 	viewRelease
+	viewHistory
+	viewPolicy
 	viewReplySize
 	viewReply
 	viewNow
+	viewRank
 	viewFields
 )
 
@@ -49,8 +53,8 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		return Record{}, fmt.Errorf("record has %d fields instead of %d", len(v), viewFields)
 	}
 	plan := strings.Fields(v[viewPlan])
-	if len(plan) != 9 {
-		return Record{}, fmt.Errorf("plan has %d parts instead of 9", len(plan))
+	if len(plan) != 10 {
+		return Record{}, fmt.Errorf("plan has %d parts instead of 10", len(plan))
 	}
 	created := millis(plan[0])
 	r := Record{
@@ -59,7 +63,8 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Created: created, Queued: entryTime(v[viewEntry]), Started: millis(v[viewStarted]),
 		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
 		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
-		Ordinal: number(plan[8]),
+		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]),
+		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}
 	if r.Tenant == "" {
 		r.Tenant = DefaultTenant
@@ -89,6 +94,22 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		}
 	}
 	return r, nil
+}
+
+// parseHistory reads the attempts before the present one, oldest first; see
+// next_attempt in prelude.lua.
+func parseHistory(text string) (attempts []Attempt) {
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), "\t", 6)
+		if len(f) == 6 {
+			attempts = append(attempts, Attempt{
+				Number: int(number(f[0])), Started: millis(f[1]), Ended: millis(f[2]),
+				Worker: validText(f[3]), Error: Error{Code: validText(f[4]), Message: validText(f[5])},
+			})
+		}
+	}
+	slices.Reverse(attempts)
+	return attempts
 }
 
 // eventNames reads the letters that eventLetters wrote.

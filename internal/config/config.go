@@ -73,7 +73,11 @@ type Service struct {
 	Retention    time.Duration `yaml:"retention" env:"RETENTION" meaning:"outcome → forgotten"`
 	Lease        time.Duration `yaml:"lease" env:"LEASE" meaning:"how long a silent worker keeps a request"`
 	MaxAttempts  int           `yaml:"max_attempts" env:"MAX_ATTEMPTS" meaning:"attempts before a request fails"`
+	Backoff      time.Duration `yaml:"backoff" env:"BACKOFF" meaning:"before the second attempt; doubles from there, with jitter"`
 	MaxQueued    int           `yaml:"max_queued" env:"MAX_QUEUED" meaning:"open requests above which more are refused"`
+
+	Concurrency    int `yaml:"concurrency" env:"CONCURRENCY" meaning:"requests of a service at workers at once; 0 for no limit"`
+	KeyConcurrency int `yaml:"key_concurrency" env:"KEY_CONCURRENCY" meaning:"the same of one Coatcheck-Concurrency-Key"`
 }
 
 // Bounds are what a request may ask for.
@@ -154,7 +158,7 @@ func Default() Config {
 	return Config{
 		Addr: "127.0.0.1:8080", DataDir: "data", MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainTimeout: 20 * time.Second,
 		Log:      Log{Level: "info", Format: "auto"},
-		Defaults: Service{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, MaxQueued: 100_000},
+		Defaults: Service{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1},
 		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour},
 	}
 }

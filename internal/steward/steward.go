@@ -33,6 +33,7 @@ const (
 	replyBlock   = time.Second            // of one wait for replies; bounds how long a drain takes
 	decideEvery  = 200 * time.Millisecond // how late a clock may fire
 	lapseEvery   = time.Second
+	regulateEach = time.Second // how soon a limit follows the workers
 	sweepEvery   = 5 * time.Second
 	tidyEvery    = time.Minute
 	retireAfter  = time.Hour              // of silence, which no living worker or gateway keeps
@@ -113,14 +114,15 @@ func (s *Steward) tend(ctx context.Context, p int) {
 	loops.Go(func() { s.settle(holding, p) })
 	loops.Go(func() { s.every(holding, p, decideEvery, "decide what is due", s.decide) })
 	loops.Go(func() { s.every(holding, p, lapseEvery, "look for lapsed leases", s.lapse) })
+	loops.Go(func() { s.every(holding, p, regulateEach, "release what waits", s.regulate) })
 	loops.Go(func() { s.every(holding, p, sweepEvery, "sweep the queues", s.sweep()) })
 	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
 	s.renew(holding, p)
 	lost()
 	loops.Wait()
-	release, stop := context.WithTimeout(context.WithoutCancel(ctx), handover)
+	handing, stop := context.WithTimeout(context.WithoutCancel(ctx), handover)
 	defer stop()
-	if err := s.broker.Release(release, p); err != nil {
+	if err := s.broker.HandOver(handing, p); err != nil {
 		s.complain(ctx, "hand a partition over", p, err)
 	}
 }
@@ -232,6 +234,22 @@ func (s *Steward) lapseAll(ctx context.Context, p int, service string) error {
 		}
 		if !d.More && !d.Settle {
 			return nil
+		}
+	}
+	return nil
+}
+
+// regulate moves what waits to the streams, as far as it may, and back.
+func (s *Steward) regulate(ctx context.Context, p int) error {
+	services, err := s.broker.Regulated(ctx, p)
+	if err != nil {
+		return err
+	}
+	for _, service := range services {
+		for more := true; more && ctx.Err() == nil; {
+			if more, err = s.broker.Regulate(ctx, p, service); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

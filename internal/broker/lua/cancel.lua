@@ -11,5 +11,5 @@ if not r or gone(r) then return { 'gone' } end
 if TERMINAL[r.status] then return { 'terminal' } end
 local line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled',
   message = 'The request was canceled by its client.' })
-publish_wakes()
+conclude()
 return { 'canceled', line }

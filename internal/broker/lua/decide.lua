@@ -7,23 +7,10 @@
 -- KEYS[1] due
 -- ARGV[2] most decisions
 -- Returns {'settle' | 'more' | 'done', next due in ms or '', report lines}; lines
--- as in settle.lua, also "release id service".
+-- as in settle.lua, also "release id service" where a delay is over.
 even_when_full()
 local report = {}
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
-
-local function release(r)
-  local v = redis.call('HMGET', r.key, 'content_type', 'trace', 'headers', 'body')
-  r.release = nil
-  enqueue(r, v[1] or '', v[2] or '', v[3] or '', v[4] or '')
-  redis.call('HSET', r.key, 'status', 'queued', 'entry', r.entry)
-  redis.call('HDEL', r.key, 'release', 'content_type', 'headers', 'body')
-  redis.call('ZREM', P .. 'waiting:' .. r.service, r.id)
-  count('a', r.service, 1)
-  schedule(r)
-  wake(r)
-  note('release', r.id, r.service)
-end
 
 local TIMEOUT = {
   total = { 'timeout', 'No outcome came before the timeout of the request.' },
@@ -46,7 +33,8 @@ local function decide(id)
     if unsettled(at) then return 'settle' end
     report[#report + 1] = finish(r, { status = 'timed_out', reason = reason, code = TIMEOUT[reason][1], message = TIMEOUT[reason][2] })
   elseif r.release and NOW >= r.release then
-    release(r)
+    readmit(r)
+    note('release', r.id, r.service)
   else
     schedule(r)
   end
@@ -65,6 +53,6 @@ for i = 1, #due, 2 do
     break
   end
 end
-publish_wakes()
+conclude()
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 return { verdict, first[2] and int(tonumber(first[2])) or '', report }

@@ -12,7 +12,7 @@ if not TERMINAL[r.status] then
   r.callback = nil -- forgetting also forgets the callback
   line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled',
     message = 'The request was deleted by its client.' })
-  publish_wakes()
+  conclude()
 end
 kept(r, -1)
 redis.call('DEL', r.key, events_key(r.id), binding(r))

@@ -40,6 +40,6 @@ for i = 1, #silent do
   verdict = look(silent[i][1], silent[i][3]) or verdict
   if verdict == 'settle' then break end
 end
-publish_wakes()
+conclude()
 if verdict == 'more' and #report == 0 then verdict = 'done' end -- all of them have longer leases
 return { verdict, report }

@@ -1,5 +1,6 @@
--- prelude.lua stands before every script of this room. It knows the record of
--- a request and the moves that several verbs share: finish, enqueue, park, wake.
+-- prelude.lua stands before every script of this room, and then line.lua and
+-- outcome.lua. It knows the record of a request and the moves that several verbs
+-- share: claim, enqueue, park, wake.
 --
 -- ARGV[1] is always the prefix of the partition, e.g. "cc:{0}:"; every key
 -- below carries that hash tag, so one script stays in one slot. KEYS[1] routes.
@@ -8,23 +9,37 @@
 -- in Redis' compact encoding:
 --
 --   service tenant nonce trace callback retry_of idem      set by submit
---   plan      "created timeout start run lease max retention events ordinal"
---             in ms; events is a subset of the letters sftcp, or "-"
+--   plan      "created timeout start run lease max retention events ordinal
+--             backoff" in ms; events is a subset of the letters sftcp, or "-"
+--   policy    "weight limit gate flow", only where one holds for the request:
+--             its weight in the line, how many requests its gate lets in at
+--             once, the gate or "-", and whose share of the line it takes
 --   status attempt entry                                   where it stands
 --   started worker wseq                                    of this attempt
 --   acked     last sign of life of a worker that acked its entry itself
 --   release                                                while scheduled
+--   history   the attempts before this one, a line each    after a retry
 --   seq       number of the latest progress or partial reply
 --   waiters   gateways to wake, separated by spaces
 --   owed      callbacks not yet delivered
 --   finished reason code message rtype rstatus reply       the outcome
---   body content_type headers                              while parked
+--   body content_type headers                              while it waits, or as a dead letter
+--
+-- A request is either on the stream or waits in the zset waiting:<service>, see
+-- admit. Its score there is its place in the line, or from INSTANT on the
+-- millisecond until which it is not in the line, or GATED.
 local P = ARGV[1]
 
 local WEEK = 604800000       -- safety net: how long a forgotten open record lives
 local CALLBACK_WINDOW = 172800000 -- longest a record outlives its retention for an owed callback
 local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
 local MAX_CODE = 64          -- bytes of a worker's error code that are kept
+local MAX_HISTORY = 20       -- attempts that are remembered
+local INSTANT = 1e12         -- scores from here on are instants, below are places in the line
+local GATED = 9e15           -- the score of what waits for its gate
+local MOVED = 1048576        -- bytes of bodies that one script moves, about
+local FIRST_LIMIT = 64       -- entries on a stream that has a line, until a steward has looked
+local WEIGHT = 4             -- in the line, of a request with normal priority
 local MAX_WAITERS = 64       -- gateways; the oldest is dropped, and re-reads by itself
 
 local time = redis.call('TIME')
@@ -41,25 +56,35 @@ local function stream_ms(id) return tonumber(string.match(id, '^(%d+)')) end
 local function record_key(id) return P .. 'request:' .. id end
 local function events_key(id) return P .. 'events:' .. id end
 local function queue_key(service) return P .. 'queue:' .. service end
+local function waiting_key(service) return P .. 'waiting:' .. service end
+local function gate_key(r) return P .. 'gate:' .. r.service .. ':' .. r.gate end
 
 local TERMINAL = { succeeded = 's', failed = 'f', timed_out = 't', canceled = 'c' }
+
+-- policy reads what holds for a request while it waits.
+local function policy(r, text)
+  local weight, limit, gate, flow = string.match(text or '', '^(%d+) (%d+) (%S+) (.*)$')
+  r.weight, r.gate_limit, r.flow = tonumber(weight or WEIGHT), tonumber(limit or 0), flow or ''
+  r.gate = gate and gate ~= '-' and gate or nil
+end
 
 -- load reads what the moves need, or returns nil.
 local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
-    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished')
+    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
     seq = tonumber(v[9] or 0), waiters = v[10], nonce = v[11], idem = v[12],
     release = tonumber(v[13] or nil), callback = v[14], finished = tonumber(v[15] or nil) }
-  local created, timeout, start, run, lease, max, retention, events, ordinal =
-    string.match(v[2], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+)$')
+  local created, timeout, start, run, lease, max, retention, events, backoff =
+    string.match(v[2], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) %d+ (%d+)$')
   r.created, r.start, r.run, r.lease = tonumber(created), tonumber(start), tonumber(run), tonumber(lease)
   r.deadline = r.created + tonumber(timeout)
-  r.max, r.retention, r.events = tonumber(max), tonumber(retention), events
+  r.max, r.retention, r.events, r.backoff = tonumber(max), tonumber(retention), events, tonumber(backoff)
   r.recorded = r.started ~= nil
+  policy(r, v[16])
   return r
 end
 
@@ -96,7 +121,7 @@ end
 local function next_due(r)
   local at = clock(r)
   if r.release then return math.min(at, r.release) end
-  if r.run > 0 and not r.started then
+  if r.run > 0 and r.entry and not r.started then
     at = math.min(at, NOW + math.max(r.run, math.min(1000, (NOW - r.created) / 8)))
   end
   return at
@@ -117,12 +142,13 @@ local function unsettled(at)
   return oldest and oldest <= at
 end
 
--- enqueue puts a work entry for the present attempt on the stream.
-local function enqueue(r, content_type, trace, headers, body)
+-- enqueue puts a work entry for the present attempt on the stream. c has what
+-- the worker gets: content_type, traceparent, headers, body.
+local function enqueue(r, c)
   r.entry = redis.call('XADD', queue_key(r.service), '*', 'id', r.id, 'token', token(r),
     'reply_to', P .. 'replies', 'service', r.service, 'attempt', int(r.attempt),
-    'deadline', int(r.deadline), 'lease', int(r.lease), 'content_type', content_type,
-    'traceparent', trace, 'headers', headers, 'body', body)
+    'deadline', int(r.deadline), 'lease', int(r.lease), 'content_type', c.content_type or '',
+    'traceparent', c.traceparent or '', 'headers', c.headers or '', 'body', c.body or '')
   r.status = 'queued'
 end
 
@@ -136,11 +162,17 @@ local function content(r)
 end
 
 -- park moves the body from the stream into the record: one copy, always.
-local function park(r)
-  local f = content(r)
-  if f then
-    redis.call('HSET', r.key, 'body', f.body or '', 'content_type', f.content_type or '', 'headers', f.headers or '')
+local function park(r, c)
+  c = c or content(r)
+  if c then
+    redis.call('HSET', r.key, 'body', c.body or '', 'content_type', c.content_type or '', 'headers', c.headers or '')
   end
+end
+
+-- parked reads what enqueue needs from the record.
+local function parked(r)
+  local v = redis.call('HMGET', r.key, 'content_type', 'trace', 'headers', 'body')
+  return { content_type = v[1] or '', traceparent = v[2] or '', headers = v[3] or '', body = v[4] or '' }
 end
 
 -- drop takes the entry off the stream. XACK comes first: a deleted entry that
@@ -151,23 +183,40 @@ local function drop(r)
   redis.call('XDEL', queue_key(r.service), r.entry)
 end
 
+-- last_delivered is the latest entry of a stream that a worker was given, nil
+-- where the group is missing. What comes after it, nobody has claimed.
+local function last_delivered(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  if groups.err then return nil end
+  for i = 1, #groups do
+    local g, flat = {}, groups[i]
+    for j = 1, #flat, 2 do g[flat[j]] = flat[j + 1] end
+    if g.name == 'workers' then return g['last-delivered-id'] end
+  end
+end
+
 -- next_attempt makes room for another try: the old token is stale from here on.
-local function next_attempt(r)
+-- code and message say how the attempt that is over ended.
+local function next_attempt(r, code, message)
+  local function plain(text, most) return (string.gsub(string.sub(text, 1, most), '%c', ' ')) end
+  local history = { table.concat({ int(r.attempt), r.started and int(r.started) or '', int(NOW),
+    plain(r.worker or '', 128), plain(code, MAX_CODE), plain(message, 256) }, '\t') }
+  for earlier in string.gmatch(redis.call('HGET', r.key, 'history') or '', '[^\n]+') do
+    if #history < MAX_HISTORY then history[#history + 1] = earlier end
+  end
+  redis.call('HSET', r.key, 'history', table.concat(history, '\n'))
   r.attempt = r.attempt + 1
   r.started, r.recorded, r.worker, r.wseq, r.release = nil, false, nil, 0, nil
   redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release', 'acked')
 end
 
--- Wake-ups are gathered and published once a gateway at the end of a script.
+-- Wake-ups are gathered and published once a gateway by conclude.
 local wakes = {}
 local function wake(r)
   if not r.waiters then return end
   for gateway in string.gmatch(r.waiters, '%S+') do
     wakes[gateway] = (wakes[gateway] and wakes[gateway] .. ' ' or '') .. r.id
   end
-end
-local function publish_wakes()
-  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, ids) end
 end
 
 -- owe stores the intent to tell the client about an event.
@@ -198,88 +247,11 @@ local function expire(r)
 end
 
 -- Counters of a service: a(dded to the stream), f(inished after a claim), b(usy ms).
-local function count(field, service, by) redis.call('HINCRBY', P .. 'counts', field .. ':' .. service, int(by)) end
+local function count(field, service, by) return redis.call('HINCRBY', P .. 'counts', field .. ':' .. service, int(by)) end
 
 -- kept tells the table how many records of a status are forgotten by when, in
 -- steps of five minutes: a bounded index instead of a scan.
 local function kept(r, by)
   local slot = math.ceil((r.finished + r.retention) / 300000)
   redis.call('HINCRBY', P .. 'kept', r.status .. ':' .. int(slot), by)
-end
-
--- finish records the one outcome of r. o: status, reason, code, message, and
--- rtype, rstatus, reply of the worker. Everything is added before anything is
--- taken away. Returns a line for the report.
-local function finish(r, o)
-  local claimed = claim(r)
-  r.status, r.finished = o.status, NOW
-  local f = { 'status', o.status, 'finished', int(NOW), 'reason', o.reason or '' }
-  local function set(name, value)
-    if value then f[#f + 1] = name; f[#f + 1] = value end
-  end
-  set('code', o.code and string.sub(o.code, 1, MAX_CODE))
-  set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
-  set('rtype', o.rtype)
-  set('rstatus', o.rstatus)
-  set('reply', o.reply)
-  if claimed then set('started', int(claimed)); set('worker', r.worker) end
-  redis.call('HSET', r.key, unpack(f))
-  if o.status == 'failed' or o.status == 'timed_out' then park(r) end -- a dead letter, to be redriven
-  if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
-  expire(r)
-  wake(r)
-  kept(r, 1)
-  if claimed then
-    count('f', r.service, 1)
-    count('b', r.service, math.max(0, NOW - claimed))
-  end
-  if claimed and not o.by_worker then redis.call('PUBLISH', 'cc:cancel:' .. r.service, r.id) end
-  redis.call('ZREM', P .. 'due', r.id)
-  redis.call('ZREM', P .. 'waiting:' .. r.service, r.id)
-  redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'acked')
-  if o.status == 'succeeded' or o.status == 'canceled' then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
-  drop(r)
-  return 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
-    ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
-end
-
--- lapse takes r, whose entry has the fields f, away from a worker that fell
--- silent: a copy with the next attempt is added before the old entry goes, so
--- that workers only ever read new entries. Returns a line for the report.
-local function lapse(r, f)
-  if r.attempt >= r.max then
-    claim(r)
-    return finish(r, { status = 'failed', reason = 'max_attempts', code = 'lease_lapsed',
-      message = 'The worker of the last attempt fell silent.' })
-  end
-  local old = { entry = r.entry, service = r.service }
-  next_attempt(r)
-  enqueue(r, f.content_type or '', f.traceparent or '', f.headers or '', f.body or '')
-  redis.call('HSET', r.key, 'status', 'queued', 'attempt', int(r.attempt), 'entry', r.entry)
-  drop(old)
-  count('a', r.service, 1)
-  schedule(r)
-  wake(r)
-  return 'lapse ' .. r.id .. ' ' .. r.service
-end
-
--- view is what a reader sees of a record: see parseView in view.go.
--- inline is the largest reply body that is returned; owed shows a record that
--- is kept only for a callback.
-local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release' }
-local function view(id, inline, owed)
-  local r = load(id)
-  if not r or (gone(r) and not owed) then return nil end
-  local key = r.key
-  local v = redis.call('HMGET', key, unpack(FIELDS))
-  if r.status == 'queued' and claim(r) then
-    v[4], v[7], v[8] = 'running', int(r.started), r.worker
-  end
-  local size = redis.call('HSTRLEN', key, 'reply')
-  v[#FIELDS + 1] = int(size)
-  v[#FIELDS + 2] = size > 0 and size <= inline and redis.call('HGET', key, 'reply') or ''
-  v[#FIELDS + 3] = int(NOW)
-  for i = 1, #FIELDS do v[i] = v[i] or '' end
-  return v
 end

@@ -70,28 +70,10 @@ local function retry(r, f, n)
   end
   local delay = number(f.delay)
   if not delay then
-    local base = 1000 * 2 ^ (r.attempt - 1)
+    local base = r.backoff * 2 ^ (r.attempt - 1)
     delay = base / 2 + base / 2 * ((random + n * 0.618) % 1)
   end
-  delay = math.min(delay, WEEK)
-  if delay <= 1 then -- at once: a worker that drains gives its work back
-    local old = { entry = r.entry, service = r.service }
-    next_attempt(r)
-    enqueue(r, c.content_type or '', c.traceparent or '', c.headers or '', c.body or '')
-    redis.call('HSET', r.key, 'status', 'queued', 'attempt', int(r.attempt), 'entry', r.entry)
-    drop(old)
-    count('a', r.service, 1)
-  else
-    park(r)
-    drop(r)
-    next_attempt(r)
-    r.release, r.entry, r.status = math.floor(NOW + delay), nil, 'scheduled'
-    redis.call('HSET', r.key, 'status', 'scheduled', 'attempt', int(r.attempt), 'release', int(r.release))
-    redis.call('HDEL', r.key, 'entry')
-    redis.call('ZADD', P .. 'waiting:' .. r.service, int(r.release), r.id)
-  end
-  schedule(r)
-  wake(r)
+  again(r, c, f.error_code or 'retry', message, math.min(delay, WEEK))
   note('retry', r.id, r.service)
   return nil
 end
@@ -180,5 +162,5 @@ while done < limit and bytes < budget do
   redis.call('XDEL', replies, unpack(ids))
   handful = bytes / done < 16384 and math.min(handful * 2, 16) or 1
 end
-publish_wakes()
+conclude()
 return { redis.call('XLEN', replies), int(NOW), report }

@@ -16,16 +16,6 @@ local service, budget = ARGV[2], tonumber(ARGV[4])
 local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
-local function delivered()
-  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-  if groups.err then return nil end
-  for i = 1, #groups do
-    local g, flat = {}, groups[i]
-    for j = 1, #flat, 2 do g[flat[j]] = flat[j + 1] end
-    if g.name == 'workers' then return g['last-delivered-id'] end
-  end
-end
-
 local function look(entry, f)
   local r = f.id and load(f.id)
   if not r or TERMINAL[r.status] or r.entry ~= entry then
@@ -49,7 +39,7 @@ local function look(entry, f)
   note('acked', r.id)
 end
 
-local last = delivered()
+local last = last_delivered(KEYS[1])
 if not last then return { '', report } end
 local from, bytes, handful = ARGV[3] == '' and '-' or ARGV[3], 0, 1
 local reached = ''
@@ -73,5 +63,5 @@ while bytes < budget do
   end
   from, handful = reached, bytes < 65536 and 16 or 1
 end
-publish_wakes()
+conclude()
 return { reached, report }

@@ -1,4 +1,4 @@
--- release.lua gives up the lease of a partition's upkeep, and tells the others
+-- handover.lua gives up the lease of a partition's upkeep, and tells the others
 -- so that one of them takes over at once. Atomic: only the holder's is deleted.
 --
 -- KEYS[1] steward

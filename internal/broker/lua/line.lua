@@ -1,0 +1,155 @@
+-- line.lua knows how requests wait, and who goes next. There is one mechanism:
+-- a request for which nothing holds goes straight to the stream; any other waits
+-- in its partition and is admitted to the stream when it may.
+--
+-- What holds a request back, in this order:
+--   its gate     an ordering or concurrency key lets so many in at once, in the
+--                order accepted: zset gate:<service>:<gate> of IDs by their turn
+--   an instant   delay or back-off: due by decide.lua
+--   the limit    of its service: how many entries the stream may hold, waiting or
+--                running; see regulate.lua. No limit: no line.
+--
+-- The line is fair by start-time fair queueing (Goyal, Vin, Cheng 1996): each
+-- flow, a tenant at one priority, gets places 1/weight apart, and never before
+-- the place that was served last.
+
+local function limit_of(service) return tonumber(redis.call('HGET', P .. 'limits', service) or nil) end
+local function line_key(service) return P .. 'line:' .. service end
+
+-- shared gives a service a line as soon as there is a flow to be fair to; a
+-- steward adapts the limit to the workers, see regulate.lua.
+local function shared(r)
+  if r.flow ~= '' and redis.call('HSETNX', P .. 'limits', 'shared:' .. r.service, 1) == 1 then
+    redis.call('HSETNX', P .. 'limits', r.service, FIRST_LIMIT)
+  end
+end
+
+-- in_line returns up to n of those who stand in the line, first come first, with
+-- their places.
+local function in_line(service, n)
+  return redis.call('ZRANGEBYSCORE', waiting_key(service), '-inf', '(' .. INSTANT, 'WITHSCORES', 'LIMIT', 0, n)
+end
+
+-- place is where r goes in the line. One that had its turn before and comes
+-- back, by a retry, goes to the front.
+local function place(r)
+  local key = line_key(r.service)
+  local served, last = unpack(redis.call('HMGET', key, 'served', 'last:' .. r.flow))
+  local at = tonumber(served or 0)
+  if r.attempt > 1 then return at end
+  at = math.max(at, tonumber(last or 0)) + 1 / r.weight
+  redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', at))
+  return at
+end
+
+-- hold has r wait with the content c, nil where it is parked already.
+local function hold(r, c, score)
+  if c then park(r, c) end
+  r.entry, r.status = nil, r.release and 'scheduled' or 'queued'
+  redis.call('ZADD', waiting_key(r.service), string.format('%.6f', score), r.id)
+end
+
+-- let_in tells whether the gate of r lets it in: it is among the first there.
+local function let_in(r)
+  if not r.gate then return true end
+  local rank = redis.call('ZRANK', gate_key(r), r.id)
+  return not rank or rank < r.gate_limit
+end
+
+-- admit puts r on the stream, or has it wait for what holds it back. c is its
+-- content, nil where it is parked. Where r stands then is not yet recorded.
+local function admit(r, c)
+  if r.release and r.release <= NOW then r.release = nil end
+  if not let_in(r) then return hold(r, c, GATED) end
+  if r.release then return hold(r, c, r.release) end
+  shared(r)
+  local limit = limit_of(r.service)
+  if limit and (redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0) then
+    return hold(r, c, place(r))
+  end
+  enqueue(r, c or parked(r))
+  r.ordinal = count('a', r.service, 1)
+end
+
+-- record_place writes where r stands after admit.
+local function record_place(r)
+  redis.call('HSET', r.key, 'status', r.status, 'attempt', int(r.attempt))
+  if r.entry then
+    redis.call('HSET', r.key, 'entry', r.entry)
+    redis.call('HDEL', r.key, 'release', 'content_type', 'headers', 'body')
+    redis.call('ZREM', waiting_key(r.service), r.id)
+  else
+    redis.call('HDEL', r.key, 'entry')
+    if r.release then redis.call('HSET', r.key, 'release', int(r.release))
+    else redis.call('HDEL', r.key, 'release') end
+  end
+  schedule(r)
+  wake(r)
+end
+
+-- readmit is admit for one that waited, or comes back.
+local function readmit(r, c)
+  admit(r, c)
+  record_place(r)
+end
+
+-- release moves requests from the line to the stream as far as the limit lets
+-- it, MOVED bytes or 128 of them at most. Returns whether there is more to move.
+local function release(service)
+  local limit = limit_of(service)
+  local room = math.min(128, (limit or 128) - redis.call('XLEN', queue_key(service)))
+  local all, moved = room, 0
+  while room > 0 and moved < MOVED do
+    local next = in_line(service, math.min(room, 16))
+    if #next == 0 then
+      redis.call('DEL', line_key(service))
+      return false
+    end
+    for i = 1, #next, 2 do
+      local r = load(next[i])
+      if r and not TERMINAL[r.status] then
+        local c = parked(r)
+        enqueue(r, c)
+        count('a', service, 1)
+        record_place(r)
+        redis.call('HSET', line_key(service), 'served', next[i + 1])
+        moved, room = moved + #c.body, room - 1
+      else
+        redis.call('ZREM', waiting_key(service), next[i])
+      end
+      if moved >= MOVED then break end
+    end
+  end
+  return room > 0 or all == 128
+end
+
+-- leave takes r out of everything that it waited in, and lets in who is next at
+-- its gate.
+local function leave(r)
+  redis.call('ZREM', waiting_key(r.service), r.id)
+  if not r.gate then return end
+  redis.call('ZREM', gate_key(r), r.id)
+  while true do
+    local id = redis.call('ZRANGE', gate_key(r), r.gate_limit - 1, r.gate_limit - 1)[1]
+    if not id then return end
+    local next = load(id)
+    if next and not TERMINAL[next.status] then
+      if tonumber(redis.call('ZSCORE', waiting_key(r.service), id) or 0) == GATED then
+        readmit(next)
+      end
+      return
+    end
+    redis.call('ZREM', gate_key(r), id) -- its record was lost
+  end
+end
+
+-- Services in which a script made room; conclude gives it to who waits.
+local touched = {}
+
+-- conclude is the last call of a script that moved requests.
+local function conclude()
+  for service in pairs(touched) do
+    if limit_of(service) then release(service) end
+  end
+  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, ids) end
+end
