@@ -94,7 +94,7 @@ func (b *Broker) setPaused(ctx context.Context, service string, paused bool) err
 			return err
 		}
 	}
-	return b.refreshServices(ctx)
+	return b.refreshPaused(ctx, false)
 }
 
 // Paused is since when a service is paused; zero where it is not. It is at most

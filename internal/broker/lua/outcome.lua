@@ -41,6 +41,7 @@ end
 -- is added comes before what goes, so that workers only ever read new entries.
 local function again(r, c, code, message, delay)
   local old = { entry = r.entry, service = r.service }
+  claim(r)
   next_attempt(r, code, message)
   if delay > 1 then r.release = math.floor(NOW + delay) end
   readmit(r, c)
