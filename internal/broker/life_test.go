@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +28,8 @@ type life struct {
 	held     []broker.Delivery // by workers, dead ones too
 	sent     map[string]int    // body of a reply → attempt that it was sent for
 	seq      int
+	paused   bool
+	order    map[string][]correlation.ID // by ordering key: those accepted, first come first
 }
 
 // witness is what clients have seen of one request so far.
@@ -63,6 +67,7 @@ func drawStep() *rapid.Generator[step] {
 			Do: rapid.SampledFrom([]string{
 				"submit", "submit", "claim", "claim", "progress", "final", "final", "failed", "retry", "retry at once",
 				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete", "ack", "sweep",
+				"submit ordered", "submit ordered", "submit delayed", "submit high", "submit with a key", "pause", "regulate",
 			}).Draw(t, "do"),
 			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
 			Wait: time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond,
@@ -88,7 +93,7 @@ func live(t *testing.T, history []step) (broken string) {
 		return err.Error()
 	}
 	defer b.Close()
-	l := &life{b: b, rude: rude, requests: map[correlation.ID]*witness{}, sent: map[string]int{}}
+	l := &life{b: b, rude: rude, requests: map[correlation.ID]*witness{}, sent: map[string]int{}, order: map[string][]correlation.ID{}}
 	for i, s := range history {
 		if err := l.step(t, s); err != nil {
 			return fmt.Sprintf("step %d, %s: %v", i, s.Do, err)
@@ -107,6 +112,11 @@ func live(t *testing.T, history []step) (broken string) {
 	if err := l.check(t); err != nil {
 		return "at the end: " + err.Error()
 	}
+	for _, kind := range []string{"gate", "waiting", "line"} {
+		if left := rude.Keys(t.Context(), "cc:{0}:"+kind+":*").Val(); len(left) > 0 {
+			return fmt.Sprint("left behind: ", left)
+		}
+	}
 	for id, w := range l.requests {
 		if !w.record.Status.Terminal() {
 			return fmt.Sprintf("%s is %s long after its deadline", id, w.record.Status)
@@ -119,13 +129,26 @@ func (l *life) step(t *testing.T, s step) error {
 	ctx := t.Context()
 	l.seq++
 	switch s.Do {
-	case "submit":
-		body := fmt.Sprintf("body %d", l.seq)
-		r, _, err := l.b.Submit(ctx, broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte(body)})
+	case "submit", "submit ordered", "submit delayed", "submit high", "submit with a key":
+		sub := broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: fmt.Appendf(nil, "body %d", l.seq)}
+		switch s.Do {
+		case "submit ordered":
+			sub.OrderingKey = fmt.Sprint("key ", s.Pick%2)
+		case "submit delayed":
+			sub.Delay = s.Wait
+		case "submit high":
+			sub.Priority = broker.PriorityHigh
+		case "submit with a key":
+			sub.ConcurrencyKey = "key"
+		}
+		r, _, err := l.b.Submit(ctx, sub)
 		if err != nil {
 			return err
 		}
-		l.requests[r.ID] = &witness{record: r, body: body, seen: map[int]string{}}
+		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), seen: map[int]string{}}
+		if sub.OrderingKey != "" {
+			l.order[sub.OrderingKey] = append(l.order[sub.OrderingKey], r.ID)
+		}
 	case "claim":
 		got, err := l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), []string{"echo"}, 1, time.Millisecond)
 		if err != nil {
@@ -138,6 +161,12 @@ func (l *life) step(t *testing.T, s step) error {
 			} else if w.record.Status.Terminal() {
 				return fmt.Errorf("delivered a request that is %s", w.record.Status)
 			}
+			if err := l.inOrder(id); err != nil {
+				return err
+			}
+		}
+		if len(got) > 0 && l.paused {
+			return fmt.Errorf("delivered %s of a paused service", got[0].Body)
 		}
 		l.held = append(l.held, got...)
 	case "progress", "final", "failed", "retry", "retry at once", "heartbeat":
@@ -152,7 +181,7 @@ func (l *life) step(t *testing.T, s step) error {
 		l.sent[string(r.Body)] = d.Attempt
 		return l.b.Send(ctx, d, r)
 	case "cancel", "delete":
-		for id := range l.requests {
+		for _, id := range l.chosen(s.Pick) {
 			var err error
 			if s.Do == "cancel" {
 				_, err = l.b.Cancel(ctx, id)
@@ -184,8 +213,43 @@ func (l *life) step(t *testing.T, s step) error {
 		return err
 	case "pass":
 		time.Sleep(s.Wait)
+	case "regulate":
+		_, err := l.b.Regulate(ctx, 0, "echo")
+		return err
+	case "pause": // or resume
+		l.paused = !l.paused
+		if l.paused {
+			return l.b.Pause(ctx, "echo")
+		}
+		return l.b.Resume(ctx, "echo")
 	}
 	return nil
+}
+
+// inOrder tells whether everything that was accepted before a delivered request
+// with the same ordering key has its outcome.
+func (l *life) inOrder(id correlation.ID) error {
+	for key, ids := range l.order {
+		for _, earlier := range ids[:max(0, slices.Index(ids, id))] {
+			if w := l.requests[earlier]; w != nil && !w.record.Status.Terminal() {
+				return fmt.Errorf("%s: %s was delivered before %s, which is %s", key, id, earlier, w.record.Status)
+			}
+		}
+	}
+	return nil
+}
+
+// chosen is one of the requests, the same for the same history.
+func (l *life) chosen(pick int) []correlation.ID {
+	bodies := map[string]correlation.ID{}
+	for id, w := range l.requests {
+		bodies[w.body] = id
+	}
+	if len(bodies) == 0 {
+		return nil
+	}
+	sorted := slices.Sorted(maps.Keys(bodies))
+	return []correlation.ID{bodies[sorted[pick%len(sorted)]]}
 }
 
 func (l *life) upkeep(t *testing.T) error {

@@ -30,6 +30,11 @@ local function in_line(service, n)
   return redis.call('ZRANGEBYSCORE', waiting_key(service), '-inf', '(' .. INSTANT, 'WITHSCORES', 'LIMIT', 0, n)
 end
 
+-- close_line forgets the places of a line in which nobody stands.
+local function close_line(service)
+  if #in_line(service, 1) == 0 then redis.call('DEL', line_key(service)) end
+end
+
 -- place is where r goes in the line. One that had its turn before and comes
 -- back, by a retry, goes to the front.
 local function place(r)
@@ -102,7 +107,7 @@ local function release(service)
   while room > 0 and moved < MOVED do
     local next = in_line(service, math.min(room, 16))
     if #next == 0 then
-      redis.call('DEL', line_key(service))
+      close_line(service)
       return false
     end
     for i = 1, #next, 2 do
@@ -120,13 +125,14 @@ local function release(service)
       if moved >= MOVED then break end
     end
   end
+  close_line(service)
   return room > 0 or all == 128
 end
 
 -- leave takes r out of everything that it waited in, and lets in who is next at
 -- its gate.
 local function leave(r)
-  redis.call('ZREM', waiting_key(r.service), r.id)
+  if redis.call('ZREM', waiting_key(r.service), r.id) == 1 then close_line(r.service) end
   if not r.gate then return end
   redis.call('ZREM', gate_key(r), r.id)
   while true do
