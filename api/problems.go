@@ -64,6 +64,10 @@ var Problems = []ProblemType{
 		Meaning: "A request with this Idempotency-Key and another payload was accepted before. Use a new key for a new request.",
 	},
 	{
+		Slug: "body-refused", Status: 422, Title: "The service does not take this body", Retry: false,
+		Meaning: "An interceptor of the service, such as its JSON Schema, refuses the body. Nothing was accepted; correct it and send it again. The errors name the places by JSON Pointers.",
+	},
+	{
 		Slug: "queue-full", Status: 429, Title: "The queue of the service is full", Retry: true,
 		Meaning: "The service has as many open requests as it may have. Nothing was accepted; try again after Retry-After.",
 	},
@@ -82,6 +86,10 @@ var Problems = []ProblemType{
 	{
 		Slug: "memory-full", Status: 503, Title: "There is no room for new requests", Retry: true,
 		Meaning: "Redis or the gateway is close to its memory limit and keeps the rest for replies to accepted work. Nothing was accepted; try again after Retry-After.",
+	},
+	{
+		Slug: "interceptor-failed", Status: 503, Title: "The request could not be looked at", Retry: true,
+		Meaning: "An interceptor of the service, which looks at requests before they are queued, is too slow or broken. Nothing was accepted; try again after Retry-After, and if it stays so tell the operator: it is in the log.",
 	},
 	{
 		Slug: "draining", Status: 503, Title: "The gateway is shutting down", Retry: true,

@@ -96,6 +96,60 @@ func (e StatusStatus) Valid() bool {
 	}
 }
 
+// Defines values for Redact.
+const (
+	RedactFalse Redact = "false"
+	RedactTrue  Redact = "true"
+)
+
+// Valid indicates whether the value is a known member of the Redact enum.
+func (e Redact) Valid() bool {
+	switch e {
+	case RedactFalse:
+		return true
+	case RedactTrue:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StatusParamsRedact.
+const (
+	StatusParamsRedactFalse StatusParamsRedact = "false"
+	StatusParamsRedactTrue  StatusParamsRedact = "true"
+)
+
+// Valid indicates whether the value is a known member of the StatusParamsRedact enum.
+func (e StatusParamsRedact) Valid() bool {
+	switch e {
+	case StatusParamsRedactFalse:
+		return true
+	case StatusParamsRedactTrue:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for EventsParamsRedact.
+const (
+	EventsParamsRedactFalse EventsParamsRedact = "false"
+	EventsParamsRedactTrue  EventsParamsRedact = "true"
+)
+
+// Valid indicates whether the value is a known member of the EventsParamsRedact enum.
+func (e EventsParamsRedact) Valid() bool {
+	switch e {
+	case EventsParamsRedactFalse:
+		return true
+	case EventsParamsRedactTrue:
+		return true
+	default:
+		return false
+	}
+}
+
 // Error Why a request did not succeed
 type Error struct {
 	Code    string `json:"code"`
@@ -122,6 +176,13 @@ type EventType string
 // EventEncoding defines model for Event.Encoding.
 type EventEncoding string
 
+// Fault One place of a JSON body that is wrong
+type Fault struct {
+	// Pointer JSON Pointer (RFC 6901), empty for the whole body
+	Pointer string `json:"pointer"`
+	Detail  string `json:"detail"`
+}
+
 // Links Where to go from here
 type Links struct {
 	Self   string `json:"self"`
@@ -140,6 +201,9 @@ type Problem struct {
 	// Detail What happened, what it means, what to do next
 	Detail        string `json:"detail"`
 	CorrelationID string `json:"correlation_id,omitempty,omitzero"`
+
+	// Errors What is wrong with a JSON body, place by place
+	Errors []Fault `json:"errors,omitempty,omitzero"`
 }
 
 // Reply What the worker sent; above 64 KiB the body is left out and served by its own link
@@ -266,6 +330,9 @@ type IfNoneMatch = string
 // Prefer defines model for Prefer.
 type Prefer = string
 
+// Redact defines model for Redact.
+type Redact string
+
 // Retention defines model for Retention.
 type Retention = string
 
@@ -311,9 +378,6 @@ type ProblemForbidden = Problem
 // ProblemGone An error (RFC 9457)
 type ProblemGone = Problem
 
-// ProblemIdempotencyMismatch An error (RFC 9457)
-type ProblemIdempotencyMismatch = Problem
-
 // ProblemInternal An error (RFC 9457)
 type ProblemInternal = Problem
 
@@ -334,6 +398,9 @@ type ProblemNotFound = Problem
 
 // ProblemNotReady An error (RFC 9457)
 type ProblemNotReady = Problem
+
+// ProblemPayload An error (RFC 9457)
+type ProblemPayload = Problem
 
 // ProblemQueueFull An error (RFC 9457)
 type ProblemQueueFull = Problem
@@ -367,15 +434,24 @@ type StatusParams struct {
 	// Wait How long this call may rest, at most 60s: a duration such as 10s, or seconds
 	Wait WaitFor `form:"wait,omitempty" json:"wait,omitempty,omitzero"`
 
+	// Redact true leaves out what the operator does not want shown to people; the page asks for it
+	Redact StatusParamsRedact `form:"redact,omitempty" json:"redact,omitempty,omitzero"`
+
 	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
 	Prefer      Prefer      `json:"Prefer,omitempty,omitzero"`
 	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
 }
 
+// StatusParamsRedact defines parameters for Status.
+type StatusParamsRedact string
+
 // EventsParams defines parameters for Events.
 type EventsParams struct {
 	// LastEventIDQuery The same for clients that can't set the header
 	LastEventIDQuery string `form:"last_event_id,omitempty" json:"last_event_id,omitempty,omitzero"`
+
+	// Redact true leaves out what the operator does not want shown to people; the page asks for it
+	Redact EventsParamsRedact `form:"redact,omitempty" json:"redact,omitempty,omitzero"`
 
 	// Ticket A stream ticket instead of an API key
 	Ticket string `form:"ticket,omitempty" json:"ticket,omitempty,omitzero"`
@@ -383,6 +459,9 @@ type EventsParams struct {
 	// LastEventID Number of the last event that was seen
 	LastEventID string `json:"Last-Event-ID,omitempty,omitzero"`
 }
+
+// EventsParamsRedact defines parameters for Events.
+type EventsParamsRedact string
 
 // SubmitParams defines parameters for Submit.
 type SubmitParams struct {

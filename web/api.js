@@ -45,7 +45,7 @@ export function follow(/** @type {string} */ id, /** @type {(kind: string, data:
   let last = 0; // number of the last event seen
   const path = `/v1/requests/${id}/events`;
   const open = async () => {
-    let query = "?last_event_id=" + last;
+    let query = "?redact=true&last_event_id=" + last;
     if (key.get()) { // an EventSource can't send headers
       try {
         query += "&ticket=" + encodeURIComponent((await call(`/v1/requests/${id}/stream-ticket`, { method: "POST" })).ticket);

@@ -93,7 +93,7 @@ function Request(/** @type {{id: string}} */ { id }) {
     setStatus(null); setEvents([]); setProblem(null);
     let stop = () => {};
     let left = false;
-    call("/v1/requests/" + id).then((known) => {
+    call(`/v1/requests/${id}?redact=true`).then((known) => {
       if (left) return;
       setStatus(known);
       stop = follow(id, (kind, data) => {

@@ -61,6 +61,7 @@ type Options struct {
 	Services   map[string]ServiceConfig // configured services; zero fields from Defaults
 	IDKey      string                   // correlation.Keyring text; default: the deployment's, made by the first gateway
 	MaxReply   int                      // largest final reply in bytes; default 10 MiB
+	Judge      Judge                    // of final replies; default: none
 	Logger     *slog.Logger             // default slog.Default()
 
 	// Dial connects to Redis; default: the network. A test gives an in-memory one.

@@ -81,19 +81,32 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 }
 
 // Settle applies the oldest replies of a partition: the reply is the
-// acknowledgement. more says that replies are left.
+// acknowledgement. Those that want a verdict are judged on the way. more says
+// that replies are left.
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := partition(p)
-	raw, err := settleScript.run(ctx, b.redis.commands, part, []string{part.replies()},
-		settleReplies, settleBytes, rand.Float64(), maxEvents, maxEventSize, b.options.MaxReply, maxAside)
-	if err != nil {
-		return nil, false, fault("settle replies", err)
+	args := []any{
+		settleReplies, settleBytes, rand.Float64(), maxEvents, maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
 	}
-	list := raw.([]any)
-	facts = parseReport(texts(list[2]))
-	b.count(facts)
-	left, _ := list[0].(int64)
-	return facts, left > 0, nil
+	verdicts := args[len(args):]
+	for {
+		raw, err := settleScript.run(ctx, b.redis.commands, part, []string{part.replies()}, append(args, verdicts...)...)
+		if err != nil {
+			return facts, false, fault("settle replies", err)
+		}
+		list := raw.([]any)
+		found := parseReport(texts(list[2]))
+		b.count(found)
+		facts = append(facts, found...)
+		left, _ := list[0].(int64)
+		entries := texts(list[3])
+		if len(entries) == 0 || ctx.Err() != nil {
+			return facts, left > 0, nil
+		}
+		if verdicts, err = b.judge(ctx, part, entries); err != nil {
+			return facts, false, err
+		}
+	}
 }
 
 // Decision is what Decide and Lapse found.

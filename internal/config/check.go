@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/api/intercept"
 	"github.com/coatcheck/coatcheck/api/webhook"
 	"github.com/coatcheck/coatcheck/internal/correlation"
 )
@@ -84,6 +85,14 @@ func (c Config) Check() error {
 		}
 		if err := s.check("services."+name, c.Bounds); err != nil {
 			return err
+		}
+	}
+	for name, i := range c.Interceptors {
+		if name != intercept.All && !api.ValidService(name) {
+			return fmt.Errorf("interceptors: %q can't be the name of a service: want %s, or * for all", name, api.ServiceNames)
+		}
+		if _, err := i.Interceptors(); err != nil {
+			return fmt.Errorf("interceptors.%s: %w", name, err)
 		}
 	}
 	if err := c.Auth.Keys.Check(); err != nil {

@@ -50,7 +50,8 @@ type Config struct {
 	Admin        Admin         `yaml:"admin" envPrefix:"ADMIN_"`
 	Auth         Auth          `yaml:"auth" env:"-"`
 
-	Services map[string]Service `yaml:"services" env:"-"`
+	Services     map[string]Service   `yaml:"services" env:"-"`
+	Interceptors map[string]Intercept `yaml:"interceptors" env:"-"` // by service, "*" for all
 }
 
 // Log says how to log.

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coatcheck/coatcheck/api/intercept"
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/callback"
 	"github.com/coatcheck/coatcheck/internal/config"
@@ -44,6 +45,9 @@ type Options struct {
 	Inbox    http.Handler // nil: not in production
 	Version  string       // for the User-Agent of callbacks and the metrics
 	Logger   *slog.Logger
+
+	// Intercept adds interceptors after those of the configuration; nil: no more.
+	Intercept func(*intercept.Chain)
 }
 
 // Gateway is a running gateway.
@@ -83,7 +87,11 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("callbacks.allow_cidrs: %w", err), g.listener.Close())
 	}
-	if g.broker, err = open(ctx, brokerOptions(o)); err != nil {
+	chain, err := chainOf(o)
+	if err != nil {
+		return nil, errors.Join(err, g.listener.Close())
+	}
+	if g.broker, err = open(ctx, brokerOptions(o, chain)); err != nil {
 		return nil, errors.Join(err, g.listener.Close())
 	}
 	g.hub = watch.New(g.broker, o.Logger)
@@ -106,7 +114,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	g.api = httpapi.New(httpapi.Options{
 		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
-		CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
+		Chain: chain, Redact: redact(c), CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
 	})
 	g.server = httpapi.NewHTTPServer(g.api, o.Logger)
 	if c.Admin.Addr != "" {
@@ -139,11 +147,11 @@ func open(ctx context.Context, o broker.Options) (*broker.Broker, error) {
 	}
 }
 
-func brokerOptions(o Options) broker.Options {
+func brokerOptions(o Options, chain *intercept.Chain) broker.Options {
 	c := o.Config
 	b := broker.Options{
 		URL: c.RedisURL, Partitions: c.Partitions, Defaults: broker.ServiceConfig(c.Defaults), IDKey: c.IDKey,
-		MaxReply: int(c.MaxBody), Logger: o.Logger, Services: map[string]broker.ServiceConfig{},
+		MaxReply: int(c.MaxBody), Judge: judge(chain), Logger: o.Logger, Services: map[string]broker.ServiceConfig{},
 	}
 	if o.RedisURL != "" {
 		b.URL = o.RedisURL

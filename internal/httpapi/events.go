@@ -33,6 +33,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	hide, err := s.redactor(r, record.Service)
+	if err != nil {
+		return err
+	}
 	w.Header().Set(api.HeaderCorrelationID, id.String())
 	if record.Status.Terminal() && after >= record.Events {
 		w.WriteHeader(http.StatusNoContent) // ends an EventSource
@@ -44,7 +48,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	f := follower{server: s, after: min(after, record.Events), watch: watch, stream: stream}
+	f := follower{server: s, after: min(after, record.Events), watch: watch, stream: stream, hide: hide}
 	if err := f.follow(r, record); err != nil {
 		s.log(r).Debug("a stream ended early", "error", err)
 	}

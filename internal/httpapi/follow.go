@@ -15,6 +15,7 @@ type follower struct {
 	server *Server
 	after  int   // number of the last event written
 	shown  shown // by the last status event
+	hide   redactor
 	watch  *watch.Watch
 	stream *stream
 }
@@ -91,7 +92,7 @@ func (f *follower) catchUp(r *http.Request) (done bool, err error) {
 			}
 		}
 		for _, e := range answer.Events {
-			if err := f.stream.send(e.Type, e.Number, broker.EventDocument(e)); err != nil {
+			if err := f.stream.send(e.Type, e.Number, f.hide.event(broker.EventDocument(e))); err != nil {
 				return true, err
 			}
 			f.after = e.Number
@@ -99,7 +100,7 @@ func (f *follower) catchUp(r *http.Request) (done bool, err error) {
 		switch {
 		case f.after < last: // there is more history than one read returns
 		case record.Status.Terminal():
-			return true, f.stream.send("outcome", record.Events, broker.Document(record, f.server.PublicURL))
+			return true, f.stream.send("outcome", record.Events, f.hide.status(broker.Document(record, f.server.PublicURL)))
 		default:
 			return false, nil
 		}
@@ -124,5 +125,5 @@ func (f *follower) reset(a watch.Answer, last int) error {
 // request stands, whatever was seen before.
 func (f *follower) status(r *http.Request, record broker.Record) error {
 	f.shown = shownOf(record)
-	return f.stream.send("status", 0, f.server.document(r.Context(), record))
+	return f.stream.send("status", 0, f.hide.status(f.server.document(r.Context(), record)))
 }

@@ -24,7 +24,8 @@ type failure struct {
 	slug       string // of the problem type
 	detail     string // for the client; "" for the type's own text
 	retryAfter int    // seconds; 0: soon, where a retry can help at all
-	cause      error  // for the log
+	faults     []api.Fault
+	cause      error // for the log
 }
 
 func (f failure) Error() string {
@@ -93,7 +94,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, f failure) {
 		s.log(r).Error("a call failed", "method", r.Method, "path", r.URL.Path, "error", f.cause)
 	}
 	p := kind.New(f.detail)
-	p.CorrelationID = c.id
+	p.CorrelationID, p.Errors = c.id, f.faults
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")

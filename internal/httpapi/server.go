@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/coatcheck/coatcheck/api/intercept"
 	"github.com/coatcheck/coatcheck/internal/auth"
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/watch"
@@ -34,6 +35,8 @@ type Options struct {
 	Inflight  int64     // bytes of all bodies in memory at once, see body.go; default 256 MiB
 	Bounds    Bounds    // default: DefaultBounds
 
+	Chain         *intercept.Chain       // looks at each request before it is queued; nil: none
+	Redact        map[string][]string    // JSON Pointers of what is not shown to people, by service, "*" for all
 	CheckCallback func(url string) error // refuses a callback URL; nil: none are taken
 	Metrics       http.Handler           // at /metrics; nil: nowhere
 	AdminApart    bool                   // /metrics is at Admin alone

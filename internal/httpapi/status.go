@@ -43,7 +43,11 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	s.writeJSON(w, r, http.StatusOK, s.document(r.Context(), record))
+	hide, err := s.redactor(r, record.Service)
+	if err != nil {
+		return err
+	}
+	s.writeJSON(w, r, http.StatusOK, hide.status(s.document(r.Context(), record)))
 	return nil
 }
 

@@ -69,6 +69,9 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, sub broker.Submi
 		return broker.Record{}, false, err
 	}
 	sub.Body = body
+	if sub, err = s.intercepted(r.Context(), sub); err != nil {
+		return broker.Record{}, false, err
+	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), submitTimeout)
 	defer stop()
 	return s.Broker.Submit(ctx, sub)

@@ -7,14 +7,21 @@
 -- KEYS[1] reply stream of the partition
 -- ARGV[2] most replies, [3] bytes after which it stops, [4] a random number in
 --     [0,1) for the back-off, [5] most events kept a request, [6] largest event,
---     [7] largest reply, [8] most replies set aside
--- Returns {left on the stream, now, report lines}; a line is
+--     [7] largest reply, [8] most replies set aside, [9] services whose final
+--     replies are judged first, each between spaces, "*" for all; then seven for
+--     each verdict: [10] entry, 'pass', 'change' or 'fail', error code, message,
+--     content type, status code, body
+-- Returns {left on the stream, now, report lines, "entry service" to be judged}: the
+-- script stops before the first final reply that wants a verdict and has none. A
+-- line is
 --     "outcome id service status reason total-ms run-ms attempt", or
 --     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service".
 even_when_full()
 local replies = KEYS[1]
 local limit, budget, random = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local report = {}
+local judged, verdicts = ARGV[9], {}
+for i = 10, #ARGV, 7 do verdicts[ARGV[i]] = i end
 
 local function note(kind, id, service)
   report[#report + 1] = kind .. ' ' .. (id or '-') .. ' ' .. (service or '-')
@@ -27,6 +34,13 @@ local function aside(kind, cause, entry, f)
   redis.call('LTRIM', key, 0, tonumber(ARGV[8]) - 1)
   redis.call('PEXPIRE', key, 86400000)
   note(kind)
+end
+
+-- verdict is what was judged of a final reply: nil for none wanted, false where it
+-- is still to come, else its place among the ARGV.
+local function verdict(r, entry)
+  if judged == '' or not (string.find(judged, ' ' .. r.service .. ' ', 1, true) or string.find(judged, ' * ', 1, true)) then return nil end
+  return verdicts[entry] or false
 end
 
 -- content_type is what the worker said, in one line of a bounded length.
@@ -106,6 +120,15 @@ local function settle(entry, f, n)
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)
     end
+    local v
+    if kind == 'final' then v = verdict(r, entry) end
+    if v == false then return 'judge' end
+    if v and ARGV[v + 1] == 'fail' then
+      report[#report + 1] = finish(r, { status = 'failed', reason = 'intercepted', code = ARGV[v + 2], message = ARGV[v + 3], by_worker = true })
+      return
+    elseif v and ARGV[v + 1] == 'change' then
+      f.content_type, f.status_code, body = ARGV[v + 4], ARGV[v + 5], ARGV[v + 6]
+    end
     local code = number(f.status_code)
     local o = { rtype = content_type(f), reply = body, by_worker = true,
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
@@ -141,6 +164,21 @@ local function settle(entry, f, n)
   note('event', id, r.service)
 end
 
+-- look_ahead lists the first replies from an entry on that want a verdict, so that
+-- they are judged together.
+local function look_ahead(from)
+  local found, ahead = {}, redis.call('XRANGE', replies, from, '+', 'COUNT', 16)
+  for i = 1, #ahead do
+    local f, flat = {}, ahead[i][2]
+    for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
+    local id = string.match(f.token or '', '^([%x%-]+)%.')
+    local r = id and f.type == 'final' and load(id)
+    if r and not TERMINAL[r.status] and verdict(r, ahead[i][1]) == false then found[#found + 1] = ahead[i][1] .. ' ' .. r.service end
+  end
+  return found
+end
+
+local to_judge = {}
 -- Small replies are read by growing handfuls, large ones one by one: a script
 -- must not hold a hundred replies of 10 MiB in memory at once. A handful is read
 -- before its size is known, so that 16 large ones behind small ones are the most.
@@ -148,19 +186,26 @@ local done, bytes, handful = 0, 0, 1
 while done < limit and bytes < budget do
   local entries = redis.call('XRANGE', replies, '-', '+', 'COUNT', math.min(handful, limit - done))
   if #entries == 0 then break end
-  local ids = {}
+  local ids, stopped = {}, false
   for i = 1, #entries do
     local f, flat = {}, entries[i][2]
     for j = 1, #flat, 2 do
       f[flat[j]] = flat[j + 1]
       bytes = bytes + #flat[j + 1]
     end
+    if settle(entries[i][1], f, done + 1) == 'judge' then
+      stopped = entries[i][1]
+      break
+    end
     done = done + 1
-    settle(entries[i][1], f, done)
     ids[i] = entries[i][1]
   end
-  redis.call('XDEL', replies, unpack(ids))
+  if #ids > 0 then redis.call('XDEL', replies, unpack(ids)) end
+  if stopped then
+    to_judge = look_ahead(stopped)
+    break
+  end
   handful = bytes / done < 16384 and math.min(handful * 2, 16) or 1
 end
 conclude()
-return { redis.call('XLEN', replies), int(NOW), report }
+return { redis.call('XLEN', replies), int(NOW), report, to_judge }
