@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -134,7 +135,7 @@ func (c *Chain) call(ctx context.Context, l *link, ask func(context.Context) err
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
-		if context.Cause(ctx) == context.DeadlineExceeded {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			l.learn(true)
 			c.log.Error("an interceptor takes too long", "interceptor", l.Name, "service", l.service, "limit", limit)
 		}

@@ -181,7 +181,7 @@ func (l *life) step(t *testing.T, s step) error {
 		l.sent[string(r.Body)] = d.Attempt
 		return l.b.Send(ctx, d, r)
 	case "cancel", "delete":
-		for _, id := range l.chosen(s.Pick) {
+		if id, ok := l.chosen(s.Pick); ok {
 			var err error
 			if s.Do == "cancel" {
 				_, err = l.b.Cancel(ctx, id)
@@ -240,16 +240,16 @@ func (l *life) inOrder(id correlation.ID) error {
 }
 
 // chosen is one of the requests, the same for the same history.
-func (l *life) chosen(pick int) []correlation.ID {
+func (l *life) chosen(pick int) (id correlation.ID, ok bool) {
 	bodies := map[string]correlation.ID{}
 	for id, w := range l.requests {
 		bodies[w.body] = id
 	}
 	if len(bodies) == 0 {
-		return nil
+		return id, false
 	}
 	sorted := slices.Sorted(maps.Keys(bodies))
-	return []correlation.ID{bodies[sorted[pick%len(sorted)]]}
+	return bodies[sorted[pick%len(sorted)]], true
 }
 
 func (l *life) upkeep(t *testing.T) error {

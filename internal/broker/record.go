@@ -60,6 +60,7 @@ type Record struct {
 	Traceparent string
 	Callback    *Callback
 
+	Priority    Priority
 	Release     time.Time // while scheduled: when its delay or back-off is over
 	MaxAttempts int
 	Attempts    []Attempt // before the present one, oldest first, the latest 20

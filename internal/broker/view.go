@@ -63,7 +63,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Created: created, Queued: entryTime(v[viewEntry]), Started: millis(v[viewStarted]),
 		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
 		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
-		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]),
+		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
 		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}
 	if r.Tenant == "" {
