@@ -32,3 +32,11 @@ var Options = []string{
 
 // CallbackEventNames are what a client may be told of.
 var CallbackEventNames = []string{"succeeded", "failed", "timed_out", "canceled", "progress"}
+
+// The target of a request below its service travels to the worker among the
+// forwarded headers, named as HTTP/2 does (RFC 9113, section 8.3.1). No client can
+// send a header of such a name.
+const (
+	TargetMethod = ":method"
+	TargetPath   = ":path" // below the service, with its query; "" for neither
+)

@@ -492,3 +492,153 @@ type SubmitParams struct {
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
 }
+
+// DeleteBelowParams defines parameters for DeleteBelow.
+type DeleteBelowParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
+	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CoatcheckTimeout Accepted → outcome, default 5m
+	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
+
+	// CoatcheckStartTimeout Accepted → claimed by a worker, none by default
+	CoatcheckStartTimeout StartTimeout `json:"Coatcheck-Start-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRunTimeout Claimed → replied, each attempt, none by default
+	CoatcheckRunTimeout RunTimeout `json:"Coatcheck-Run-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRetention Outcome → forgotten, default 24h
+	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
+	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
+
+	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
+	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// Traceparent W3C Trace Context, carried to the worker and the callback
+	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
+}
+
+// GetBelowParams defines parameters for GetBelow.
+type GetBelowParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
+	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CoatcheckTimeout Accepted → outcome, default 5m
+	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
+
+	// CoatcheckStartTimeout Accepted → claimed by a worker, none by default
+	CoatcheckStartTimeout StartTimeout `json:"Coatcheck-Start-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRunTimeout Claimed → replied, each attempt, none by default
+	CoatcheckRunTimeout RunTimeout `json:"Coatcheck-Run-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRetention Outcome → forgotten, default 24h
+	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
+	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
+
+	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
+	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// Traceparent W3C Trace Context, carried to the worker and the callback
+	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
+}
+
+// PatchBelowParams defines parameters for PatchBelow.
+type PatchBelowParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
+	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CoatcheckTimeout Accepted → outcome, default 5m
+	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
+
+	// CoatcheckStartTimeout Accepted → claimed by a worker, none by default
+	CoatcheckStartTimeout StartTimeout `json:"Coatcheck-Start-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRunTimeout Claimed → replied, each attempt, none by default
+	CoatcheckRunTimeout RunTimeout `json:"Coatcheck-Run-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRetention Outcome → forgotten, default 24h
+	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
+	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
+
+	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
+	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// Traceparent W3C Trace Context, carried to the worker and the callback
+	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
+}
+
+// PostBelowParams defines parameters for PostBelow.
+type PostBelowParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
+	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CoatcheckTimeout Accepted → outcome, default 5m
+	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
+
+	// CoatcheckStartTimeout Accepted → claimed by a worker, none by default
+	CoatcheckStartTimeout StartTimeout `json:"Coatcheck-Start-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRunTimeout Claimed → replied, each attempt, none by default
+	CoatcheckRunTimeout RunTimeout `json:"Coatcheck-Run-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRetention Outcome → forgotten, default 24h
+	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
+	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
+
+	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
+	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// Traceparent W3C Trace Context, carried to the worker and the callback
+	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
+}
+
+// PutBelowParams defines parameters for PutBelow.
+type PutBelowParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
+	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CoatcheckTimeout Accepted → outcome, default 5m
+	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
+
+	// CoatcheckStartTimeout Accepted → claimed by a worker, none by default
+	CoatcheckStartTimeout StartTimeout `json:"Coatcheck-Start-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRunTimeout Claimed → replied, each attempt, none by default
+	CoatcheckRunTimeout RunTimeout `json:"Coatcheck-Run-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRetention Outcome → forgotten, default 24h
+	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
+	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
+
+	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
+	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// Traceparent W3C Trace Context, carried to the worker and the callback
+	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
+}

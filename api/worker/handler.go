@@ -35,7 +35,8 @@ type Request struct {
 type Reply struct {
 	ContentType string // "" for none
 	Body        []byte
-	StatusCode  int // 200 to 599, of the client's GET …/reply; 0 for 200, or 500 with an error
+	Headers     map[string]string // of the client's GET …/reply, lower-case names, together up to 8 KiB as JSON; nil for none
+	StatusCode  int               // 200 to 599, of the client's GET …/reply; 0 for 200, or 500 with an error
 }
 
 // Progress tells everybody who watches how far the request is. v is encoded as

@@ -18,6 +18,7 @@ import (
 const (
 	claimBlock   = time.Second            // of one claim; bounds how long a drain waits for it
 	troublePause = 250 * time.Millisecond // after an error of Redis, jittered
+	limitPause   = 50 * time.Millisecond  // while the limit lets nothing begin
 	listenWait   = 2 * time.Second        // for the first subscription; without it a worker works all the same
 	clockEvery   = time.Minute            // clocks drift by milliseconds a minute
 )
@@ -120,6 +121,10 @@ func (r *run) claim(ctx context.Context, services []string) {
 		if ctx.Err() != nil { // both were ready
 			return
 		}
+		if free = r.limited(free); free == 0 {
+			loop.Rest(ctx, limitPause)
+			continue
+		}
 		// Not ctx: what Redis hands over while ctx ends must reach a handler.
 		deliveries, err := r.broker.Claim(r.work, r.broker.Name(), services, free, claimBlock)
 		for _, d := range deliveries {
@@ -135,6 +140,19 @@ func (r *run) claim(ctx context.Context, services []string) {
 			loop.Rest(ctx, troublePause+rand.N(troublePause))
 		}
 	}
+}
+
+// limited gives those of the free slots back that the limit does not allow now,
+// and returns how many are left.
+func (r *run) limited(free int) int {
+	if r.options.limit == nil {
+		return free
+	}
+	may := max(0, min(free, r.options.limit()-(r.options.concurrency-len(r.slots)-free)))
+	for range free - may {
+		r.slots <- struct{}{}
+	}
+	return may
 }
 
 // takeFree takes the slots that are free besides the first.

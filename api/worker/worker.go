@@ -149,6 +149,7 @@ type options struct {
 	heartbeat   time.Duration
 	logger      *slog.Logger
 	dial        func(ctx context.Context, network, addr string) (net.Conn, error)
+	limit       func() int // nil: concurrency alone
 }
 
 // Option changes a worker.
@@ -161,6 +162,11 @@ func Name(name string) Option { return func(o *options) { o.name = name } }
 
 // Concurrency is how many handlers may run at once, 1 to 10,000. Default 10.
 func Concurrency(n int) Option { return func(o *options) { o.concurrency = n } }
+
+// Limit is asked before each claim how many handlers may run at once now, up to
+// Concurrency: below it nothing is claimed, so that the requests stay for other
+// workers and no attempt is lost. limit must be fast.
+func Limit(limit func() int) Option { return func(o *options) { o.limit = limit } }
 
 // Grace is how long handlers may go on once Run's context has ended; then their
 // context ends with ErrShutdown and their requests are given back. Default

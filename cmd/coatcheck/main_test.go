@@ -70,7 +70,7 @@ func stopServers(dir string) {
 // The embedded Redis grows slow on a long backlog: no service may have one.
 func TestDevBoundsItsBacklog(t *testing.T) {
 	c := config.Default()
-	c.Services = map[string]config.Service{"more": {MaxQueued: 50_000}, "less": {MaxQueued: 10}, "same": {}}
+	c.Services = map[string]config.Service{"more": {Limits: config.Limits{MaxQueued: 50_000}}, "less": {Limits: config.Limits{MaxQueued: 10}}, "same": {}}
 	forDev(&c)
 	if c.Defaults.MaxQueued != 10_000 || c.Services["more"].MaxQueued != 10_000 || c.Services["less"].MaxQueued != 10 || c.Services["same"].MaxQueued != 0 {
 		t.Errorf("%+v, %+v", c.Defaults, c.Services)

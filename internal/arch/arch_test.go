@@ -38,7 +38,7 @@ var arrows = map[string][]string{
 	"internal/demo":         {"api/worker"},
 	"internal/discovery":    {},
 	"internal/embedded":     {},
-	"internal/gateway":      {"api/intercept", "internal/broker", "internal/callback", "internal/config", "internal/httpapi", "internal/metrics", "internal/steward", "internal/watch"},
+	"internal/gateway":      {"api/intercept", "internal/broker", "internal/callback", "internal/config", "internal/httpapi", "internal/metrics", "internal/steward", "internal/upstream", "internal/watch"},
 	"internal/httpapi":      {"api", "api/intercept", "internal/auth", "internal/broker", "internal/correlation", "internal/watch"},
 	"internal/inbox":        {"api/webhook"},
 	"internal/ledger":       {},
@@ -48,6 +48,7 @@ var arrows = map[string][]string{
 	"internal/readme":       {},
 	"internal/redistest":    {},
 	"internal/steward":      {"internal/broker", "internal/loop"},
+	"internal/upstream":     {"api", "api/worker", "internal/loop"},
 	"internal/watch":        {"internal/broker", "internal/correlation"},
 	"web":                   {},
 	"cmd/coatcheck": {

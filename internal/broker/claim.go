@@ -154,10 +154,11 @@ type WorkerReply struct {
 	Type        string // progress, partial, final, failed, retry or heartbeat
 	ContentType string
 	Body        []byte
-	StatusCode  int           // of the HTTP answer; 0: 200 for final, 500 for failed
-	Seq         int           // 1, 2 … within the attempt, so that a repeat is dropped; 0 for none
-	Delay       time.Duration // of a retry; 0 lets the gateway choose, up to 1 ms means at once
-	Error       *Error        // of failed and retry
+	StatusCode  int               // of the HTTP answer; 0: 200 for final, 500 for failed
+	Headers     map[string]string // of the HTTP answer, lower-case names; nil for none
+	Seq         int               // 1, 2 … within the attempt, so that a repeat is dropped; 0 for none
+	Delay       time.Duration     // of a retry; 0 lets the gateway choose, up to 1 ms means at once
+	Error       *Error            // of failed and retry
 }
 
 // outgoing is a reply on its way through the batch.
@@ -181,6 +182,11 @@ func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
 	add("content_type", r.ContentType)
 	if r.StatusCode > 0 {
 		add("status_code", strconv.Itoa(r.StatusCode))
+	}
+	if len(r.Headers) > 0 {
+		if encoded, err := json.Marshal(r.Headers); err == nil { // a map of strings always can be
+			add("headers", string(encoded))
+		}
 	}
 	if r.Seq > 0 {
 		add("seq", strconv.Itoa(r.Seq))

@@ -92,6 +92,7 @@ type Error struct {
 type Reply struct {
 	ContentType string
 	StatusCode  int
+	Headers     map[string]string // lower-case names, as the worker sent them: vet them before use
 	Size        int
 	Body        []byte
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/correlation"
 	"github.com/coatcheck/coatcheck/internal/loop"
 )
@@ -240,11 +241,16 @@ func eventLetters(events []string) string {
 	return letters.String()
 }
 
-// fingerprintOf tells payloads apart: content type and body.
+// fingerprintOf tells payloads apart: content type, target and body.
 func fingerprintOf(s Submission) string {
 	h := sha256.New()
 	h.Write([]byte(s.ContentType))
 	h.Write([]byte{0})
+	for _, target := range []string{api.TargetMethod, api.TargetPath} {
+		if value, ok := s.Headers[target]; ok {
+			h.Write([]byte(target + value + "\x00"))
+		}
+	}
 	h.Write(s.Body)
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -36,6 +37,7 @@ const (
 	viewRelease
 	viewHistory
 	viewPolicy
+	viewReplyHeaders
 	viewReplySize
 	viewReply
 	viewNow
@@ -83,6 +85,11 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	size := int(number(v[viewReplySize]))
 	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded {
 		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: int(number(v[viewReplyStatus])), Size: size}
+		if text := v[viewReplyHeaders]; text != "" {
+			if json.Unmarshal([]byte(text), &r.Reply.Headers) != nil {
+				r.Reply.Headers = nil // not what the protocol says; the reply itself is whole
+			}
+		}
 		if r.Reply.StatusCode == 0 {
 			r.Reply.StatusCode = 200
 			if r.Status == Failed {

@@ -86,6 +86,9 @@ func (c Config) Check() error {
 		if err := s.check("services."+name, c.Bounds); err != nil {
 			return err
 		}
+		if err := s.checkUpstream("services." + name); err != nil {
+			return err
+		}
 	}
 	for name, i := range c.Interceptors {
 		if name != intercept.All && !api.ValidService(name) {
@@ -101,7 +104,22 @@ func (c Config) Check() error {
 	return nil
 }
 
-func (s Service) check(at string, b Bounds) error {
+// checkUpstream looks at who answers a service.
+func (s Service) checkUpstream(at string) error {
+	u, err := url.Parse(s.Upstream)
+	ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil && u.Fragment == ""
+	switch {
+	case s.Upstream != "" && !ok:
+		return fmt.Errorf("%s.upstream: %q is no http or https URL of a backend, without user and fragment", at, s.Upstream)
+	case s.UpstreamConcurrency < 0 || s.UpstreamConcurrency > 10_000:
+		return fmt.Errorf("%s.upstream_concurrency: %d is outside 1..10000", at, s.UpstreamConcurrency)
+	case s.UpstreamConcurrency > 0 && s.Upstream == "":
+		return fmt.Errorf("%s.upstream_concurrency: is set, and upstream is not", at)
+	}
+	return nil
+}
+
+func (s Limits) check(at string, b Bounds) error {
 	for _, t := range []struct {
 		key         string
 		d, min, max time.Duration

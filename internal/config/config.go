@@ -45,7 +45,7 @@ type Config struct {
 	DrainTimeout time.Duration `yaml:"drain_timeout" env:"DRAIN_TIMEOUT" meaning:"how long a drain may take before it is cut short"`
 	Log          Log           `yaml:"log" envPrefix:"LOG_"`
 	Callbacks    Callbacks     `yaml:"callbacks" envPrefix:"CALLBACKS_"`
-	Defaults     Service       `yaml:"defaults" envPrefix:"DEFAULTS_"`
+	Defaults     Limits        `yaml:"defaults" envPrefix:"DEFAULTS_"`
 	Bounds       Bounds        `yaml:"bounds" envPrefix:"BOUNDS_"`
 	Admin        Admin         `yaml:"admin" envPrefix:"ADMIN_"`
 	Auth         Auth          `yaml:"auth" env:"-"`
@@ -66,8 +66,16 @@ type Callbacks struct {
 	AllowCIDRs []string `yaml:"allow_cidrs" env:"ALLOW_CIDRS" meaning:"private networks that callbacks may go to, comma-separated"`
 }
 
-// Service is what holds for the requests of one service, or of all.
+// Service is one service: what holds for its requests, and who answers them.
 type Service struct {
+	Limits `yaml:",inline"`
+
+	Upstream            string `yaml:"upstream"`             // URL of an HTTP backend that answers it; empty: workers do
+	UpstreamConcurrency int    `yaml:"upstream_concurrency"` // most calls of this gateway to it at once; 0 for 64
+}
+
+// Limits are what holds for the requests of one service, or of all.
+type Limits struct {
 	Timeout      time.Duration `yaml:"timeout" env:"TIMEOUT" meaning:"accepted → outcome"`
 	StartTimeout time.Duration `yaml:"start_timeout" env:"START_TIMEOUT" meaning:"accepted → claimed; 0 for none"`
 	RunTimeout   time.Duration `yaml:"run_timeout" env:"RUN_TIMEOUT" meaning:"claimed → replied, each attempt; 0 for none"`
@@ -159,7 +167,7 @@ func Default() Config {
 	return Config{
 		Addr: "127.0.0.1:8080", DataDir: "data", MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainTimeout: 20 * time.Second,
 		Log:      Log{Level: "info", Format: "auto"},
-		Defaults: Service{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1},
+		Defaults: Limits{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1},
 		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour},
 	}
 }

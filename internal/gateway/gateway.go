@@ -27,6 +27,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/httpapi"
 	"github.com/coatcheck/coatcheck/internal/metrics"
 	"github.com/coatcheck/coatcheck/internal/steward"
+	"github.com/coatcheck/coatcheck/internal/upstream"
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
 
@@ -62,6 +63,7 @@ type Gateway struct {
 	api      *httpapi.Server
 	admin    *admin // nil: operators look at the same listener
 	parts    []part
+	workers  []part // built in; they end before the rest, so that what they finish is settled
 }
 
 // part is something that runs until its context ends.
@@ -111,10 +113,23 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 		g.parts = append(g.parts, part{"callback", d.Run})
 		numbers.Sent, check = d.Stats, guard.CheckURL
 	}
+	for name, s := range c.Services {
+		if s.Upstream == "" {
+			continue
+		}
+		u, err := upstream.New(upstream.Options{
+			RedisURL: brokerOptions(o, chain).URL, Service: name, URL: s.Upstream, Concurrency: s.UpstreamConcurrency,
+			MaxReply: int(c.MaxBody), Name: g.broker.Name() + "/" + name, Logger: o.Logger,
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("services.%s.upstream: %w", name, err), g.broker.Close(), g.listener.Close())
+		}
+		g.workers = append(g.workers, part{"upstream " + name, u.Run})
+	}
 	g.api = httpapi.New(httpapi.Options{
 		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
-		Chain: chain, Redact: redact(c), CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
+		Upstreams: upstreams(c), Chain: chain, Redact: redact(c), CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
 	})
 	g.server = httpapi.NewHTTPServer(g.api, o.Logger)
 	if c.Admin.Addr != "" {
@@ -157,9 +172,18 @@ func brokerOptions(o Options, chain *intercept.Chain) broker.Options {
 		b.URL = o.RedisURL
 	}
 	for name, s := range c.Services {
-		b.Services[name] = broker.ServiceConfig(s)
+		b.Services[name] = broker.ServiceConfig(s.Limits)
 	}
 	return b
+}
+
+// upstreams are the services that an HTTP backend answers.
+func upstreams(c config.Config) map[string]bool {
+	answered := map[string]bool{}
+	for name, s := range c.Services {
+		answered[name] = s.Upstream != ""
+	}
+	return answered
 }
 
 // Addr is where it listens.
@@ -169,14 +193,20 @@ func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
 func (g *Gateway) Run(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var parts sync.WaitGroup
-	for _, p := range g.parts {
-		parts.Go(func() {
-			if err := p.run(running); err != nil {
-				g.log.Error("a part of the gateway ended", "part", p.name, "error", err)
-			}
-		})
+	var parts, workers sync.WaitGroup
+	begin := func(ctx context.Context, group *sync.WaitGroup, all []part) {
+		for _, p := range all {
+			group.Go(func() {
+				if err := p.run(ctx); err != nil {
+					g.log.Error("a part of the gateway ended", "part", p.name, "error", err)
+				}
+			})
+		}
 	}
+	begin(running, &parts, g.parts)
+	working, endWork := context.WithCancel(ctx)
+	defer endWork()
+	begin(working, &workers, g.workers)
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(g.listener) }()
 	var err error
@@ -185,6 +215,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.drain()
 	case err = <-served:
 	}
+	endWork()
+	workers.Wait()
 	stop()
 	parts.Wait()
 	if closing := g.broker.Close(); err == nil {

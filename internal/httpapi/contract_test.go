@@ -21,6 +21,9 @@ func TestRoutesAndContractAgree(t *testing.T) {
 		_, path, _ := strings.Cut(route, " ")
 		return path == "/" || path == "/ui" || path == "/ui/*" || path == "/docs"
 	})
+	for i, route := range served { // OpenAPI has no parameter that takes more than one segment
+		served[i] = strings.Replace(route, "/requests/*", "/requests/{path}", 1)
+	}
 	doc, err := contracttest.Document()
 	if err != nil {
 		t.Fatal(err)

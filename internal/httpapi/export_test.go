@@ -34,7 +34,7 @@ var (
 // Submission reads the headers of a submit.
 func Submission(s *Server, h http.Header) (broker.Submission, error) {
 	ctx := context.WithValue(context.Background(), callKey{}, &call{})
-	return s.submission((&http.Request{Header: h}).WithContext(ctx), "echo")
+	return s.submission((&http.Request{Method: http.MethodPost, URL: &url.URL{}, Header: h}).WithContext(ctx), "echo")
 }
 
 // Problem answers every call with a failure of this type.

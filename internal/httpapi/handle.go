@@ -127,7 +127,7 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.RawPath != "" { // what chi routed by
 		path = r.URL.RawPath
 	}
-	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPost} {
+	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
 		if !routes.Match(chi.NewRouteContext(), method, path) {
 			continue
 		}

@@ -63,7 +63,7 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 	if sub.Callback, err = s.callback(h); err != nil {
 		return sub, err
 	}
-	sub.Headers, err = forwarded(h)
+	sub.Headers, err = s.targeted(r, service)
 	return sub, err
 }
 

@@ -18,10 +18,15 @@ func TestPathsAndMethods(t *testing.T) {
 			{"GET", "/v1/../v1/services", "no-such-route", ""},
 			{"GET", request + "/", "no-such-route", ""},
 			{"GET", request + "/reply/", "no-such-route", ""},
-			{"POST", echoRequests + "/", "no-such-route", ""},
 			{"BREW", "/nowhere", "no-such-route", ""},
 			{"GET", "/problems/nothing", "no-such-route", ""},
 			{"GET", "/problems/", "no-such-route", ""},
+
+			{"GET", echoRequests + "/..", "invalid-option", ""},
+			{"POST", echoRequests + "/%2e%2E", "invalid-option", ""},
+			{"POST", echoRequests + "/a%5c..", "invalid-option", ""},
+			{"POST", echoRequests + "/a?" + strings.Repeat("x", 5000), "invalid-option", ""},
+			{"OPTIONS", echoRequests + "/a", "method-not-allowed", "DELETE, GET, HEAD, PATCH, POST, PUT"},
 
 			{"GET", echoRequests, "method-not-allowed", "POST"},
 			{"OPTIONS", echoRequests, "method-not-allowed", "POST"},

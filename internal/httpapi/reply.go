@@ -88,6 +88,7 @@ func (s *Server) raw(w http.ResponseWriter, r *http.Request, record broker.Recor
 	}
 	body := record.Reply.Body
 	h := w.Header()
+	replyHeaders(h, record.Reply.Headers)
 	h.Set(api.HeaderCorrelationID, record.ID.String())
 	h.Set(api.HeaderOutcome, string(record.Status))
 	h.Set("Content-Type", contentType(record.Reply.ContentType))

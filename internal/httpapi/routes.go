@@ -19,6 +19,9 @@ func (s *Server) routes() http.Handler {
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
 	r.Post("/v1/services/{service}/requests", s.handle(s.submit, auth.Submit))
+	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} { // below the service, for its backend
+		r.MethodFunc(method, "/v1/services/{service}/requests/*", s.handle(s.submit, auth.Submit))
+	}
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))

@@ -18,6 +18,13 @@ import (
 var needed = map[string]auth.Scope{
 	"POST /v1/services/{service}/requests": auth.Submit,
 	"GET /v1/requests/{id}":                auth.Read,
+
+	"GET /v1/services/{service}/requests/*":    auth.Submit,
+	"PUT /v1/services/{service}/requests/*":    auth.Submit,
+	"POST /v1/services/{service}/requests/*":   auth.Submit,
+	"PATCH /v1/services/{service}/requests/*":  auth.Submit,
+	"DELETE /v1/services/{service}/requests/*": auth.Submit,
+
 	"DELETE /v1/requests/{id}":             auth.Cancel,
 	"GET /v1/requests/{id}/reply":          auth.Read,
 	"GET /v1/requests/{id}/events":         auth.Read,

@@ -35,6 +35,7 @@ type Options struct {
 	Inflight  int64     // bytes of all bodies in memory at once, see body.go; default 256 MiB
 	Bounds    Bounds    // default: DefaultBounds
 
+	Upstreams     map[string]bool        // services that an HTTP backend answers
 	Chain         *intercept.Chain       // looks at each request before it is queued; nil: none
 	Redact        map[string][]string    // JSON Pointers of what is not shown to people, by service, "*" for all
 	CheckCallback func(url string) error // refuses a callback URL; nil: none are taken

@@ -14,6 +14,7 @@ local function finish(r, o)
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
   set('rtype', o.rtype)
   set('rstatus', o.rstatus)
+  set('rheaders', o.rheaders)
   set('reply', o.reply)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
@@ -74,7 +75,7 @@ end
 -- inline is the largest reply body that is returned; owed shows a record that
 -- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy' }
+  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders' }
 local function view(id, inline, owed)
   local r = load(id)
   if not r or (gone(r) and not owed) then return nil end

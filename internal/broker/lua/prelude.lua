@@ -22,7 +22,7 @@
 --   seq       number of the latest progress or partial reply
 --   waiters   gateways to wake, separated by spaces
 --   owed      callbacks not yet delivered
---   finished reason code message rtype rstatus reply       the outcome
+--   finished reason code message rtype rstatus rheaders reply   the outcome
 --   body content_type headers                              while it waits, or as a dead letter
 --
 -- A request is either on the stream or waits in the zset waiting:<service>, see
@@ -34,6 +34,7 @@ local WEEK = 604800000       -- safety net: how long a forgotten open record liv
 local CALLBACK_WINDOW = 172800000 -- longest a record outlives its retention for an owed callback
 local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
 local MAX_CODE = 64          -- bytes of a worker's error code that are kept
+local MAX_REPLY_HEADERS = 8192 -- bytes of the headers of a reply, as JSON; more are dropped
 local MAX_HISTORY = 20       -- attempts that are remembered
 local INSTANT = 1e12         -- scores from here on are instants, below are places in the line
 local GATED = 9007199254740991 -- the score of what waits for its gate (2^53 - 1)

@@ -132,6 +132,7 @@ local function settle(entry, f, n)
     local code = number(f.status_code)
     local o = { rtype = content_type(f), reply = body, by_worker = true,
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
+    if f.headers and #f.headers <= MAX_REPLY_HEADERS then o.rheaders = f.headers end
     if kind == 'final' then
       o.status, o.reason = 'succeeded', ''
     else
