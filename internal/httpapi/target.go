@@ -114,9 +114,9 @@ func replyHeaders(h http.Header, said map[string]string) {
 	}
 }
 
+const tokenCharacters = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 // validName tells whether a header may be called so (RFC 9110, section 5.1).
 func validName(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(c rune) bool {
-		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("!#$%&'*+-.^_`|~", c))
-	})
+	return name != "" && strings.Trim(name, tokenCharacters) == ""
 }

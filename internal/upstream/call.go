@@ -36,9 +36,9 @@ func (u *Upstream) answer(ctx context.Context, r *worker.Request) (worker.Reply,
 		return worker.Reply{}, worker.Retry(errors.New("the backend is left alone for now"), leftAlone)
 	}
 	method, target := u.target(r)
-	response, err := u.send(ctx, r, method, target, r.Body)
+	response, err := u.send(ctx, r, method, target, r.Body) //nolint:bodyclose // discard closes it
 	if err == nil {
-		response, err = u.poll(ctx, r, response)
+		response, err = u.poll(ctx, r, response) //nolint:bodyclose // discard closes it
 	}
 	if err != nil {
 		if ctx.Err() != nil {

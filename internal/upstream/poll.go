@@ -27,7 +27,7 @@ func (u *Upstream) poll(ctx context.Context, r *worker.Request, response *http.R
 		if polled && waits && err != nil { // it says no new place: the same again
 			location, err = response.Request.URL, nil
 		}
-		if err != nil || !(waits || moved) || !u.sameOrigin(location) {
+		if err != nil || !waits && !moved || !u.sameOrigin(location) {
 			return response, nil
 		}
 		wait := retryAfter(response.Header)
