@@ -30,6 +30,7 @@ var arrows = map[string][]string{
 	"internal/auth":         {},
 	"internal/broker":       {"api", "internal/correlation", "internal/loop"},
 	"internal/callback":     {"api", "api/webhook", "internal/broker", "internal/correlation", "internal/loop"},
+	"internal/command":      {"api/worker"},
 	"internal/config":       {"api", "api/webhook", "internal/auth", "internal/correlation"},
 	"internal/contracttest": {"api"},
 	"internal/correlation":  {},
@@ -49,7 +50,7 @@ var arrows = map[string][]string{
 	"internal/watch":        {"internal/broker", "internal/correlation"},
 	"web":                   {},
 	"cmd/coatcheck": {
-		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/config", "internal/demo", "internal/discovery",
+		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/command", "internal/config", "internal/demo", "internal/discovery",
 		"internal/embedded", "internal/gateway", "internal/inbox", "internal/localredis", "web",
 	},
 }
