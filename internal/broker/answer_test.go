@@ -173,6 +173,12 @@ func TestUnclaim(t *testing.T) {
 		if err := b.Unclaim(t.Context(), second); err != nil { // a worker works on it
 			t.Fatal(err)
 		}
+		if got := status(t, b, r.ID); got.Status != broker.Running || got.Worker != "w1" {
+			t.Errorf("%s by %q", got.Status, got.Worker)
+		}
+		if more, err := b.Claim(t.Context(), "w2", []string{"echo"}, 10, time.Millisecond); err != nil || len(more) != 0 {
+			t.Errorf("it was taken from its worker: %v, %v", more, err)
+		}
 		send(t, b, second, broker.WorkerReply{Type: "final", Body: []byte("done")})
 		settle(t, b)
 		if err := b.Unclaim(t.Context(), second); err != nil {

@@ -361,6 +361,21 @@ func TestShutdownGivesBack(t *testing.T) {
 	}
 }
 
+// TestShutdownWaitsForTheLast: one that takes longer to stop than the worker waits
+// for its handler.
+func TestShutdownWaitsForTheLast(t *testing.T) {
+	t.Parallel()
+	b := run(t, `trap '' TERM; echo $$ >&3; while :; do sleep 1; done`, func(o *command.Options) { o.KillAfter = 3 * time.Second })
+	r := b.submit(nil)
+	pids := b.pids(r, 1)
+	b.stop()
+	if alive(pids[0]) {
+		t.Error("it lives on")
+		dead(t, pids...)
+	}
+	b.until(r, func(r broker.Record) bool { return r.Status == broker.Queued && r.Attempt == 2 })
+}
+
 // TestNothingIsLeftBehind: a child that outlives its parent is killed, and does
 // not hold up the reply, whether it holds the output or not.
 func TestNothingIsLeftBehind(t *testing.T) {

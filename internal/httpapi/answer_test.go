@@ -159,6 +159,9 @@ func TestRepliesThatCannotBe(t *testing.T) {
 				t.Errorf("%v: %s", wrong, detail)
 			}
 		}
+		if detail := f.post(c.Links.Replies+"?tpye=failed", "x").problem(t, "invalid-option"); !strings.Contains(detail, `no parameter "tpye"`) || !strings.Contains(detail, "error_code, seq, status_code, type") {
+			t.Error(detail)
+		}
 		for kind, size := range map[string]int{"progress": 256<<10 + 1, "partial": 256<<10 + 1, "final": 11 << 20} {
 			f.post(c.Links.Replies+"?type="+kind, strings.Repeat("x", size)).problem(t, "body-too-large")
 		}
