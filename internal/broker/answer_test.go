@@ -137,64 +137,6 @@ func TestAnswerToNoClaim(t *testing.T) {
 	})
 }
 
-// Work that nobody has seen goes back as if it had not been claimed, and that
-// twice does no harm.
-func TestUnclaim(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
-		b := open(t, redis, func(o *broker.Options) { o.Partitions = 3 })
-		r := submit(t, b, "body", func(s *broker.Submission) {
-			s.Headers = map[string]string{"x-a": "b"}
-			s.StartTimeout = time.Minute
-		})
-		first := claim(t, b)
-		if got := status(t, b, r.ID); got.Status != broker.Running {
-			t.Fatalf("%s", got.Status)
-		}
-		for range 2 {
-			if err := b.Unclaim(t.Context(), first); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got := status(t, b, r.ID); got.Status != broker.Queued || got.Attempt != 1 || !got.Started.IsZero() || got.Worker != "" {
-			t.Errorf("%+v", got)
-		}
-		second := claim(t, b)
-		if second.Attempt != 1 || second.Entry == first.Entry || string(second.Body) != "body" || second.ContentType != "text/plain" || second.Headers["x-a"] != "b" {
-			t.Errorf("%+v", second)
-		}
-		if err := b.Unclaim(t.Context(), first); err != nil { // somebody else's by now
-			t.Fatal(err)
-		}
-		if more, err := b.Claim(t.Context(), "w2", []string{"echo"}, 10, time.Millisecond); err != nil || len(more) != 0 {
-			t.Errorf("it runs twice: %v, %v", more, err)
-		}
-		send(t, b, second, broker.WorkerReply{Type: "progress", Body: []byte("seen")})
-		settle(t, b)
-		if err := b.Unclaim(t.Context(), second); err != nil { // a worker works on it
-			t.Fatal(err)
-		}
-		if got := status(t, b, r.ID); got.Status != broker.Running || got.Worker != "w1" {
-			t.Errorf("%s by %q", got.Status, got.Worker)
-		}
-		if more, err := b.Claim(t.Context(), "w2", []string{"echo"}, 10, time.Millisecond); err != nil || len(more) != 0 {
-			t.Errorf("it was taken from its worker: %v, %v", more, err)
-		}
-		send(t, b, second, broker.WorkerReply{Type: "final", Body: []byte("done")})
-		settle(t, b)
-		if err := b.Unclaim(t.Context(), second); err != nil {
-			t.Fatal(err)
-		}
-		if got := status(t, b, r.ID); got.Status != broker.Succeeded || got.Attempt != 1 {
-			t.Errorf("%+v", got)
-		}
-		for _, key := range redis.Keys(t) {
-			if strings.Contains(key, "queue:") && redis.Client.XLen(t.Context(), key).Val() != 0 {
-				t.Errorf("%s has something left", key)
-			}
-		}
-	})
-}
-
 // A service is known to whoever announced it at once.
 func TestAnnounceIsKnownAtOnce(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

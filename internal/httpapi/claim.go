@@ -107,19 +107,33 @@ func (s *Server) announce(ctx context.Context, service string) error {
 	return s.Broker.Announce(ctx, map[string]broker.Announcement{service: {}})
 }
 
-// handOut writes what was claimed. Where the client has left before the first
-// byte, the work goes back as if nobody had asked; where the writing fails it may
-// have the token and begin, so its attempt is over and another one follows.
-func (s *Server) handOut(w http.ResponseWriter, r *http.Request, got []broker.Delivery, form string) error {
+// handOut writes what is held for a client. Where the client has left before the
+// handover, the work goes back as if nobody had asked; where the
+// writing fails it may have the token and begin, so its attempt is over and another
+// one follows.
+func (s *Server) handOut(w http.ResponseWriter, r *http.Request, held []broker.Delivery, form string) error {
 	size := 0
-	for _, d := range got {
+	for _, d := range held {
 		size += len(d.Body)
 	}
 	share := memory{server: s}
 	defer share.release()
-	if err := share.grow(r.Context(), min(int64(size), s.Inflight)); err != nil {
-		s.Pull.Back(got)
+	got, err := held, share.grow(r.Context(), min(int64(size), s.Inflight))
+	if err == nil {
+		err = r.Context().Err()
+	}
+	if err == nil { // not the client's context: half a handover would be nobody's
+		ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), submitTimeout)
+		defer stop()
+		got, err = s.Broker.Entrust(ctx, held)
+	}
+	if err != nil {
+		s.Pull.Back(held)
 		return err
+	}
+	if len(got) == 0 { // all of it was canceled while it was held
+		w.WriteHeader(http.StatusNoContent)
+		return nil
 	}
 	h := w.Header()
 	body := got[0].Body
@@ -130,9 +144,8 @@ func (s *Server) handOut(w http.ResponseWriter, r *http.Request, got []broker.De
 		for _, d := range got {
 			list.Claims = append(list.Claims, broker.ClaimDocument(d, s.PublicURL))
 		}
-		var err error
 		if body, err = broker.EncodeJSON(list); err != nil {
-			s.Pull.Back(got)
+			s.giveBack(r, got, err)
 			return err
 		}
 		h.Set("Content-Type", jsonForm)
@@ -145,15 +158,10 @@ func (s *Server) handOut(w http.ResponseWriter, r *http.Request, got []broker.De
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	if r.Context().Err() != nil {
-		s.Pull.Back(got)
-		return nil
-	}
 	control := http.NewResponseController(w)
 	_ = control.SetWriteDeadline(time.Now().Add(writeTimeout + time.Duration(len(body)/replyFloor)*time.Second))
 	w.WriteHeader(http.StatusOK)
-	_, err := w.Write(body)
-	if err == nil {
+	if _, err = w.Write(body); err == nil {
 		err = control.Flush()
 	}
 	if err != nil {

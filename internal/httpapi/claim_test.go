@@ -64,7 +64,7 @@ func TestWorkOverHTTP(t *testing.T) {
 		if diff := cmp.Diff(want, c, cmp.Comparer(func(a, b api.Time) bool { return a.String() == b.String() })); diff != "" {
 			t.Error(diff)
 		}
-		if s := f.get(d.Links.Self).status(t); s.Status != "running" || !strings.HasPrefix(s.Worker, "pull:") {
+		if s := f.get(d.Links.Self).status(t); s.Status != "running" || !strings.HasPrefix(s.Worker, "http:") {
 			t.Errorf("%s by %s", s.Status, s.Worker)
 		}
 		for _, reply := range []struct{ query, body, kind string }{
@@ -138,12 +138,14 @@ func TestStrangersWordsInHeaders(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
 		d := f.submit("x")
 		d2 := f.claim()
-		if _, err := f.mini.XAdd("cc:{0}:queue:echo", "*", []string{
+		entry, err := f.mini.XAdd("cc:{0}:queue:echo", "*", []string{
 			"id", d.CorrelationID, "token", d2.Token, "reply_to", d2.ReplyTo, "service", "echo", "attempt", "1", "deadline", "1", "lease", "1",
 			"content_type", "a/b\r\nX-Evil: yes", "traceparent", "\xff", "headers", `{"x-a":"b\r\nX-Evil: yes","x b\r\nx-evil":"yes",":path":"/p","x-fine":"ü"}`, "body", "x",
-		}); err != nil {
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
+		f.mini.HSet("cc:{0}:request:"+d.CorrelationID, "entry", entry)
 		a := f.post(echoClaims, "", "Accept: application/octet-stream")
 		if a.StatusCode != 200 || a.Header.Get("X-Evil") != "" || a.Header.Get("Coatcheck-Content-Type") != "" || a.Header.Get("Traceparent") != "" ||
 			a.Header.Get("Coatcheck-Header-X-A") != "" || a.Header.Get("Coatcheck-Header-Path") != "/p" || a.Header.Get("Coatcheck-Header-X-Fine") != "ü" {
@@ -177,7 +179,9 @@ func TestClaimWaits(t *testing.T) {
 			}
 		}
 		begun := time.Now()
+		submitted := make(chan struct{})
 		go func() {
+			defer close(submitted)
 			time.Sleep(7 * time.Second)
 			f.submit("late")
 		}()
@@ -185,6 +189,7 @@ func TestClaimWaits(t *testing.T) {
 		if took := time.Since(begun); len(got) != 1 || string(got[0].Body) != `"late"` || took > 7100*time.Millisecond {
 			t.Errorf("%v after %v", got, took)
 		}
+		<-submitted
 	})
 }
 
@@ -372,5 +377,23 @@ func TestClaimIsNotForPages(t *testing.T) {
 		f.submit("x")
 		f.post(echoClaims, "", "Sec-Fetch-Site: cross-site").problem(t, "forbidden")
 		f.accepted(1)
+	})
+}
+
+// TestCanceledWhileItIsHeld: between the read and the handover.
+func TestCanceledWhileItIsHeld(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		d := f.submit("x")
+		held, err := f.pull.Claim(t.Context(), "echo", 1, 0)
+		if err != nil || len(held) != 1 {
+			t.Fatalf("%v, %v", held, err)
+		}
+		if s := f.get(d.Links.Self).status(t); s.Status != "queued" || s.Worker != "" {
+			t.Errorf("%s by %q: nobody has it yet", s.Status, s.Worker)
+		}
+		f.post(d.Links.Cancel, "")
+		if got, err := f.broker.Entrust(t.Context(), held); err != nil || len(got) != 0 {
+			t.Errorf("%v, %v", got, err)
+		}
 	})
 }

@@ -3,8 +3,11 @@
 //
 //	d := pull.New(b, logger)
 //	go d.Run(ctx)
-//	got, err := d.Claim(ctx, "resize", 10, 30*time.Second) // a call that rests
-//	d.Back(got)                                            // its client left meanwhile
+//	held, err := d.Claim(ctx, "resize", 10, 30*time.Second) // a call that rests
+//	got, err := b.Entrust(ctx, held)                       // its client is there
+//	d.Back(held)                                            // it left meanwhile
+//
+// Until it is handed over, work is queued to everybody who looks.
 //
 // All who wait for one service share one blocked read of its stream, and no more
 // is read than they asked for together: work that nobody can take stays where
@@ -36,11 +39,10 @@ const (
 
 // Desk is where work is asked for. Its methods may be called by many.
 type Desk struct {
-	broker   *broker.Broker
-	log      *slog.Logger
-	consumer string
-	blocked  chan struct{} // one element for each blocked read under way; never closed
-	come     chan struct{} // capacity 1; join sends, Run receives: there are fresh lines
+	broker  *broker.Broker
+	log     *slog.Logger
+	blocked chan struct{} // one element for each blocked read under way; never closed
+	come    chan struct{} // capacity 1; join sends, Run receives: there are fresh lines
 
 	mu       sync.Mutex // guards the rest, and what is in the lines
 	lines    map[string]*line
@@ -70,14 +72,14 @@ type claim struct {
 // New makes a desk; Run serves it.
 func New(b *broker.Broker, log *slog.Logger) *Desk {
 	return &Desk{
-		broker: b, log: log, consumer: "pull:" + b.Name(),
-		blocked: make(chan struct{}, blockedReads), come: make(chan struct{}, 1), lines: map[string]*line{},
+		broker: b, log: log, blocked: make(chan struct{}, blockedReads), come: make(chan struct{}, 1), lines: map[string]*line{},
 	}
 }
 
 // Claim takes up to n requests of a service that is known, waiting for the first.
 // It returns none and no error when none came within wait, or the process drains.
-// Errors are those of broker.Claim, or ctx's; then nothing is held.
+// What it returns is held, until broker.Entrust or Back. Errors are those of
+// broker.Claim, or ctx's; then nothing is held.
 func (d *Desk) Claim(ctx context.Context, service string, n int, wait time.Duration) ([]broker.Delivery, error) {
 	c := &claim{want: n, until: time.Now().Add(wait), done: make(chan struct{})}
 	if !d.join(service, c, wait <= 0) {

@@ -19,7 +19,7 @@ const (
 
 	// Small requests are read by growing handfuls, large ones one by one: nobody
 	// can say before how large what comes is.
-	mostHandful = 32
+	mostHandful = 16
 	smallBody   = 16 << 10
 )
 
@@ -69,7 +69,7 @@ func (d *Desk) read(ctx context.Context, l *line) {
 			}
 		}
 		// Not ctx: what Redis hands over while ctx ends must reach somebody.
-		got, err := d.broker.Claim(context.WithoutCancel(ctx), d.consumer, []string{l.service}, n, wait)
+		got, err := d.broker.Reserve(context.WithoutCancel(ctx), l.service, n, wait)
 		release()
 		bytes := 0
 		for _, w := range got {

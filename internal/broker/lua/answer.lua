@@ -13,6 +13,6 @@ if TERMINAL[r.status] then return { 'lost', r.status } end
 if r.attempt ~= tonumber(ARGV[3]) or r.status == 'scheduled' then
   return { 'lost', r.status == 'queued' and claim(r) and 'running' or r.status }
 end
-if NOW > r.deadline or (r.run > 0 and claim(r) and NOW > r.started + r.run) then return { 'lost', 'timed_out' } end
+if NOW > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and NOW > clock(r)) then return { 'lost', 'timed_out' } end
 redis.call('XADD', KEYS[2], '*', unpack(ARGV, 5))
 return { 'taken', r.status }
