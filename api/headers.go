@@ -23,6 +23,28 @@ const (
 	HeaderCallbackEvents = OptionPrefix + "Callback-Events"
 )
 
+// What is about a claim in its raw form.
+const (
+	HeaderClaim            = OptionPrefix + "Claim"
+	HeaderClaimService     = OptionPrefix + "Service"
+	HeaderClaimAttempt     = OptionPrefix + "Attempt"
+	HeaderClaimDeadline    = OptionPrefix + "Deadline"
+	HeaderClaimLease       = OptionPrefix + "Lease"
+	HeaderClaimContentType = OptionPrefix + "Content-Type"
+	HeaderClaimForwarded   = OptionPrefix + "Header-" // + name
+)
+
+// ReplyOptions are the options of a worker's reply, by their query parameter.
+// Another Coatcheck- header on a reply is an error, as another parameter is.
+var ReplyOptions = map[string]string{
+	"type":        OptionPrefix + "Reply-Type",
+	"seq":         OptionPrefix + "Seq",
+	"delay":       OptionPrefix + "Delay",
+	"status_code": OptionPrefix + "Status-Code",
+	"error":       OptionPrefix + "Error",
+	"error_code":  OptionPrefix + "Error-Code",
+}
+
 // Options are the option headers that a submit takes. Another Coatcheck-
 // header is an error: a typing mistake must not pass in silence.
 var Options = []string{

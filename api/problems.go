@@ -36,6 +36,10 @@ var Problems = []ProblemType{
 		Meaning: "The gateway serves nothing at this path. See /openapi.yaml for what it serves.",
 	},
 	{
+		Slug: "unknown-claim", Status: 404, Title: "No such claim", Retry: false,
+		Meaning: "This token is not one of a claim. Nothing was taken. Send it as it came with the claim; if it did come so, claim anew.",
+	},
+	{
 		Slug: "method-not-allowed", Status: 405, Title: "The method does not fit the path", Retry: false,
 		Meaning: "The path exists, but not for this method.",
 	},
@@ -46,6 +50,10 @@ var Problems = []ProblemType{
 	{
 		Slug: "already-terminal", Status: 409, Title: "The request has its outcome already", Retry: false,
 		Meaning: "The request ended before it could be canceled. Its outcome stands and does not change.",
+	},
+	{
+		Slug: "claim-lost", Status: 409, Title: "The claim is no longer held", Retry: false,
+		Meaning: "The request has its outcome, or another attempt at it has begun, for example because its lease ended without a sign of life. The reply was not taken and none would be. Stop the work and claim anew.",
 	},
 	{
 		Slug: "canceled", Status: 409, Title: "The request was canceled", Retry: false,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // MaxEvent is the largest body, in bytes, of a progress or partial reply.
@@ -40,8 +41,9 @@ type Reply struct {
 }
 
 // Progress tells everybody who watches how far the request is. v is encoded as
-// JSON; a []byte is sent as it is. Returns once Redis has it, or with an error
-// when ctx ends before, when the request has been answered, or above MaxEvent.
+// JSON; a []byte is sent as it is, as what it turns out to be: JSON, text in
+// UTF-8, or bytes. Returns once Redis has it, or with an error when ctx ends
+// before, when the request has been answered, or above MaxEvent.
 //
 // On a Request that no worker made (in a handler's unit test), it only checks v.
 func (r *Request) Progress(ctx context.Context, v any) error {
@@ -52,8 +54,10 @@ func (r *Request) Progress(ctx context.Context, v any) error {
 		if body, err = json.Marshal(v); err != nil {
 			return fmt.Errorf("encode progress: %w", err)
 		}
-	} else if !json.Valid(body) {
+	} else if !utf8.Valid(body) { // before JSON, whose check lets broken UTF-8 pass
 		contentType = "application/octet-stream"
+	} else if !json.Valid(body) {
+		contentType = "text/plain; charset=utf-8"
 	}
 	return r.event(ctx, "progress", contentType, body)
 }

@@ -175,7 +175,7 @@ func TestReplyAndEvents(t *testing.T) {
 		for _, e := range events {
 			lines = append(lines, fmt.Sprintf("%d %s %s %s", e.Number, e.Type, e.ContentType, e.Body))
 		}
-		want := []string{`1 progress application/json {"percent":50}`, "2 progress application/octet-stream raw", "3 partial text/csv a,b\n"}
+		want := []string{`1 progress application/json {"percent":50}`, "2 progress text/plain; charset=utf-8 raw", "3 partial text/csv a,b\n"}
 		if diff := cmp.Diff(want, lines); diff != "" {
 			t.Errorf("events (-want +got):\n%s", diff)
 		}

@@ -21,7 +21,7 @@ func keys() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			for _, s := range scopes {
 				if !slices.Contains(auth.Scopes, auth.Scope(s)) {
-					return usage{fmt.Errorf("scope %q is none of submit, read, cancel, admin", s)}
+					return usage{fmt.Errorf("scope %q is none of submit, read, cancel, work, admin", s)}
 				}
 			}
 			if tenant == "" || strings.ContainsAny(tenant, " \t\r\n") {
@@ -38,6 +38,6 @@ func keys() *cobra.Command {
 	}
 	create.Flags().StringVar(&tenant, "tenant", auth.DefaultTenant, "who owns what is submitted with it")
 	create.Flags().StringVar(&name, "name", "", "for the operator; default: the tenant")
-	create.Flags().StringSliceVar(&scopes, "scopes", []string{"submit", "read", "cancel"}, "what it may do: submit, read, cancel, admin")
+	create.Flags().StringSliceVar(&scopes, "scopes", []string{"submit", "read", "cancel"}, "what it may do: submit, read, cancel, work (for workers: they see the requests of all tenants), admin")
 	return group("keys", "API keys", create)
 }

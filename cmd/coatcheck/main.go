@@ -42,7 +42,7 @@ func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	root := command()
+	root := commands()
 	began := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { began = true }
 	root.SetArgs(args)
@@ -81,7 +81,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-func command() *cobra.Command {
+func commands() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "coatcheck",
 		Short:         "An HTTP async-request gateway",

@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "spawn": spawn, "saw": saw, "signal": signalTo, "ended": ended, "hold": hold, "http": call, "killredis": killRedis, "configure": configure,
+			"exits": exits, "spawn": spawn, "saw": saw, "signal": signalTo, "ended": ended, "hold": hold, "http": call, "killredis": killRedis, "gone": gone, "configure": configure,
 		},
 	})
 }

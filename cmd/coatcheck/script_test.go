@@ -36,6 +36,7 @@ import (
 //	                            ask until it answers with CODE, and REGEXP in the answer, which is stdout
 //	configure FILE KEY…         write a configuration with these API keys
 //	killredis DIRECTORY         kill -9 the redis-server of a data directory
+//	gone PID                    wait for the end of a process that is not ours
 const patience = 20 * time.Second
 
 type scriptKey struct{}
@@ -316,4 +317,22 @@ func killRedis(ts *testscript.TestScript, neg bool, args []string) {
 	pid, err := strconv.Atoi(strings.TrimPrefix(lines[n], "process_id:"))
 	ts.Check(err)
 	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+}
+
+// gone takes a process that nobody reaps for ended.
+func gone(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1)
+	pid, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for late, tick := time.After(patience), time.NewTicker(20*time.Millisecond); ; {
+		stat, err := os.ReadFile(filepath.Join("/proc", args[0], "stat"))
+		if syscall.Kill(pid, 0) != nil || err == nil && strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			ts.Fatalf("process %d still runs: %s", pid, stat)
+		}
+	}
 }

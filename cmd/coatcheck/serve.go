@@ -58,7 +58,7 @@ func serve() *cobra.Command {
 func runServe(c *cobra.Command, s config.Config) error {
 	log := logger(s.Log, os.Stderr)
 	if s.Auth.Keys == nil {
-		log.Warn("auth is none: whoever reaches this port may submit, read and cancel; configure auth.keys, or keep the port private")
+		log.Warn("auth is none: whoever reaches this port may submit, read, cancel and work; configure auth.keys, or keep the port private")
 	}
 	if s.RedisURL == "" {
 		r, err := localredis.Start(c.Context(), s.DataDir, log)

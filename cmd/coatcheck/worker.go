@@ -13,7 +13,25 @@ import (
 
 // workerCommand has the workers that come with the binary.
 func workerCommand() *cobra.Command {
-	return group("worker", "Answer requests", workerDemo())
+	return group("worker", "Answer requests", workerDemo(), workerExec())
+}
+
+// redisFlag is the flag that redisURL looks at first.
+func redisFlag(c *cobra.Command, url *string) {
+	c.Flags().StringVar(url, "redis-url", "", "Redis of the gateways (or COATCHECK_REDIS_URL); default: that of a running dev")
+}
+
+// redisURL is the Redis that a worker works on: as it was told, or that of the
+// dev that runs here.
+func redisURL(told string) (string, error) {
+	if told == "" {
+		told = os.Getenv(config.Prefix + "REDIS_URL")
+	}
+	if told != "" {
+		return told, nil
+	}
+	found, err := discovery.Find()
+	return found.RedisURL, err
 }
 
 func workerDemo() *cobra.Command {
@@ -24,15 +42,9 @@ func workerDemo() *cobra.Command {
 		Short: "Answer the demo services: echo, upper, sleep, progress, flaky, fail",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if url == "" {
-				url = os.Getenv(config.Prefix + "REDIS_URL")
-			}
-			if url == "" {
-				found, err := discovery.Find()
-				if err != nil {
-					return err
-				}
-				url = found.RedisURL
+			url, err := redisURL(url)
+			if err != nil {
+				return err
 			}
 			options := []worker.Option{worker.Concurrency(concurrency), worker.Logger(logger(config.Default().Log, os.Stderr))}
 			if name != "" {
@@ -43,7 +55,7 @@ func workerDemo() *cobra.Command {
 			return w.Run(c.Context())
 		},
 	}
-	c.Flags().StringVar(&url, "redis-url", "", "Redis of the gateways (or COATCHECK_REDIS_URL); default: that of a running dev")
+	redisFlag(c, &url)
 	c.Flags().StringVar(&name, "name", "", "consumer name, unique among live workers; default host-pid-random")
 	c.Flags().IntVar(&concurrency, "concurrency", 16, "requests at once")
 	return c

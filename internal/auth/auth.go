@@ -25,11 +25,12 @@ const (
 	Submit Scope = "submit"
 	Read   Scope = "read"
 	Cancel Scope = "cancel" // also delete
+	Work   Scope = "work"   // claim requests, of all tenants, and reply to them
 	Admin  Scope = "admin"  // metrics and operation
 )
 
 // Scopes are all scopes there are.
-var Scopes = []Scope{Submit, Read, Cancel, Admin}
+var Scopes = []Scope{Submit, Read, Cancel, Work, Admin}
 
 // DefaultTenant is everybody, where no keys are configured.
 const DefaultTenant = "default"

@@ -45,7 +45,7 @@ func (k Keys) Check() error {
 		}
 		for _, s := range key.Scopes {
 			if !slices.Contains(Scopes, s) {
-				return fmt.Errorf("scope %q of API key %q: want submit, read, cancel or admin", s, key.Name)
+				return fmt.Errorf("scope %q of API key %q: want submit, read, cancel, work or admin", s, key.Name)
 			}
 		}
 	}

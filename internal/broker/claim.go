@@ -18,6 +18,7 @@ var announceScript = newScript("announce")
 // Delivery is a work entry that a worker claimed.
 type Delivery struct {
 	ID          string
+	Entry       string // on the stream of its service
 	Token       string // opaque; goes back with every reply
 	ReplyTo     string
 	Service     string
@@ -35,8 +36,9 @@ type Announcement struct {
 	Lease time.Duration // how long a silent worker keeps a claim; 0 leaves what holds
 }
 
-// Announce makes services known to all gateways within a second and creates
-// their streams. A lease is written over what was announced before.
+// Announce makes services known to this process at once and to all gateways
+// within a second, and creates their streams. A lease is written over what was
+// announced before.
 func (b *Broker) Announce(ctx context.Context, services map[string]Announcement) error {
 	var names []string
 	for name, a := range services {
@@ -45,7 +47,10 @@ func (b *Broker) Announce(ctx context.Context, services map[string]Announcement)
 		}
 		names = append(names, name)
 	}
-	return b.createStreams(ctx, b.Partitions(), names)
+	if err := b.createStreams(ctx, b.Partitions(), names); err != nil {
+		return err
+	}
+	return b.refreshServices(ctx)
 }
 
 // announce writes what is known of a service, over what is there only where that
@@ -128,7 +133,9 @@ func (b *Broker) claim(ctx context.Context, consumer string, services, streams [
 	var deliveries []Delivery
 	for _, stream := range found {
 		for _, entry := range stream.Messages {
-			deliveries = append(deliveries, delivery(entry.Values))
+			d := delivery(entry.Values)
+			d.Entry = entry.ID
+			deliveries = append(deliveries, d)
 		}
 	}
 	return deliveries, nil
@@ -161,19 +168,9 @@ type WorkerReply struct {
 	Error       *Error            // of failed and retry
 }
 
-// outgoing is a reply on its way through the batch.
-type outgoing struct {
-	to     string
-	values []any
-}
-
-const sendPause = 250 * time.Millisecond // between attempts while Redis is away
-
-// Send puts a reply on the reply stream. It tries again while Redis is away or
-// full, until ctx ends; a reply that arrives twice does no harm. Concurrent
-// sends share a pipeline.
-func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
-	values := []any{"token", d.Token, "type", r.Type}
+// fields are those of the reply on its stream.
+func (r WorkerReply) fields(token string) []any {
+	values := []any{"token", token, "type", r.Type}
 	add := func(name, value string) {
 		if value != "" {
 			values = append(values, name, value)
@@ -198,7 +195,22 @@ func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
 		add("error", r.Error.Message)
 		add("error_code", r.Error.Code)
 	}
-	values = append(values, "body", r.Body)
+	return append(values, "body", r.Body)
+}
+
+// outgoing is a reply on its way through the batch.
+type outgoing struct {
+	to     string
+	values []any
+}
+
+const sendPause = 250 * time.Millisecond // between attempts while Redis is away
+
+// Send puts a reply on the reply stream. It tries again while Redis is away or
+// full, until ctx ends; a reply that arrives twice does no harm. Concurrent
+// sends share a pipeline.
+func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
+	values := r.fields(d.Token)
 	for {
 		_, _, err := b.sends.do(ctx, outgoing{d.ReplyTo, values}, len(r.Body)+200)
 		if err == nil || errors.Is(err, ErrClosed) {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"mime"
+	"net/url"
 	"strings"
 	"unicode/utf8"
 
@@ -42,6 +43,17 @@ func EventDocument(e Event) api.Event {
 	return api.Event{
 		Number: e.Number, Type: api.EventType(e.Type), At: api.Time(e.At), ContentType: e.ContentType,
 		Encoding: api.EventEncoding(encoding), Body: body,
+	}
+}
+
+// ClaimDocument is a claim as the wire has it. publicURL is as of Document.
+func ClaimDocument(d Delivery, publicURL string) api.Claim {
+	encoding, body := encodeBody(d.ContentType, d.Body)
+	return api.Claim{
+		Token: d.Token, CorrelationID: d.ID, Service: d.Service, Attempt: d.Attempt, DeadlineAt: api.Time(d.Deadline),
+		LeaseSeconds: float32(d.Lease.Seconds()), Traceparent: validText(d.Traceparent), Headers: d.Headers,
+		ContentType: validText(d.ContentType), Size: len(d.Body), Encoding: api.ClaimEncoding(encoding), Body: body,
+		Links: api.ClaimLinks{Replies: strings.TrimSuffix(publicURL, "/") + "/v1/claims/" + url.PathEscape(d.Token) + "/replies"},
 	}
 }
 

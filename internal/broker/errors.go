@@ -26,10 +26,19 @@ var (
 	// ErrUnavailable is returned while Redis can't be asked. For Submit it
 	// means: not accepted, nothing will run.
 	ErrUnavailable = errors.New("Redis can't be reached")
-	// ErrUnknownOutcome is returned by Submit, Cancel and Delete where the
+	// ErrUnknownOutcome is returned by Submit, Cancel, Delete and Answer where the
 	// connection broke after the command was sent: it had its effect or not.
 	// Only a repeat can tell, of a submit with the same idempotency key.
 	ErrUnknownOutcome = errors.New("connection to Redis broke after the command was sent")
+	// ErrUnknownClaim is returned by Answer for a token that was not handed out
+	// with a claim.
+	ErrUnknownClaim = errors.New("unknown claim")
+	// ErrClaimLost is returned by Answer where the request has its outcome, or
+	// another attempt at it has begun.
+	ErrClaimLost = errors.New("claim is no longer held")
+	// ErrEventTooLarge is returned by Answer for a progress or partial reply that
+	// is larger than is kept.
+	ErrEventTooLarge = errors.New("event is too large")
 	// ErrClosed is returned by calls on a closed Broker.
 	ErrClosed = errors.New("broker is closed")
 )

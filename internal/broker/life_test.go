@@ -26,9 +26,11 @@ type life struct {
 	rude     *redis.Client // does what no worker should
 	requests map[correlation.ID]*witness
 	held     []broker.Delivery // by workers, dead ones too
+	reserved []broker.Delivery // by a gateway, also what it gave away or back since
 	sent     map[string]int    // body of a reply → attempt that it was sent for
 	seq      int
 	paused   bool
+	acked    bool                        // a worker acknowledged by itself: then what runs looks queued until a sweep
 	order    map[string][]correlation.ID // by ordering key: those accepted, first come first
 }
 
@@ -68,6 +70,7 @@ func drawStep() *rapid.Generator[step] {
 				"submit", "submit", "claim", "claim", "progress", "final", "final", "failed", "retry", "retry at once",
 				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete", "ack", "sweep",
 				"submit ordered", "submit ordered", "submit delayed", "submit high", "submit with a key", "pause", "regulate",
+				"reserve", "reserve", "entrust", "entrust", "unclaim",
 			}).Draw(t, "do"),
 			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
 			Wait: time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond,
@@ -149,8 +152,14 @@ func (l *life) step(t *testing.T, s step) error {
 		if sub.OrderingKey != "" {
 			l.order[sub.OrderingKey] = append(l.order[sub.OrderingKey], r.ID)
 		}
-	case "claim":
-		got, err := l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), []string{"echo"}, 1, time.Millisecond)
+	case "claim", "reserve":
+		var got []broker.Delivery
+		var err error
+		if s.Do == "claim" {
+			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), []string{"echo"}, 1, time.Millisecond)
+		} else {
+			got, err = l.b.Reserve(ctx, "echo", 1, time.Millisecond)
+		}
 		if err != nil {
 			return err
 		}
@@ -168,7 +177,26 @@ func (l *life) step(t *testing.T, s step) error {
 		if len(got) > 0 && l.paused {
 			return fmt.Errorf("delivered %s of a paused service", got[0].Body)
 		}
+		if s.Do == "claim" {
+			l.held = append(l.held, got...)
+		} else {
+			l.reserved = append(l.reserved, got...)
+		}
+	case "entrust", "unclaim":
+		if len(l.reserved) == 0 {
+			return nil
+		}
+		d := l.reserved[s.Pick%len(l.reserved)]
+		if s.Do == "unclaim" {
+			return l.b.Unclaim(ctx, d)
+		}
+		got, err := l.b.Entrust(ctx, []broker.Delivery{d})
 		l.held = append(l.held, got...)
+		id, _ := correlation.Parse(d.ID)
+		if w := l.requests[id]; len(got) > 0 && (w == nil || w.record.Status.Terminal()) {
+			return fmt.Errorf("entrusted a request that has ended: %+v", w)
+		}
+		return err
 	case "progress", "final", "failed", "retry", "retry at once", "heartbeat":
 		if len(l.held) == 0 {
 			return nil
@@ -203,6 +231,7 @@ func (l *life) step(t *testing.T, s step) error {
 		for _, p := range l.rude.XPendingExt(ctx, &redis.XPendingExtArgs{
 			Stream: "cc:{0}:queue:echo", Group: "workers", Start: "-", End: "+", Count: 1,
 		}).Val() {
+			l.acked = true
 			return l.rude.XAck(ctx, "cc:{0}:queue:echo", "workers", p.ID).Err()
 		}
 	case "sweep":
@@ -277,6 +306,9 @@ func (l *life) check(t *testing.T) error {
 		}
 		if r.Attempt < old.Attempt || r.Attempt > 3 || r.Events < old.Events {
 			return fmt.Errorf("%s went from attempt %d, event %d to %d, %d", id, old.Attempt, old.Events, r.Attempt, r.Events)
+		}
+		if r.Attempt == old.Attempt && old.Status == broker.Running && r.Status == broker.Queued && !l.acked {
+			return fmt.Errorf("%s was running and is queued, in the same attempt", id)
 		}
 		if r.Reply != nil && len(r.Reply.Body) > 0 && l.sent[string(r.Reply.Body)] != r.Attempt {
 			return fmt.Errorf("%s: attempt %d ended with %q of attempt %d", id, r.Attempt, r.Reply.Body, l.sent[string(r.Reply.Body)])

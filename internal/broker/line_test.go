@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -267,6 +268,28 @@ func TestAttemptsAreRemembered(t *testing.T) {
 			if a.Number != i+1 || a.Worker != "w1" || a.Error.Code != "busy" || a.Error.Message != fmt.Sprint("try ", i) || a.Started.IsZero() || a.Ended.Before(a.Started) {
 				t.Errorf("attempt %d: %+v", i+1, a)
 			}
+		}
+	})
+}
+
+// A worker that acknowledged by itself left an entry on the stream that nobody can
+// take back: a pause must not wait for it.
+func TestPauseBesideAnAcknowledgedEntry(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		submit(t, b, "acknowledged")
+		d := claim(t, b)
+		if err := redis.Client.XAck(t.Context(), "cc:{0}:queue:echo", "workers", d.Entry).Err(); err != nil {
+			t.Fatal(err)
+		}
+		submit(t, b, "taken back")
+		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+		defer stop()
+		if err := b.Pause(ctx, "echo"); err != nil {
+			t.Fatal(err)
+		}
+		if n := redis.Client.XLen(t.Context(), "cc:{0}:queue:echo").Val(); n != 1 {
+			t.Errorf("%d entries are on the stream", n)
 		}
 	})
 }

@@ -4,8 +4,8 @@
 //	g, err := gateway.Start(ctx, gateway.Options{Config: c, …}) // returned: the port answers
 //	err = g.Run(ctx)                                            // until ctx ends, then drains
 //
-// The order of a drain: not ready, and no new requests; waiters and streams let
-// go, so that their clients resume elsewhere; open calls finished; partitions
+// The order of a drain: not ready, and no new requests; waiters, streams and
+// claims let go, so that their clients resume elsewhere; open calls finished; partitions
 // handed over; connections closed. It is cut short at the configured budget.
 package gateway
 
@@ -26,6 +26,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/config"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
 	"github.com/coatcheck/coatcheck/internal/metrics"
+	"github.com/coatcheck/coatcheck/internal/pull"
 	"github.com/coatcheck/coatcheck/internal/steward"
 	"github.com/coatcheck/coatcheck/internal/upstream"
 	"github.com/coatcheck/coatcheck/internal/watch"
@@ -58,6 +59,7 @@ type Gateway struct {
 	listener net.Listener
 	broker   *broker.Broker
 	hub      *watch.Hub
+	pull     *pull.Desk
 	steward  *steward.Steward
 	server   *http.Server
 	api      *httpapi.Server
@@ -96,10 +98,10 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	if g.broker, err = open(ctx, brokerOptions(o, chain)); err != nil {
 		return nil, errors.Join(err, g.listener.Close())
 	}
-	g.hub = watch.New(g.broker, o.Logger)
+	g.hub, g.pull = watch.New(g.broker, o.Logger), pull.New(g.broker, o.Logger)
 	g.steward = steward.New(g.broker, o.Logger)
-	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"steward", g.steward.Run}}
-	numbers := metrics.Sources{Open: func() (int64, int64) { return g.api.Open() }, Held: g.steward.Held, Version: o.Version}
+	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"pull", g.pull.Run}, {"steward", g.steward.Run}}
+	numbers := metrics.Sources{Open: func() (int64, int64) { return g.api.Open() }, Claims: g.pull.Waiting, Held: g.steward.Held, Version: o.Version}
 	check := func(string) error {
 		return errors.New("this gateway has no callbacks.secret to sign with, so it sends none")
 	}
@@ -127,7 +129,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 		g.workers = append(g.workers, part{"upstream " + name, u.Run})
 	}
 	g.api = httpapi.New(httpapi.Options{
-		Broker: g.broker, Hub: g.hub, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
+		Broker: g.broker, Hub: g.hub, Pull: g.pull, Logger: o.Logger, Keys: c.Auth.Keys, PublicURL: c.PublicURL,
 		MaxBody: int64(c.MaxBody), Inflight: int64(c.MaxInflight), Bounds: httpapi.Bounds(c.Bounds),
 		Upstreams: upstreams(c), Chain: chain, Redact: redact(c), CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
 	})
@@ -233,6 +235,7 @@ func (g *Gateway) drain() {
 	g.api.Drain()
 	time.Sleep(notReadyFirst)
 	g.hub.Drain()
+	g.pull.Drain()
 	ctx, stop := context.WithTimeout(context.Background(), g.budget)
 	defer stop()
 	if err := g.server.Shutdown(ctx); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/contracttest"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
+	"github.com/coatcheck/coatcheck/internal/pull"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 	"github.com/coatcheck/coatcheck/internal/steward"
 	"github.com/coatcheck/coatcheck/internal/watch"
@@ -35,6 +36,7 @@ type front struct {
 	t         *testing.T
 	broker    *broker.Broker
 	hub       *watch.Hub
+	pull      *pull.Desk
 	server    *httpapi.Server
 	mini      *miniredis.Miniredis
 	dialRedis func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -80,8 +82,8 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 		f.t.Fatal(err)
 	}
 	f.mini.Server().SetPreHook(f.hook) // there is no server before the first connection
-	f.pipes, f.broker, f.hub = newPipes(), b, watch.New(b, logger)
-	o := httpapi.Options{Broker: b, Hub: f.hub, Logger: logger}
+	f.pipes, f.broker, f.hub, f.pull = newPipes(), b, watch.New(b, logger), pull.New(b, logger)
+	o := httpapi.Options{Broker: b, Hub: f.hub, Pull: f.pull, Logger: logger}
 	for _, c := range change {
 		c(&o)
 	}
@@ -93,10 +95,11 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 	}
 	f.client = client
 	ctx, end := context.WithCancel(context.Background())
-	hub, pipes := f.hub, f.pipes
+	hub, desk, pipes := f.hub, f.pull, f.pipes
 	var all sync.WaitGroup
 	all.Go(func() { b.Run(ctx) })
 	all.Go(func() { hub.Run(ctx) })
+	all.Go(func() { desk.Run(ctx) })
 	all.Go(func() { steward.New(b, logger).Run(ctx) })
 	all.Go(func() { server.Serve(pipes) })
 	return func() {

@@ -40,6 +40,16 @@ func TestPathsAndMethods(t *testing.T) {
 			{"POST", "/v1/services", "method-not-allowed", "GET, HEAD"},
 			{"POST", "/v1/services/a%2Fb", "method-not-allowed", "GET, HEAD"},
 			{"POST", "/livez", "method-not-allowed", "GET, HEAD"},
+			{"GET", "/v1/services/echo/claims", "method-not-allowed", "POST"},
+			{"GET", "/v1/claims/x/replies", "method-not-allowed", "POST"},
+			{"POST", "/v1/claims", "no-such-route", ""},
+			{"POST", "/v1/claims/x", "no-such-route", ""},
+
+			{"POST", "/v1/services/ECHO/claims", "unknown-service", ""},
+			{"POST", "/v1/services/%00%ff/claims", "unknown-service", ""},
+			{"POST", "/v1/claims/x/replies", "unknown-claim", ""},
+			{"POST", "/v1/claims/%0d%0aX-Evil:%20yes/replies", "unknown-claim", ""},
+			{"POST", "/v1/claims/a%2Fb/replies", "unknown-claim", ""},
 
 			{"GET", "/v1/services/a%2Fb", "unknown-service", ""},
 			{"POST", "/v1/services/ECHO/requests", "unknown-service", ""},

@@ -59,6 +59,7 @@ var table = []struct {
 	{broker.ErrGone, "gone"},
 	{broker.ErrTerminal, "already-terminal"},
 	{broker.ErrUnknownService, "unknown-service"},
+	{broker.ErrUnknownClaim, "unknown-claim"},
 	{broker.ErrIdempotencyMismatch, "idempotency-mismatch"},
 	{broker.ErrQueueFull, "queue-full"},
 	{broker.ErrMemory, "memory-full"},

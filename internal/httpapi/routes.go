@@ -32,6 +32,9 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/services", s.handle(s.services, auth.Read))
 	r.Get("/v1/services/{service}", s.handle(s.service, auth.Read))
 
+	r.Post("/v1/services/{service}/claims", s.handle(s.claim, auth.Work))
+	r.Post("/v1/claims/{token}/replies", s.handle(s.answer, auth.Work))
+
 	r.Get("/livez", s.handle(s.livez))
 	r.Get("/readyz", s.handle(s.readyz))
 	r.Get("/openapi.yaml", s.handle(s.openapi))

@@ -32,6 +32,8 @@ var needed = map[string]auth.Scope{
 	"POST /v1/requests/{id}/stream-ticket": auth.Read,
 	"GET /v1/services":                     auth.Read,
 	"GET /v1/services/{service}":           auth.Read,
+	"POST /v1/services/{service}/claims":   auth.Work,
+	"POST /v1/claims/{token}/replies":      auth.Work,
 	"GET /metrics":                         auth.Admin,
 	"GET /livez":                           "",
 	"GET /readyz":                          "",
@@ -83,8 +85,9 @@ func TestEveryRouteNeedsItsScope(t *testing.T) {
 			method, path, _ := strings.Cut(route, " ")
 			call := func(key string) answer {
 				d := f.submit("x", as("submit"))
+				token := f.claim().Token
 				f.post(d.Links.Cancel, "", as("cancel")) // or its stream would not end
-				fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID)
+				fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID, "{token}", token)
 				if key == "" {
 					return f.call(method, fill.Replace(path), nil)
 				}

@@ -21,13 +21,15 @@ import (
 	"github.com/coatcheck/coatcheck/api/intercept"
 	"github.com/coatcheck/coatcheck/internal/auth"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/pull"
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
 
-// Options of New. Broker, Hub and Logger are required.
+// Options of New. Broker, Hub, Pull and Logger are required.
 type Options struct {
 	Broker    *broker.Broker
 	Hub       *watch.Hub
+	Pull      *pull.Desk
 	Logger    *slog.Logger
 	Keys      auth.Keys // nil: no API keys are needed
 	PublicURL string    // stands before links; "" makes them paths

@@ -25,6 +25,7 @@ const scrapeTimeout = 2 * time.Second
 // Sources are the parts of a gateway that have numbers of their own.
 type Sources struct {
 	Open    func() (waiting, streams int64) // calls that wait, streams that are open
+	Claims  func() int                      // claims over HTTP that wait for work
 	Held    func() int                      // partitions that this process does the upkeep of
 	Sent    func() callback.Stats           // of callbacks; nil: this gateway sends none
 	Version string
@@ -48,6 +49,7 @@ var (
 	descTable   = prometheus.NewDesc("coatcheck_requests", "Requests in the correlation table; outcomes to five minutes.", []string{"status"}, nil)
 	descWaiting = prometheus.NewDesc("coatcheck_waiters", "Calls that wait for an outcome on this gateway.", nil, nil)
 	descStreams = prometheus.NewDesc("coatcheck_streams", "Event streams open on this gateway.", nil, nil)
+	descClaims  = prometheus.NewDesc("coatcheck_claims_waiting", "Claims over HTTP that wait for work on this gateway.", nil, nil)
 	descHeld    = prometheus.NewDesc("coatcheck_partitions_held", "Partitions that this gateway does the upkeep of.", nil, nil)
 	descReady   = prometheus.NewDesc("coatcheck_redis_up", "Whether Redis answers this gateway.", nil, nil)
 	descLost    = prometheus.NewDesc("coatcheck_redis_data_lost_total", "Times that Redis came back without its data.", nil, nil)
@@ -112,6 +114,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	waiting, streams := m.sources.Open()
 	gauge(descWaiting, float64(waiting))
 	gauge(descStreams, float64(streams))
+	gauge(descClaims, float64(m.sources.Claims()))
 	gauge(descHeld, float64(m.sources.Held()))
 	s := m.broker.Stats()
 	out <- prometheus.MustNewConstMetric(descLost, prometheus.CounterValue, float64(s.DataLost))

@@ -27,7 +27,7 @@ func TestNames(t *testing.T) {
 	}
 	defer b.Close()
 	h := metrics.New(b, metrics.Sources{
-		Open: func() (int64, int64) { return 2, 3 }, Held: func() int { return 1 }, Version: "v1.2.3",
+		Open: func() (int64, int64) { return 2, 3 }, Claims: func() int { return 4 }, Held: func() int { return 1 }, Version: "v1.2.3",
 		Sent: func() callback.Stats { return callback.Stats{Delivered: 4, Failed: 5, GivenUp: 6, Dropped: 7, Held: 8} },
 	})
 	if _, _, err := b.Submit(t.Context(), broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte("x")}); err != nil {
@@ -80,7 +80,7 @@ func TestNames(t *testing.T) {
 	slices.Sort(names)
 	want := []string{
 		"coatcheck_build_info", "coatcheck_callbacks_owed", "coatcheck_callbacks_total",
-		"coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds",
+		"coatcheck_claims_waiting", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds",
 		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
 		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
 	}

@@ -223,6 +223,40 @@ func TestWorkerInPython(t *testing.T) {
 	shout(t, addr)
 }
 
+func TestWorkerByAnyProgram(t *testing.T) {
+	redis, addr, path := redistest.Start(t), freeAddr(t), binary(t)
+	run(t, addr, path, "serve", "--addr", addr, "--redis-url", redis.URL)
+	line := strings.TrimSpace(strings.SplitN(section(t, "needs nothing of the above:", "runs it for each"), "\n\n", 3)[1])
+	worker := exec.Command("sh", "-c", "exec "+line)
+	worker.Env = append(os.Environ(), "COATCHECK_REDIS_URL="+redis.URL, "PATH="+filepath.Dir(path)+":"+os.Getenv("PATH"))
+	begin(t, worker)
+	shout(t, addr)
+}
+
+func TestWorkerByCurl(t *testing.T) {
+	redis, addr := redistest.Start(t), freeAddr(t)
+	run(t, addr, binary(t), "serve", "--addr", addr, "--redis-url", redis.URL)
+	worker := exec.Command("sh", "-c", section(t, "```sh\n", "```"))
+	worker.Dir = t.TempDir()
+	worker.Env = append(os.Environ(), "COATCHECK_URL=http://"+addr)
+	begin(t, worker)
+	shout(t, addr)
+}
+
+// begin starts a worker of an example, and ends it and its children with the test.
+func begin(t *testing.T, worker *exec.Cmd) {
+	t.Helper()
+	worker.Stderr = os.Stderr
+	worker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-worker.Process.Pid, syscall.SIGKILL)
+		worker.Wait()
+	})
+}
+
 func TestWorkerByHand(t *testing.T) {
 	redis, addr := redistest.Start(t), freeAddr(t)
 	run(t, addr, binary(t), "serve", "--addr", addr, "--redis-url", redis.URL)

@@ -93,11 +93,12 @@ end
 local function gone(r) return r.finished and NOW >= r.finished + r.retention end
 
 -- claim reads off the pending list who holds the entry since when, and
--- remembers it in r. Nothing is written: claiming costs no command.
+-- remembers it in r. Nothing is written: claiming costs no command. What a
+-- gateway holds for a worker that it has yet to find is nobody's, see entrust.lua.
 local function claim(r)
   if r.started or not r.entry then return r.started end
   local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
-  if p.err or not p[1] then return nil end
+  if p.err or not p[1] or string.sub(p[1][2], 1, 5) == 'pull:' then return nil end
   r.worker, r.started = p[1][2], math.max(NOW - p[1][3], stream_ms(r.entry)) -- idle times are rounded
   return r.started
 end

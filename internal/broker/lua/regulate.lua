@@ -32,10 +32,12 @@ if not limit and #in_line(service, 1) > 0 then limit = 1e9 end
 if limit then redis.call('HSET', limits, service, int(limit)) else redis.call('HDEL', limits, service) end
 
 -- take_back moves what no worker has claimed from the stream to the line, but
--- for the first spare of it, keeping its order.
+-- for the first spare of it, keeping its order. Returns whether there is more of
+-- it: how many are on the stream does not tell, since who acknowledged by itself
+-- left an entry there that is neither pending nor to be had.
 local function take_back(spare)
   local delivered = last_delivered(KEYS[1])
-  if not delivered then return end
+  if not delivered then return false end
   local found, moved = redis.call('XRANGE', KEYS[1], delivered, '+', 'COUNT', spare + BATCH + 1), 0
   local skipped = 0
   for i = 1, #found do
@@ -52,17 +54,19 @@ local function take_back(spare)
           record_place(r)
         end
         redis.call('XDEL', KEYS[1], entry)
+      else
+        return true
       end
     end
   end
+  return #found > spare + BATCH
 end
 
 local length = redis.call('XLEN', KEYS[1])
 local spare = limit and math.max(0, limit - pending)
 local more = false
 if limit and length - pending > spare then
-  take_back(spare)
-  more = redis.call('XLEN', KEYS[1]) - pending > spare
+  more = take_back(spare)
 else
   more = release(service)
 end

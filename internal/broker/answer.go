@@ -1,0 +1,56 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+var answerScript = newScript("answer")
+
+// tokenForm is what enqueue in prelude.lua writes: ID, attempt, nonce.
+var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})\.([1-9][0-9]{0,9})\.([0-9a-f]{1,64})$`)
+
+// Answer takes a reply by the token of a claim, for a worker that has nothing
+// else in its hand. Unlike Send it tells whether the claim still holds, and
+// tries once. id is the request's, as soon as the token can be read.
+//
+// ErrUnknownClaim, ErrGone, ErrEventTooLarge; ErrClaimLost, with now saying where
+// the request stands instead; ErrMemory and ErrUnavailable (not taken),
+// ErrUnknownOutcome.
+func (b *Broker) Answer(ctx context.Context, token string, r WorkerReply) (id correlation.ID, now Status, err error) {
+	parts := tokenForm.FindStringSubmatch(token)
+	if parts == nil {
+		return id, "", ErrUnknownClaim
+	}
+	if id, err = correlation.Parse(parts[1]); err != nil {
+		return id, "", fmt.Errorf("%w: %w", ErrUnknownClaim, err)
+	}
+	if (r.Type == "progress" || r.Type == "partial") && len(r.Body) > maxEventSize {
+		return id, "", ErrEventTooLarge
+	}
+	if err := b.Ready(); err != nil {
+		return id, "", err
+	}
+	p := partitionOf(id)
+	args := append([]any{id.String(), parts[2], parts[3]}, r.fields(token)...)
+	raw, err := answerScript.run(ctx, b.redis.commands, p, []string{p.request(id), p.replies()}, args...)
+	if err != nil {
+		if wrapped := fault("take a reply", err); unsent(err) {
+			return id, "", wrapped
+		}
+		return id, "", fmt.Errorf("take a reply: %w: %w", ErrUnknownOutcome, err)
+	}
+	v := texts(raw)
+	switch v[0] {
+	case "gone":
+		return id, "", ErrGone
+	case "foreign":
+		return id, "", ErrUnknownClaim
+	case "lost":
+		return id, Status(v[1]), ErrClaimLost
+	}
+	return id, Status(v[1]), nil
+}

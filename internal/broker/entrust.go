@@ -1,0 +1,62 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What a gateway reads for workers that ask it is on two names, one after the
+// other. prelude.lua knows the first.
+const (
+	holder   = "pull:" // + gateway: work that it holds, and that is as good as unclaimed
+	handedTo = "http:" // + gateway: work that a worker got from it
+)
+
+var entrustScript = newScript("entrust")
+
+// Reserve is Claim for a worker that this process has yet to find. To everybody else
+// what it holds is still queued. Follow it by Entrust or Unclaim: without either
+// the lease ends.
+func (b *Broker) Reserve(ctx context.Context, service string, n int, block time.Duration) ([]Delivery, error) {
+	return b.Claim(ctx, holder+b.name, []string{service}, n, block)
+}
+
+// Entrust makes what Reserve returned a worker's, at the last moment before it gets
+// it. handed leaves out what has ended meanwhile. ErrUnavailable: all of it may
+// be handed over or not, and Unclaim puts back what is not.
+func (b *Broker) Entrust(ctx context.Context, held []Delivery) (handed []Delivery, err error) {
+	answers, unknown := b.sendEntrust(ctx, held)
+	if unknown {
+		if err := load(ctx, b.redis.commands); err != nil {
+			return nil, fault("load the scripts", err)
+		}
+		answers, _ = b.sendEntrust(ctx, held)
+	}
+	for i, d := range held {
+		took, err := answers[i].Int()
+		if err != nil {
+			return nil, fault("hand work over", err)
+		}
+		if took == 1 {
+			handed = append(handed, d)
+		}
+	}
+	return handed, nil
+}
+
+// sendEntrust asks for all in one pipeline, and tells whether the script was
+// unknown to Redis.
+func (b *Broker) sendEntrust(ctx context.Context, held []Delivery) (answers []*redis.Cmd, unknown bool) {
+	pipe := b.redis.commands.Pipeline()
+	for _, d := range held {
+		p, key := d.home()
+		answers = append(answers, pipe.EvalSha(ctx, entrustScript.sha, []string{key}, p.prefix(), d.ID, d.Token, d.Entry, handedTo+b.name))
+	}
+	_, _ = pipe.Exec(ctx) // each answer has its own error
+	for _, a := range answers {
+		unknown = unknown || isNoScript(a.Err())
+	}
+	return answers, unknown
+}
