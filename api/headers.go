@@ -19,6 +19,12 @@ const (
 	HeaderStartTimeout   = OptionPrefix + "Start-Timeout"
 	HeaderRunTimeout     = OptionPrefix + "Run-Timeout"
 	HeaderRetention      = OptionPrefix + "Retention"
+	HeaderMaxAttempts    = OptionPrefix + "Max-Attempts"
+	HeaderBackoff        = OptionPrefix + "Backoff"
+	HeaderDelay          = OptionPrefix + "Delay"
+	HeaderPriority       = OptionPrefix + "Priority"
+	HeaderOrderingKey    = OptionPrefix + "Ordering-Key"
+	HeaderConcurrencyKey = OptionPrefix + "Concurrency-Key"
 	HeaderCallbackURL    = OptionPrefix + "Callback-Url"
 	HeaderCallbackEvents = OptionPrefix + "Callback-Events"
 )
@@ -49,6 +55,7 @@ var ReplyOptions = map[string]string{
 // header is an error: a typing mistake must not pass in silence.
 var Options = []string{
 	HeaderTimeout, HeaderStartTimeout, HeaderRunTimeout, HeaderRetention,
+	HeaderMaxAttempts, HeaderBackoff, HeaderDelay, HeaderPriority, HeaderOrderingKey, HeaderConcurrencyKey,
 	HeaderCallbackURL, HeaderCallbackEvents,
 }
 

@@ -117,6 +117,24 @@ func (e StatusStatus) Valid() bool {
 	}
 }
 
+// Defines values for StatusPriority.
+const (
+	High StatusPriority = "high"
+	Low  StatusPriority = "low"
+)
+
+// Valid indicates whether the value is a known member of the StatusPriority enum.
+func (e StatusPriority) Valid() bool {
+	switch e {
+	case High:
+		return true
+	case Low:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Redact.
 const (
 	RedactFalse Redact = "false"
@@ -169,6 +187,21 @@ func (e EventsParamsRedact) Valid() bool {
 	default:
 		return false
 	}
+}
+
+// Attempt One try at a request that led to another
+type Attempt struct {
+	Attempt int    `json:"attempt"`
+	Worker  string `json:"worker,omitempty,omitzero"`
+
+	// StartedAt RFC 3339, UTC, milliseconds
+	StartedAt Time `json:"started_at,omitempty,omitzero"`
+
+	// EndedAt RFC 3339, UTC, milliseconds
+	EndedAt Time `json:"ended_at"`
+
+	// Error Why a request did not succeed
+	Error Error `json:"error"`
 }
 
 // Claim One attempt at a request, which is the worker's until its lease ends
@@ -317,6 +350,12 @@ type Service struct {
 
 	// RunSeconds Recent mean from claim to outcome
 	RunSeconds float32 `json:"run_seconds,omitempty,omitzero"`
+
+	// Scheduled Part of depth: requests that wait for an instant, by a delay or a back-off
+	Scheduled int `json:"scheduled,omitempty,omitzero"`
+
+	// PausedAt RFC 3339, UTC, milliseconds
+	PausedAt Time `json:"paused_at,omitempty,omitzero"`
 }
 
 // ServiceList The known services
@@ -334,6 +373,13 @@ type Status struct {
 	Reason  string `json:"reason,omitempty,omitzero"`
 	Attempt int    `json:"attempt"`
 
+	// Attempts The attempts before this one, oldest first, the latest 20
+	Attempts    []Attempt `json:"attempts,omitempty,omitzero"`
+	MaxAttempts int       `json:"max_attempts,omitempty,omitzero"`
+
+	// Priority Left out where it is normal
+	Priority StatusPriority `json:"priority,omitempty,omitzero"`
+
 	// Error Why a request did not succeed
 	Error Error `json:"error,omitempty,omitzero"`
 
@@ -348,6 +394,9 @@ type Status struct {
 
 	// QueuedAt RFC 3339, UTC, milliseconds
 	QueuedAt Time `json:"queued_at,omitempty,omitzero"`
+
+	// ScheduledFor RFC 3339, UTC, milliseconds
+	ScheduledFor Time `json:"scheduled_for,omitempty,omitzero"`
 
 	// StartedAt RFC 3339, UTC, milliseconds
 	StartedAt Time `json:"started_at,omitempty,omitzero"`
@@ -378,6 +427,9 @@ type Status struct {
 // StatusStatus defines model for Status.Status.
 type StatusStatus string
 
+// StatusPriority Left out where it is normal
+type StatusPriority string
+
 // StreamTicket Opens the events of one request without an API key
 type StreamTicket struct {
 	Ticket string `json:"ticket"`
@@ -385,6 +437,9 @@ type StreamTicket struct {
 	// ExpiresAt RFC 3339, UTC, milliseconds
 	ExpiresAt Time `json:"expires_at"`
 }
+
+// Backoff defines model for Backoff.
+type Backoff = string
 
 // CallbackEvents defines model for CallbackEvents.
 type CallbackEvents = string
@@ -395,6 +450,12 @@ type CallbackURL = string
 // ClaimToken defines model for ClaimToken.
 type ClaimToken = string
 
+// ConcurrencyKey defines model for ConcurrencyKey.
+type ConcurrencyKey = string
+
+// Delay defines model for Delay.
+type Delay = string
+
 // ID defines model for Id.
 type ID = string
 
@@ -404,11 +465,20 @@ type IdempotencyKey = string
 // IfNoneMatch defines model for IfNoneMatch.
 type IfNoneMatch = string
 
+// MaxAttempts defines model for MaxAttempts.
+type MaxAttempts = string
+
 // MaxClaims defines model for MaxClaims.
 type MaxClaims = int
 
+// OrderingKey defines model for OrderingKey.
+type OrderingKey = string
+
 // Prefer defines model for Prefer.
 type Prefer = string
+
+// Priority defines model for Priority.
+type Priority = string
 
 // Redact defines model for Redact.
 type Redact string
@@ -626,6 +696,24 @@ type SubmitParams struct {
 	// CoatcheckRetention Outcome → forgotten, default 24h
 	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
 
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
+
 	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
 	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
 
@@ -655,6 +743,24 @@ type DeleteBelowParams struct {
 
 	// CoatcheckRetention Outcome → forgotten, default 24h
 	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
 
 	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
 	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
@@ -686,6 +792,24 @@ type GetBelowParams struct {
 	// CoatcheckRetention Outcome → forgotten, default 24h
 	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
 
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
+
 	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
 	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
 
@@ -715,6 +839,24 @@ type PatchBelowParams struct {
 
 	// CoatcheckRetention Outcome → forgotten, default 24h
 	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
 
 	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
 	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
@@ -746,6 +888,24 @@ type PostBelowParams struct {
 	// CoatcheckRetention Outcome → forgotten, default 24h
 	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
 
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
+
 	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
 	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
 
@@ -775,6 +935,24 @@ type PutBelowParams struct {
 
 	// CoatcheckRetention Outcome → forgotten, default 24h
 	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
 
 	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
 	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`

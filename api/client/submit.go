@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,14 @@ type Request struct {
 	IdempotencyKey string            // default: a random one a call
 	Header         map[string]string // further headers, such as traceparent; not Prefer, the answer is always a status
 
-	Timeout, StartTimeout, RunTimeout, Retention time.Duration
+	Timeout, StartTimeout, RunTimeout, Retention, Backoff time.Duration
+
+	MaxAttempts int
+	Delay       time.Duration // accepted → in line; the other clocks start when it is over
+	Priority    string        // high, normal or low
+	// At most one of the two: requests with one key run one after the other in the
+	// order accepted, or as many at once as the service allows.
+	OrderingKey, ConcurrencyKey string
 
 	CallbackURL    string
 	CallbackEvents []string // of api.CallbackEventNames; default: the four outcomes
@@ -50,11 +58,18 @@ func (r Request) headers() http.Header {
 	for name, d := range map[string]time.Duration{
 		api.HeaderTimeout: r.Timeout, api.HeaderStartTimeout: r.StartTimeout,
 		api.HeaderRunTimeout: r.RunTimeout, api.HeaderRetention: r.Retention,
+		api.HeaderBackoff: r.Backoff, api.HeaderDelay: r.Delay,
 	} {
 		if d != 0 { // a negative one is the gateway's to refuse
 			h.Set(name, d.String())
 		}
 	}
+	if r.MaxAttempts != 0 {
+		h.Set(api.HeaderMaxAttempts, strconv.Itoa(r.MaxAttempts))
+	}
+	set(api.HeaderPriority, r.Priority)
+	set(api.HeaderOrderingKey, r.OrderingKey)
+	set(api.HeaderConcurrencyKey, r.ConcurrencyKey)
 	set(api.HeaderCallbackURL, r.CallbackURL)
 	set(api.HeaderCallbackEvents, strings.Join(r.CallbackEvents, ","))
 	set(api.HeaderIdempotencyKey, r.IdempotencyKey)

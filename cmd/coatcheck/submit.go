@@ -16,7 +16,9 @@ import (
 func submit() *cobra.Command {
 	var t target
 	var data, contentType, key, callback string
-	var timeout time.Duration
+	var timeout, delay time.Duration
+	var priority, ordering string
+	var attempts int
 	var waits bool
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
@@ -34,6 +36,7 @@ func submit() *cobra.Command {
 			}
 			s, err := cl.Submit(c.Context(), args[0], client.Request{
 				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback,
+				Delay: delay, Priority: priority, OrderingKey: ordering, MaxAttempts: attempts,
 			})
 			if err != nil {
 				return err
@@ -54,6 +57,10 @@ func submit() *cobra.Command {
 	c.Flags().StringVar(&key, "idempotency-key", "", "the same key and body give the same request")
 	c.Flags().StringVar(&callback, "callback-url", "", "where to post the outcome")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "accepted to outcome; 0 leaves what the gateway has set")
+	c.Flags().DurationVar(&delay, "delay", 0, "not before; the other clocks start when it is over")
+	c.Flags().StringVar(&priority, "priority", "", "high, normal or low")
+	c.Flags().StringVar(&ordering, "ordering-key", "", "requests with one key run one after the other")
+	c.Flags().IntVar(&attempts, "max-attempts", 0, "attempts before it fails; 0 leaves what the gateway has set")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
 	return c
 }

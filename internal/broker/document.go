@@ -19,10 +19,13 @@ func Document(r Record, publicURL string) api.Status {
 	self := strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + r.ID.String()
 	d := api.Status{
 		CorrelationID: r.ID.String(), Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
-		Attempt: r.Attempt, Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf,
+		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Attempts: attempts(r), Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf,
 		CreatedAt: api.Time(r.Created), QueuedAt: api.Time(r.Queued), StartedAt: api.Time(r.Started),
-		FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
+		ScheduledFor: api.Time(r.Release), FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
 		Links: api.Links{Self: self, Reply: self + "/reply", Events: self + "/events", Cancel: self + "/cancel"},
+	}
+	if r.Priority != PriorityNormal {
+		d.Priority = api.StatusPriority(r.Priority)
 	}
 	if r.Error != nil {
 		d.Error = api.Error{Code: r.Error.Code, Message: r.Error.Message}
@@ -35,6 +38,18 @@ func Document(r Record, publicURL string) api.Status {
 		}
 	}
 	return d
+}
+
+// attempts are those before the present one.
+func attempts(r Record) []api.Attempt {
+	var list []api.Attempt
+	for _, a := range r.Attempts {
+		list = append(list, api.Attempt{
+			Attempt: a.Number, Worker: a.Worker, StartedAt: api.Time(a.Started), EndedAt: api.Time(a.Ended),
+			Error: api.Error{Code: a.Error.Code, Message: a.Error.Message},
+		})
+	}
+	return list
 }
 
 // EventDocument is one event as the wire has it.

@@ -144,7 +144,16 @@ func (s *submission) record(answer []string) Record {
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
 		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]),
+		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
 	}
+}
+
+// release is when the delay of a submission is over; zero for none.
+func (s *submission) release(created time.Time) time.Time {
+	if s.Delay.Milliseconds() <= 0 {
+		return time.Time{}
+	}
+	return created.Add(s.Delay).Truncate(time.Millisecond)
 }
 
 // sendSubmits commits a batch. It re-sends what may not have arrived: the

@@ -57,6 +57,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("log.format: %q is none of auto, text, json", c.Log.Format)
 	case c.Bounds.MinTimeout <= 0 || c.Bounds.MinTimeout > c.Bounds.MaxTimeout:
 		return fmt.Errorf("bounds: min_timeout %s must be above 0 and at most max_timeout %s", c.Bounds.MinTimeout, c.Bounds.MaxTimeout)
+	case c.Bounds.MaxDelay < 0 || c.Bounds.MaxDelay > 30*24*time.Hour:
+		return fmt.Errorf("bounds.max_delay: %s is outside 0..720h", c.Bounds.MaxDelay)
 	case c.Bounds.MinRetention <= 0 || c.Bounds.MinRetention > c.Bounds.MaxRetention || c.Bounds.MaxRetention > 7*24*time.Hour:
 		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", c.Bounds.MinRetention, c.Bounds.MaxRetention)
 	}
@@ -136,6 +138,12 @@ func (s Limits) check(at string, b Bounds) error {
 	}
 	if s.MaxAttempts < 0 || s.MaxAttempts > 100 {
 		return fmt.Errorf("%s.max_attempts: %d is outside 1..100", at, s.MaxAttempts)
+	}
+	if s.Backoff != 0 && (s.Backoff < 10*time.Millisecond || s.Backoff > time.Hour) {
+		return fmt.Errorf("%s.backoff: %s is outside 10ms..1h", at, s.Backoff)
+	}
+	if s.Concurrency < 0 || s.KeyConcurrency < 0 {
+		return fmt.Errorf("%s: concurrency %d and key_concurrency %d must not be negative", at, s.Concurrency, s.KeyConcurrency)
 	}
 	if s.MaxQueued < 0 {
 		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)

@@ -95,6 +95,7 @@ type Bounds struct {
 	MaxTimeout   time.Duration `yaml:"max_timeout" env:"MAX_TIMEOUT" meaning:"longest timeout of any kind"`
 	MinRetention time.Duration `yaml:"min_retention" env:"MIN_RETENTION" meaning:"shortest retention"`
 	MaxRetention time.Duration `yaml:"max_retention" env:"MAX_RETENTION" meaning:"longest retention, at most a week"`
+	MaxDelay     time.Duration `yaml:"max_delay" env:"MAX_DELAY" meaning:"longest Coatcheck-Delay"`
 }
 
 // Admin says where operators look.
@@ -168,7 +169,7 @@ func Default() Config {
 		Addr: "127.0.0.1:8080", DataDir: "data", MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainTimeout: 20 * time.Second,
 		Log:      Log{Level: "info", Format: "auto"},
 		Defaults: Limits{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1},
-		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour},
+		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour, MaxDelay: 7 * 24 * time.Hour},
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	maxForwarded      = 32
 	maxForwardedBytes = 8 << 10
 	maxIdempotencyKey = 255
+	maxAttempts       = 100
+	minBackoff        = 10 * time.Millisecond
+	maxBackoff        = time.Hour
 )
 
 // forwardedNames go to the worker, and so does every X- header but those that
@@ -52,6 +55,7 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 		{api.HeaderStartTimeout, &sub.StartTimeout, b.MinTimeout, b.MaxTimeout},
 		{api.HeaderRunTimeout, &sub.RunTimeout, b.MinTimeout, b.MaxTimeout},
 		{api.HeaderRetention, &sub.Retention, b.MinRetention, b.MaxRetention},
+		{api.HeaderBackoff, &sub.Backoff, minBackoff, maxBackoff},
 	} {
 		if *option.into, err = duration(h, option.name, option.min, option.max); err != nil {
 			return sub, err
@@ -61,6 +65,9 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 		return sub, err
 	}
 	if sub.Callback, err = s.callback(h); err != nil {
+		return sub, err
+	}
+	if err := policies(h, &sub, b.MaxDelay, time.Now()); err != nil {
 		return sub, err
 	}
 	sub.Headers, err = s.targeted(r, service)

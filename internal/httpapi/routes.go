@@ -31,6 +31,8 @@ func (s *Server) routes() http.Handler {
 
 	r.Get("/v1/services", s.handle(s.services, auth.Read))
 	r.Get("/v1/services/{service}", s.handle(s.service, auth.Read))
+	r.Post("/v1/services/{service}/pause", s.handle(s.pause, auth.Admin))
+	r.Post("/v1/services/{service}/resume", s.handle(s.resume, auth.Admin))
 
 	r.Post("/v1/services/{service}/claims", s.handle(s.claim, auth.Work))
 	r.Post("/v1/claims/{token}/replies", s.handle(s.answer, auth.Work))

@@ -51,12 +51,14 @@ type Options struct {
 type Bounds struct {
 	MinTimeout, MaxTimeout     time.Duration
 	MinRetention, MaxRetention time.Duration
+	MaxDelay                   time.Duration
 }
 
 // DefaultBounds hold where none are configured.
 var DefaultBounds = Bounds{
 	MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour,
 	MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour,
+	MaxDelay: 7 * 24 * time.Hour,
 }
 
 // Limits of the front door.

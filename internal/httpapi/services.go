@@ -47,5 +47,6 @@ func (s *Server) serviceDocument(ctx context.Context, name string) (api.Service,
 	return api.Service{
 		Name: name, Depth: q.Depth, Running: q.Running, OldestAgeSeconds: float32(q.OldestAge.Seconds()),
 		StartedPerSecond: float32(q.PerSecond), RunSeconds: float32(q.RunTime.Seconds()),
+		Scheduled: q.Scheduled, PausedAt: api.Time(s.Broker.Paused(name)),
 	}, nil
 }
