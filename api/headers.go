@@ -21,13 +21,14 @@ const (
 	HeaderRetention      = OptionPrefix + "Retention"
 	HeaderCallbackURL    = OptionPrefix + "Callback-Url"
 	HeaderCallbackEvents = OptionPrefix + "Callback-Events"
+	HeaderTag            = OptionPrefix + "Tag"
 )
 
 // Options are the option headers that a submit takes. Another Coatcheck-
 // header is an error: a typing mistake must not pass in silence.
 var Options = []string{
 	HeaderTimeout, HeaderStartTimeout, HeaderRunTimeout, HeaderRetention,
-	HeaderCallbackURL, HeaderCallbackEvents,
+	HeaderCallbackURL, HeaderCallbackEvents, HeaderTag,
 }
 
 // CallbackEventNames are what a client may be told of.
