@@ -273,7 +273,7 @@ type Reset struct {
 type Service struct {
 	Name string `json:"name"`
 
-	// Description As its workers announced it
+	// Description As its workers announced it; in the document of one service only
 	Description string `json:"description,omitempty,omitzero"`
 
 	// Depth Requests that no worker has yet

@@ -33,8 +33,8 @@ type Worker struct {
 	Seen      time.Time
 }
 
-// claims tells whether the worker may take another request.
-func (w Worker) claims() bool { return !w.Draining || !w.Obeys }
+// Claims tells whether the worker may take another request.
+func (w Worker) Claims() bool { return !w.Draining || !w.Obeys }
 
 // roster is who announced itself, as read off the stream of announcements.
 type roster struct {
@@ -186,7 +186,7 @@ func (b *Broker) LiveWorkers(ctx context.Context, service string) (n int, ok boo
 		return 0, false
 	}
 	for _, w := range workers {
-		if w.claims() {
+		if w.Claims() {
 			n++
 		}
 	}
@@ -202,7 +202,7 @@ func (b *Broker) LiveWorkers(ctx context.Context, service string) (n int, ok boo
 func (b *Broker) Slots(ctx context.Context, service string) (n int, err error) {
 	announced, err := b.announced(ctx, false)
 	for _, w := range announced {
-		if w.claims() && slices.Contains(w.Services, service) {
+		if w.Claims() && slices.Contains(w.Services, service) {
 			n += w.Slots
 		}
 	}
