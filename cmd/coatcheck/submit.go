@@ -18,6 +18,7 @@ func submit() *cobra.Command {
 	var data, contentType, key, callback string
 	var timeout time.Duration
 	var waits bool
+	var tags []string
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
 		Short: "Submit a request; prints its status, with --wait its outcome",
@@ -33,7 +34,7 @@ func submit() *cobra.Command {
 				return err
 			}
 			s, err := cl.Submit(c.Context(), args[0], client.Request{
-				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback,
+				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
 			})
 			if err != nil {
 				return err
@@ -54,6 +55,7 @@ func submit() *cobra.Command {
 	c.Flags().StringVar(&key, "idempotency-key", "", "the same key and body give the same request")
 	c.Flags().StringVar(&callback, "callback-url", "", "where to post the outcome")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "accepted to outcome; 0 leaves what the gateway has set")
+	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
 	return c
 }
