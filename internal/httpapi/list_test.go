@@ -167,6 +167,11 @@ func TestListForgets(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
 		gone := f.submit("x").CorrelationID
 		f.call("DELETE", "/v1/requests/"+gone, nil)
+		for _, key := range f.mini.Keys() {
+			if strings.Contains(key, "listing:") {
+				t.Errorf("deleted, and listed in %s", key)
+			}
+		}
 		for i := range 3 {
 			f.submit("x", fmt.Sprintf("Coatcheck-Retention: %dm", 1+5*i))
 			f.echo()
