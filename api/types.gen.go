@@ -220,24 +220,6 @@ type Attempt struct {
 
 	// Error Why a request did not succeed
 	Error Error `json:"error"`
-
-	// Tags As given by Coatcheck-Tag
-	Tags []string `json:"tags,omitempty,omitzero"`
-
-	// QueuePosition An estimate, at most a second old
-	QueuePosition int `json:"queue_position,omitempty,omitzero"`
-
-	// EstimatedStart RFC 3339, UTC, milliseconds
-	EstimatedStart Time `json:"estimated_start,omitempty,omitzero"`
-
-	// LiveWorkers While scheduled or queued: how many workers of the service are known to be alive and take requests. 0 says that nobody is there to answer. A worker that never announces itself is known only while it holds a request
-	LiveWorkers *int `json:"live_workers,omitempty"`
-
-	// Links Where to go from here
-	Links Links `json:"links,omitempty,omitzero"`
-
-	// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
-	Reply Reply `json:"reply,omitempty,omitzero"`
 }
 
 // Attempts What was tried lately, as far as this gateway has looked
@@ -499,11 +481,11 @@ type Status struct {
 	// EstimatedStart RFC 3339, UTC, milliseconds
 	EstimatedStart Time `json:"estimated_start,omitempty,omitzero"`
 
-	// Links Where to go from here
-	Links Links `json:"links"`
-
 	// LiveWorkers While scheduled or queued: how many workers of the service are known to be alive and take requests. 0 says that nobody is there to answer. A worker that never announces itself is known only while it holds a request
 	LiveWorkers *int `json:"live_workers,omitempty"`
+
+	// Links Where to go from here
+	Links Links `json:"links"`
 
 	// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
 	Reply Reply `json:"reply,omitempty,omitzero"`

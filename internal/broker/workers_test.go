@@ -22,12 +22,21 @@ func enlist(t testing.TB, b *broker.Broker, e broker.Enlistment) (drain bool) {
 	return drain
 }
 
-// fresh waits until what is known of the workers may be read anew.
-func fresh(t testing.TB) {
+// slots waits until the service has so many: what is known is up to a second old.
+func slots(t testing.TB, b *broker.Broker, want int) {
 	t.Helper()
-	select {
-	case <-time.After(1010 * time.Millisecond): // the age of what is known, by the wall clock of a real server
-	case <-t.Context().Done():
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	for {
+		n, err := b.Slots(t.Context(), "echo")
+		if err == nil && n == want {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%d slots, want %d; %v", n, want, err)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 
@@ -85,10 +94,7 @@ func TestWorkers(t *testing.T) {
 		if err := w.Delist(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		fresh(t)
-		if n, err := b.Slots(t.Context(), "echo"); n != 1 || err != nil {
-			t.Errorf("%d slots, %v", n, err)
-		}
+		slots(t, b, 1)
 		if workers, err := b.WorkersOf(t.Context(), "echo"); err != nil || len(workers) != 2 || workers[1].Announced || workers[1].Busy != 1 {
 			t.Errorf("what still holds a request is shown: %+v, %v", workers, err)
 		}
