@@ -88,10 +88,10 @@ func TestLostClaims(t *testing.T) {
 		}{
 			"canceled":  {func(d api.Status, _ api.Claim) { f.post(d.Links.Cancel, "") }, "claim-lost", "it is canceled."},
 			"answered":  {func(_ api.Status, c api.Claim) { f.post(c.Links.Replies, "x") }, "claim-lost", "it is succeeded."},
-			"timed out": {func(api.Status, api.Claim) { time.Sleep(6 * time.Minute) }, "claim-lost", "it is timed_out."},
+			"timed out": {func(api.Status, api.Claim) { time.Sleep(20 * time.Second) }, "claim-lost", "it is timed_out."},
 			"forgotten": {func(d api.Status, _ api.Claim) { f.call("DELETE", d.Links.Self, nil) }, "gone", ""},
 		} {
-			d := f.submit("x")
+			d := f.submit("x", "Coatcheck-Timeout: 15s")
 			c1 := f.one()
 			c.lose(d, c1)
 			settled()
