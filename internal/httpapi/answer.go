@@ -27,6 +27,10 @@ var replyKinds = map[string][]string{
 	"retry":     {"delay", "error", "error_code"},
 }
 
+// maxReplyHeaders bounds the headers of a reply, names and values together; as JSON
+// they still fit into what a record keeps.
+const maxReplyHeaders = 4 << 10
+
 // atOnce is what "delay=0" becomes: 0 itself leaves the delay to the gateway.
 const atOnce = time.Millisecond
 
@@ -95,6 +99,12 @@ func workerReply(r *http.Request) (reply broker.WorkerReply, err error) {
 			return reply, fail("invalid-option", "A reply of type %s takes no %s. It was not taken.", reply.Type, name)
 		}
 	}
+	if reply.Headers, err = headersOf(r); err != nil {
+		return reply, err
+	}
+	if len(reply.Headers) > 0 && reply.Type != "final" && reply.Type != "failed" {
+		return reply, fail("invalid-option", "A reply of type %s takes no %s headers. It was not taken.", reply.Type, api.HeaderClaimForwarded)
+	}
 	if reply.Seq, err = numeric(given, "seq", 1, math.MaxInt32); err != nil {
 		return reply, err
 	}
@@ -114,6 +124,28 @@ func workerReply(r *http.Request) (reply broker.WorkerReply, err error) {
 	return reply, nil
 }
 
+// headersOf are the headers of the client's answer: Coatcheck-Header-X-Page becomes
+// x-page.
+func headersOf(r *http.Request) (map[string]string, error) {
+	var out map[string]string
+	size := 0
+	for name, values := range r.Header {
+		short, ok := strings.CutPrefix(name, api.HeaderClaimForwarded)
+		if !ok || short == "" {
+			continue
+		}
+		value := strings.Join(values, ", ")
+		if size += len(name) + len(value); unfit(value) || size > maxReplyHeaders {
+			return nil, fail("invalid-option", "The %s headers have bytes that are not valid UTF-8 text, control characters, or more than %d bytes together. The reply was not taken.", api.HeaderClaimForwarded, maxReplyHeaders)
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[strings.ToLower(short)] = value
+	}
+	return out, nil
+}
+
 // replyOptions gathers what is given as query parameter or as header, by the name
 // of the parameter.
 func replyOptions(r *http.Request) (map[string]string, error) {
@@ -128,7 +160,8 @@ func replyOptions(r *http.Request) (map[string]string, error) {
 		}
 	}
 	for name := range r.Header {
-		if strings.HasPrefix(name, api.OptionPrefix) && !slices.Contains(slices.Collect(maps.Values(api.ReplyOptions)), name) {
+		of := strings.HasPrefix(name, api.HeaderClaimForwarded) && name != api.HeaderClaimForwarded
+		if strings.HasPrefix(name, api.OptionPrefix) && !of && !slices.Contains(slices.Collect(maps.Values(api.ReplyOptions)), name) {
 			return nil, fail("invalid-option", "A reply has no option %s. It was not taken; the options are %s.", quoted(name), strings.Join(slices.Sorted(maps.Values(api.ReplyOptions)), ", "))
 		}
 	}

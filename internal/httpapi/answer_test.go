@@ -150,6 +150,10 @@ func TestRepliesThatCannotBe(t *testing.T) {
 			{"?type=failed", "Coatcheck-Error: \xff"},
 			{"?type=%zz", ""},
 			{"", "Content-Type: " + strings.Repeat("x", 300)},
+			{"", "Coatcheck-Header-: x"},
+			{"", "Coatcheck-Header-X-A: \xff"},
+			{"", "Coatcheck-Header-X-A: " + strings.Repeat("x", 5000)},
+			{"?type=progress", "Coatcheck-Header-X-A: x"},
 		} {
 			var headers []string
 			if wrong.header != "" {
@@ -172,5 +176,24 @@ func TestRepliesThatCannotBe(t *testing.T) {
 			t.Errorf("an event as large as may be: %d %s", a.StatusCode, a.body)
 		}
 		time.Sleep(time.Second) // net/http lingers behind what it did not read
+	})
+}
+
+// TestReplyHeaders reach the client, but none that the gateway answers for.
+func TestReplyHeaders(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		for _, kind := range []string{"final", "failed"} {
+			d := f.submit("x")
+			a := f.post(f.one().Links.Replies+"?type="+kind, "body", "Coatcheck-Header-X-Page: 2", "Coatcheck-Header-Etag: mine",
+				"Coatcheck-Header-X-Correlation-Id: forged", "Coatcheck-Header-Set-Cookie: a=b", "Coatcheck-Header-Content-Length: 1")
+			if a.StatusCode != http.StatusAccepted {
+				t.Fatalf("%d %s", a.StatusCode, a.body)
+			}
+			settled()
+			a = f.get(d.Links.Reply)
+			if h := a.Header; h.Get("X-Page") != "2" || h.Get("X-Correlation-ID") != d.CorrelationID || h.Get("Set-Cookie") != "" || string(a.body) != "body" {
+				t.Errorf("%s: %v %s", kind, h, a.body)
+			}
+		}
 	})
 }
