@@ -123,6 +123,7 @@ type Broker struct {
 	roster   roster
 	tenants  tenants
 	services refresher
+	pauses   pauses
 	counters counters
 	closing  sync.Once
 }
@@ -173,7 +174,10 @@ func (b *Broker) start(ctx context.Context) error {
 		return err
 	}
 	b.checkMemory(ctx)
-	return b.refreshServices(ctx)
+	if err := b.refreshServices(ctx); err != nil {
+		return err
+	}
+	return b.refreshPaused(ctx)
 }
 
 // Close ends all connections; blocked calls return. Call it once Run and all

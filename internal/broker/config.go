@@ -21,8 +21,9 @@ const (
 	// the same data.
 	protocolVersion = "1"
 	// formerMemory is for how long a former number of partitions is remembered:
-	// longer than any idempotency key lives, which is bound to its home.
-	formerMemory = 9 * 24 * time.Hour
+	// longer than any idempotency key lives, which is bound to its home, also that
+	// of a request that is delayed for a month.
+	formerMemory = 45 * 24 * time.Hour
 	// raiseSettles is after how long a raised number of partitions counts for
 	// requests with an idempotency key. By then every gateway knows of it
 	// (knownWithin) and has committed or given up what it had sent; from then on
@@ -130,7 +131,10 @@ func (b *Broker) adopt(v []string) error {
 			b.log.Error("Redis lost its data: requests accepted before are gone; the configuration is back")
 		}
 	}
-	b.shared.Store(next)
+	for !b.shared.CompareAndSwap(now, next) {
+		now = b.shared.Load()
+		next.services, next.paused = now.services, now.paused
+	}
 	return nil
 }
 

@@ -41,19 +41,33 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 					return r, found, err
 				}
 			}
-			if gate := gateIn(s.policy); gate != "-" { // who was there first goes first
-				open, err := b.redis.commands.Exists(ctx, old.gate(s.Service, gate)).Result()
-				if err != nil {
-					return Record{}, false, fault("look for requests with the same key", err)
-				}
-				if open > 0 {
-					home = old
-				}
+			if inUse, err := b.inUse(ctx, s, old); err != nil {
+				return Record{}, false, err
+			} else if inUse {
+				home = old
 			}
 		}
 	}
 	s.id = b.ring().Mint(time.Now(), int(home), s.Tenant)
 	return Record{}, false, nil
+}
+
+// inUse tells whether requests are open in a partition where theirs is no longer
+// the home of new ones: with the same ordering or concurrency key, or of a service
+// with a limit of its own. Who was there first goes first, and one number counts.
+func (b *Broker) inUse(ctx context.Context, s *submission, old partition) (bool, error) {
+	var open int64
+	var err error
+	if gate := gateIn(s.policy); gate != "-" {
+		open, err = b.redis.commands.Exists(ctx, old.gate(s.Service, gate)).Result()
+	}
+	if s.plan.Concurrency > 0 && open == 0 && err == nil {
+		open, err = b.redis.commands.XLen(ctx, old.queue(s.Service)).Result()
+		if open == 0 && err == nil {
+			open, err = b.redis.commands.Exists(ctx, old.waiting(s.Service)).Result()
+		}
+	}
+	return open > 0, fault("look for requests with the same key", err)
 }
 
 // bound looks a key up in a partition where it is no longer at home.

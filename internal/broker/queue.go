@@ -16,13 +16,17 @@ const (
 	rateMemory    = 0.3         // weight of the newest second in a rate
 	attemptWindow = time.Minute // over which attempts are counted
 	maxRetryAfter = 60          // seconds
+
+	pausedRetryAfter = 10 * time.Second // nobody knows when a pause ends
 )
 
 // Queue is a sample, at most a second old, of one service over all partitions.
 type Queue struct {
 	Depth     int           // queued and scheduled
 	Running   int           // claimed
-	Scheduled int           // part of Depth
+	Scheduled int           // part of Depth: waits for an instant
+	Gated     int           // part of Depth: waits for others with its key
+	InLine    int           // part of Depth: waits for its turn
 	OldestAge time.Duration // of the oldest entry nobody claimed; 0 for none
 	PerSecond float64       // recent claims a second; 0 if unknown
 	Pace      float64       // claims a second while there was a line; 0 if there was none
@@ -112,7 +116,8 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 	type look struct {
 		length, waiting *redis.IntCmd
 		scheduled       *redis.IntCmd
-		line            *redis.StringSliceCmd
+		gated           *redis.IntCmd
+		first           [2]*redis.StringSliceCmd // in line and at a gate
 		pending         *redis.XPendingCmd
 		counts          *redis.SliceCmd
 		groups          *redis.XInfoGroupsCmd
@@ -123,7 +128,11 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 	for p := range partition(n) {
 		looks[p] = look{
 			pipe.XLen(ctx, p.queue(service)), pipe.ZCard(ctx, p.waiting(service)),
-			pipe.ZCount(ctx, p.waiting(service), firstInstant, "("+gated), pipe.ZRange(ctx, p.waiting(service), 0, 0),
+			pipe.ZCount(ctx, p.waiting(service), firstInstant, "("+gated), pipe.ZCount(ctx, p.waiting(service), gated, "+inf"),
+			[2]*redis.StringSliceCmd{
+				pipe.ZRangeByScore(ctx, p.waiting(service), &redis.ZRangeBy{Min: "-inf", Max: "(" + firstInstant, Count: 1}),
+				pipe.ZRangeByScore(ctx, p.waiting(service), &redis.ZRangeBy{Min: gated, Max: "+inf", Count: 1}),
+			},
 			pipe.XPending(ctx, p.queue(service), workersGroup),
 			pipe.HMGet(ctx, p.counts(), "a:"+service, "f:"+service, "b:"+service, "r:"+service, "e:"+service),
 			pipe.XInfoGroups(ctx, p.queue(service)),
@@ -149,9 +158,13 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		undelivered := max(0, int(l.length.Val())-running)
 		q.Running += running
 		q.Scheduled += int(l.scheduled.Val())
-		if first := l.line.Val(); len(first) > 0 && l.waiting.Val() > l.scheduled.Val() {
-			if id, err := correlation.Parse(first[0]); err == nil {
-				q.OldestAge = max(q.OldestAge, now.Val().Sub(id.Time()))
+		q.Gated += int(l.gated.Val())
+		q.InLine += int(l.waiting.Val() - l.scheduled.Val() - l.gated.Val())
+		for _, first := range l.first {
+			if len(first.Val()) > 0 {
+				if id, err := correlation.Parse(first.Val()[0]); err == nil {
+					q.OldestAge = max(q.OldestAge, now.Val().Sub(id.Time()))
+				}
 			}
 		}
 		q.Depth += undelivered + int(l.waiting.Val())
@@ -247,7 +260,7 @@ func after(id string) string {
 }
 
 // Position estimates the place of a queued request in its line, 1 being next,
-// and when it will start (zero if unknown). ok is false where it isn't queued
+// and when it will start (zero if unknown, or while its service is paused). ok is false where it isn't queued
 // or nothing can be told.
 func (b *Broker) Position(ctx context.Context, r Record) (position int, start time.Time, ok bool) {
 	if r.Status != Queued {
@@ -267,7 +280,7 @@ func (b *Broker) Position(ctx context.Context, r Record) (position int, start ti
 		position = here.unclaimed
 	}
 	position = max(1, min(position, max(1, q.Depth)))
-	if q.Pace > 0.01 {
+	if q.Pace > 0.01 && b.Paused(r.Service).IsZero() {
 		start = time.Now().UTC().Add(time.Duration(float64(position) / q.Pace * float64(time.Second))).Truncate(time.Millisecond)
 	}
 	return position, start, true
@@ -286,8 +299,13 @@ func (b *Broker) RetryAfter(ctx context.Context, r Record) int {
 	} else if ok && q.RunTime > 0 {
 		wait += time.Duration(position-1) * q.RunTime
 	}
-	if r.Status == Running && !r.Started.IsZero() {
+	switch {
+	case r.Status == Running && !r.Started.IsZero():
 		wait = q.RunTime - time.Since(r.Started)
+	case r.Status == Scheduled && !r.Release.IsZero():
+		wait += time.Until(r.Release)
+	case r.Status == Queued && !b.Paused(r.Service).IsZero():
+		wait = max(wait, pausedRetryAfter)
 	}
 	return max(1, min(maxRetryAfter, int(math.Ceil(wait.Seconds()))))
 }

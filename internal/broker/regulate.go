@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -78,13 +79,14 @@ func (b *Broker) setPaused(ctx context.Context, service string, paused bool) err
 		}
 		return err
 	}
+	if err := b.configure(ctx); err != nil { // a partition that was just added counts too
+		return err
+	}
 	now, err := b.Now(ctx)
 	if err != nil {
 		return err
 	}
-	change := "resume"
 	if paused {
-		change = "pause"
 		err = b.redis.commands.HSetNX(ctx, pausedKey, service, now.UnixMilli()).Err()
 	} else {
 		err = b.redis.commands.HDel(ctx, pausedKey, service).Err()
@@ -92,47 +94,86 @@ func (b *Broker) setPaused(ctx context.Context, service string, paused bool) err
 	if err != nil {
 		return fault("pause or resume a service", err)
 	}
-	for p := range partition(b.Partitions()) {
-		more, err := b.regulate(ctx, p, service, change)
-		for ; err == nil && more && paused; more, err = b.regulate(ctx, p, service, "") {
-		} // what a resume releases, the stewards go on with
+	if err := b.enforcePause(ctx, service); err != nil {
+		return err
+	}
+	return b.refreshPaused(ctx)
+}
+
+// enforcePause has every partition do what cc:paused says of a service. It looks
+// again when it is through: of two who say different things at once, each would
+// have had its way with some of the partitions.
+func (b *Broker) enforcePause(ctx context.Context, service string) error {
+	for {
+		paused, err := b.redis.commands.HExists(ctx, pausedKey, service).Result()
 		if err != nil {
-			return err
+			return fault("look whether a service is paused", err)
+		}
+		change := "resume"
+		if paused {
+			change = "pause"
+		}
+		for p := range partition(b.Partitions()) {
+			more, err := b.regulate(ctx, p, service, change)
+			for ; err == nil && more && paused; more, err = b.regulate(ctx, p, service, "") {
+			} // what a resume releases, the stewards go on with
+			if err != nil {
+				return err
+			}
+		}
+		if still, err := b.redis.commands.HExists(ctx, pausedKey, service).Result(); err != nil || still == paused {
+			return fault("look whether a service is paused", err)
 		}
 	}
-	return b.refreshPaused(ctx, false)
 }
 
 // Paused is since when a service is paused; zero where it is not. It is at most
 // a second old.
 func (b *Broker) Paused(service string) time.Time { return b.shared.Load().paused[service] }
 
-// refreshPaused reads which services are paused, and puts it back where Redis
-// lost it or a partition has not heard of it.
-func (b *Broker) refreshPaused(ctx context.Context, again bool) error {
+// pauses is the deployment whose partitions have heard of every pause.
+type pauses struct {
+	mu         sync.Mutex // guards the rest, and lets one refresh at a time
+	founded    string
+	partitions int
+}
+
+// refreshPaused reads which services are paused. It puts that back where Redis
+// lost it, and tells the partitions where some may not have heard of it: they are
+// new, or this process is.
+func (b *Broker) refreshPaused(ctx context.Context) error {
+	b.pauses.mu.Lock()
+	defer b.pauses.mu.Unlock()
+	now := b.shared.Load()
+	if b.pauses.founded != "" && b.pauses.founded != now.founded {
+		for service, since := range now.paused {
+			if err := b.redis.commands.HSetNX(ctx, pausedKey, service, since.UnixMilli()).Err(); err != nil {
+				return fault("put back a pause", err)
+			}
+		}
+	}
 	known, err := b.redis.commands.HGetAll(ctx, pausedKey).Result()
 	if err != nil {
 		return fault("read which services are paused", err)
 	}
-	now := b.shared.Load()
-	next := *now
-	next.paused = map[string]time.Time{}
+	paused := make(map[string]time.Time, len(known))
 	for service, since := range known {
-		next.paused[service] = millis(since)
+		paused[service] = millis(since)
 	}
-	if again {
-		for service, since := range now.paused {
-			next.paused[service] = since
-			if err := b.redis.commands.HSetNX(ctx, pausedKey, service, since.UnixMilli()).Err(); err != nil {
-				return fault("put back a pause", err)
-			}
-			for p := range partition(b.Partitions()) {
-				if _, err := b.regulate(ctx, p, service, "pause"); err != nil {
-					return err
-				}
+	if b.pauses.founded != now.founded || b.pauses.partitions != now.partitions {
+		for service := range paused {
+			if err := b.enforcePause(ctx, service); err != nil {
+				return err
 			}
 		}
+		b.pauses.founded, b.pauses.partitions = now.founded, now.partitions
 	}
-	b.shared.CompareAndSwap(now, &next)
-	return nil
+	for {
+		now := b.shared.Load()
+		next := *now
+		next.paused = paused
+		if b.shared.CompareAndSwap(now, &next) {
+			return nil
+		}
+	}
 }

@@ -101,5 +101,5 @@ func (b *Broker) refresh(ctx context.Context) error {
 	if err := b.refreshServices(ctx); err != nil {
 		return err
 	}
-	return b.refreshPaused(ctx, there == 0 || b.Partitions() != before)
+	return b.refreshPaused(ctx)
 }

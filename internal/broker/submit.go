@@ -244,7 +244,7 @@ func (s *submission) command() (keys []string, args []any) {
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
 		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
-		strings.Join(s.Tags, " "), register,
+		strings.Join(s.Tags, " "), register, s.plan.Concurrency,
 	}
 }
 

@@ -11,16 +11,25 @@
 --
 -- The line is fair by start-time fair queueing (Goyal, Vin, Cheng 1996): each
 -- flow, a tenant at one priority, gets places 1/weight apart, and never before
--- the place that was served last.
+-- the place that was served last. Where there is a limit, who goes straight to
+-- the stream has a place too: it is where it goes if it is taken back.
 
 local function limit_of(service) return tonumber(redis.call('HGET', P .. 'limits', service) or nil) end
 local function line_key(service) return P .. 'line:' .. service end
 
+-- reserve leaves room in the line for what stands on the stream without a place,
+-- n entries of the flow without a name: they came before there was a limit, and
+-- who comes later goes behind them.
+local function reserve(service, n)
+  if n > 0 then redis.call('HSET', line_key(service), 'last:', string.format('%.6f', n / WEIGHT)) end
+end
+
 -- shared gives a service a line as soon as there is a flow to be fair to; a
 -- steward adapts the limit to the workers, see regulate.lua.
 local function shared(r)
-  if r.flow ~= '' and redis.call('HSETNX', P .. 'limits', 'shared:' .. r.service, 1) == 1 then
-    redis.call('HSETNX', P .. 'limits', r.service, FIRST_LIMIT)
+  if r.flow ~= '' and redis.call('HSETNX', P .. 'limits', 'shared:' .. r.service, 1) == 1 and
+    redis.call('HSETNX', P .. 'limits', r.service, FIRST_LIMIT) == 1 then
+    reserve(r.service, redis.call('XLEN', queue_key(r.service)))
   end
 end
 
@@ -30,9 +39,12 @@ local function in_line(service, n)
   return redis.call('ZRANGEBYSCORE', waiting_key(service), '-inf', '(' .. INSTANT, 'WITHSCORES', 'LIMIT', 0, n)
 end
 
--- close_line forgets the places of a line in which nobody stands.
+-- close_line forgets the places of a line in which nobody stands, and that
+-- nobody left for the stream.
 local function close_line(service)
-  if #in_line(service, 1) == 0 then redis.call('DEL', line_key(service)) end
+  if redis.call('XLEN', queue_key(service)) == 0 and #in_line(service, 1) == 0 then
+    redis.call('DEL', line_key(service))
+  end
 end
 
 -- place is where r goes in the line. One that had its turn before and comes
@@ -40,11 +52,19 @@ end
 local function place(r)
   local key = line_key(r.service)
   local served, last = unpack(redis.call('HMGET', key, 'served', 'last:' .. r.flow))
-  local at = tonumber(served or 0)
-  if r.attempt > 1 then return at end
-  at = math.max(at, tonumber(last or 0)) + 1 / r.weight
-  redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', at))
-  return at
+  r.place = tonumber(served or 0)
+  if r.attempt == 1 then
+    r.place = math.max(r.place, tonumber(last or 0)) + 1 / r.weight
+    redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', r.place))
+  end
+  return r.place
+end
+
+-- serve says that the place at went to the stream.
+local function serve(service, at)
+  if at > tonumber(redis.call('HGET', line_key(service), 'served') or 0) then
+    redis.call('HSET', line_key(service), 'served', string.format('%.6f', at))
+  end
 end
 
 -- hold has r wait with the content c, nil where it is parked already.
@@ -69,8 +89,12 @@ local function admit(r, c)
   if r.release then return hold(r, c, r.release) end
   shared(r)
   local limit = limit_of(r.service)
-  if limit and (redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0) then
-    return hold(r, c, place(r))
+  if limit then
+    local at = place(r)
+    if redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0 then
+      return hold(r, c, at)
+    end
+    serve(r.service, at)
   end
   enqueue(r, c or parked(r))
   r.ordinal = count('a', r.service, 1)
@@ -79,6 +103,7 @@ end
 -- record_place writes where r stands after admit.
 local function record_place(r)
   redis.call('HSET', r.key, 'status', r.status, 'attempt', int(r.attempt))
+  if r.place then redis.call('HSET', r.key, 'place', string.format('%.6f', r.place)) end
   if r.entry then
     redis.call('HSET', r.key, 'entry', r.entry)
     redis.call('HDEL', r.key, 'release', 'content_type', 'headers', 'body')
@@ -103,13 +128,10 @@ end
 local function release(service)
   local limit = limit_of(service)
   local room = math.min(128, (limit or 128) - redis.call('XLEN', queue_key(service)))
-  local all, moved = room, 0
+  local all, moved, furthest = room, 0, 0
   while room > 0 and moved < MOVED do
     local next = in_line(service, math.min(room, 16))
-    if #next == 0 then
-      close_line(service)
-      return false
-    end
+    if #next == 0 then break end
     for i = 1, #next, 2 do
       local r = load(next[i])
       if r and not TERMINAL[r.status] then
@@ -117,7 +139,7 @@ local function release(service)
         enqueue(r, c)
         count('a', service, 1)
         record_place(r)
-        redis.call('HSET', line_key(service), 'served', next[i + 1])
+        furthest = math.max(furthest, tonumber(next[i + 1]))
         moved, room = moved + #c.body, room - 1
       else
         redis.call('ZREM', waiting_key(service), next[i])
@@ -125,8 +147,9 @@ local function release(service)
       if moved >= MOVED then break end
     end
   end
+  if furthest > 0 then serve(service, furthest) end
   close_line(service)
-  return room > 0 or all == 128
+  return (moved >= MOVED or all == 128) and #in_line(service, 1) > 0
 end
 
 -- leave takes r out of everything that it waited in, and lets in who is next at
@@ -134,18 +157,28 @@ end
 local function leave(r)
   if redis.call('ZREM', waiting_key(r.service), r.id) == 1 then close_line(r.service) end
   if not r.gate then return end
-  redis.call('ZREM', gate_key(r), r.id)
-  while true do
-    local id = redis.call('ZRANGE', gate_key(r), r.gate_limit - 1, r.gate_limit - 1)[1]
-    if not id then return end
-    local next = load(id)
-    if next and not TERMINAL[next.status] then
-      if tonumber(redis.call('ZSCORE', waiting_key(r.service), id) or 0) == GATED then
-        readmit(next)
-      end
-      return
+  local gate, waiting = gate_key(r), waiting_key(r.service)
+  redis.call('ZREM', gate, r.id)
+  -- Mostly it is one: the last of the first gate_limit. They are more where the
+  -- limit was changed between the submits, and then looking at that one alone
+  -- would leave others behind for ever.
+  local next, at = {}, math.min(redis.call('ZCARD', gate), r.gate_limit) - 1
+  while at >= 0 do
+    local id = redis.call('ZRANGE', gate, at, at)[1]
+    local f = id and load(id)
+    if not id then
+      at = at - 1
+    elseif not f or TERMINAL[f.status] then
+      redis.call('ZREM', gate, id) -- its record was lost
+    elseif tonumber(redis.call('ZSCORE', waiting, id) or 0) == GATED then
+      table.insert(next, 1, f)
+      at = at - 1
+    else
+      break
     end
-    redis.call('ZREM', gate_key(r), id) -- its record was lost
+  end
+  for i = 1, #next do
+    if let_in(next[i]) then readmit(next[i]) end
   end
 end
 

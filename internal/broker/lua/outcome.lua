@@ -32,7 +32,7 @@ local function finish(r, o)
   end
   if claimed and not o.by_worker then redis.call('PUBLISH', 'cc:cancel:' .. r.service, r.id) end
   redis.call('ZREM', P .. 'due', r.id)
-  redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'acked')
+  redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked')
   if o.status == 'succeeded' or o.status == 'canceled' then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
@@ -66,12 +66,16 @@ local function lapse(r, f)
   return 'lapse ' .. r.id .. ' ' .. r.service
 end
 
--- rank is how many stand before r among those that wait, plus one; '' for one
--- that does not.
+-- rank is how many go before r among those that wait, plus one; '' for one that
+-- does not. At a gate it is behind the line, and behind who is there before it.
 local function rank(r)
   if r.status ~= 'queued' or r.entry then return '' end
-  local before = redis.call('ZRANK', waiting_key(r.service), r.id)
-  return before and int(before + 1) or ''
+  local waiting = waiting_key(r.service)
+  local score = redis.call('ZSCORE', waiting, r.id)
+  if not score then return '' end
+  if tonumber(score) < INSTANT then return int(redis.call('ZRANK', waiting, r.id) + 1) end
+  local line = redis.call('ZCOUNT', waiting, '-inf', '(' .. INSTANT)
+  return int(line + math.max(1, r.gate and redis.call('ZRANK', gate_key(r), r.id) or 1))
 end
 
 -- view is what a reader sees of a record: see parseView in view.go.

@@ -18,6 +18,7 @@
 --   started worker wseq                                    of this attempt
 --   acked     last sign of life of a worker that acked its entry itself
 --   release                                                while scheduled
+--   place     its place in the line                        where its service has a limit
 --   history   the attempts before this one, a line each    after a retry
 --   seq       number of the latest progress or partial reply
 --   waiters   gateways to wake, separated by spaces
@@ -186,6 +187,13 @@ local function drop(r)
   if not r.entry then return end
   redis.pcall('XACK', queue_key(r.service), 'workers', r.entry)
   redis.call('XDEL', queue_key(r.service), r.entry)
+end
+
+-- following is the smallest stream ID above id: exclusive ranges are not
+-- understood everywhere.
+local function following(id)
+  local ms, number = string.match(id, '^(%d+)-?(%d*)$')
+  return ms .. '-' .. int(tonumber(number ~= '' and number or 0) + 1)
 end
 
 -- last_delivered is the latest entry of a stream that a worker was given, nil

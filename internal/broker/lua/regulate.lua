@@ -13,12 +13,13 @@
 -- Returns {limit or '', 1 where there is more to move, else 0}.
 local SPARE = 8    -- entries ahead of workers that announced nothing
 local BATCH = 256  -- entries taken back at once
+local READ = 67108864 -- bytes of entries that are passed over to get at those to take back
 even_when_full()
 local service, concurrency, slots = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local limits = P .. 'limits'
 if ARGV[3] == 'pause' then redis.call('HSET', limits, 'paused:' .. service, int(NOW)) end
 if ARGV[3] == 'resume' then redis.call('HDEL', limits, 'paused:' .. service) end
-local flags = redis.call('HMGET', limits, 'paused:' .. service, 'shared:' .. service)
+local flags = redis.call('HMGET', limits, 'paused:' .. service, 'shared:' .. service, service)
 
 local pending = 0
 local summary = redis.pcall('XPENDING', KEYS[1], 'workers')
@@ -27,45 +28,76 @@ local limit
 local function least(n) limit = math.min(limit or n, n) end
 if flags[1] then least(0) end
 if concurrency > 0 then least(concurrency) end
+local firm = limit
 if flags[2] then least(pending + math.max(SPARE, 2 * math.max(slots, pending))) end
 if not limit and #in_line(service, 1) > 0 then limit = 1e9 end
+local length = redis.call('XLEN', KEYS[1])
+if limit and not flags[3] then reserve(service, length - pending) end
 if limit then redis.call('HSET', limits, service, int(limit)) else redis.call('HDEL', limits, service) end
 
--- take_back moves what no worker has claimed from the stream to the line, but
--- for the first spare of it, keeping its order. Returns whether there is more of
--- it: how many are on the stream does not tell, since who acknowledged by itself
--- left an entry there that is neither pending nor to be had.
-local function take_back(spare)
-  local delivered = last_delivered(KEYS[1])
-  if not delivered then return false end
-  local found, moved = redis.call('XRANGE', KEYS[1], delivered, '+', 'COUNT', spare + BATCH + 1), 0
-  local skipped = 0
-  for i = 1, #found do
-    if found[i][1] ~= delivered then
-      if skipped < spare then
-        skipped = skipped + 1
-      elseif moved < MOVED then
-        local entry, f, flat = found[i][1], {}, found[i][2]
-        for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
-        local r = f.id and load(f.id)
-        if r and not TERMINAL[r.status] and r.entry == entry then
-          moved = moved + #(f.body or '')
-          hold(r, f, place(r))
-          record_place(r)
-        end
-        redis.call('XDEL', KEYS[1], entry)
-      else
-        return true
-      end
-    end
-  end
-  return #found > spare + BATCH
+-- back is where r goes that is taken back from the stream: to the place that it
+-- had, or, where it was there before there were places, to the next of those
+-- that were kept for it. So it stays before all that came later, however often it
+-- is taken back.
+local function back(r)
+  local had = redis.call('HGET', r.key, 'place')
+  if had then return tonumber(had) end
+  local key = line_key(service)
+  local v = redis.call('HMGET', key, 'served', 'back', 'last:' .. r.flow)
+  r.place = math.max(tonumber(v[1] or 0), tonumber(v[2] or 0)) + 1 / r.weight
+  redis.call('HSET', key, 'back', string.format('%.6f', r.place),
+    'last:' .. r.flow, string.format('%.6f', math.max(r.place, tonumber(v[3] or 0))))
+  return r.place
 end
 
-local length = redis.call('XLEN', KEYS[1])
+-- take_back moves what no worker has claimed from the stream to the line, but
+-- for the first spare of it, keeping its order. Returns whether there may be more
+-- of it: how many are on the stream does not tell, since who acknowledged by
+-- itself left an entry there that is neither pending nor to be had. It reads entry
+-- by entry: many large ones at once would not fit into the memory of a script.
+local function take_back(spare)
+  local at = last_delivered(KEYS[1])
+  if not at then return false end
+  local moved, read, n, more = 0, 0, 0, true
+  local first
+  while n < BATCH and moved < MOVED do
+    local found = redis.call('XRANGE', KEYS[1], following(at), '+', 'COUNT', 1)[1]
+    if not found or read > READ then
+      more = false
+      break
+    end
+    local f, flat = {}, found[2]
+    for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
+    local size = #(f.body or '')
+    at = found[1]
+    if spare > 0 then
+      spare, read = spare - 1, read + size
+    else
+      local r = f.id and load(f.id)
+      if r and not TERMINAL[r.status] and r.entry == at then
+        local place = back(r)
+        first = math.min(first or place, place)
+        hold(r, f, place)
+        record_place(r)
+      end
+      redis.call('XDEL', KEYS[1], at)
+      moved, n = moved + size, n + 1
+    end
+  end
+  if n > 0 then count('a', service, -n) end -- what was not claimed
+  -- Nor was it served: who comes now is no later than what comes back.
+  local served = tonumber(redis.call('HGET', line_key(service), 'served') or 0)
+  if first and first < served then redis.call('HSET', line_key(service), 'served', string.format('%.6f', first)) end
+  return more
+end
+
+-- A limit that follows the workers goes up and down with them: what is on the
+-- stream already stays there, unless it is far too much. The other limits are
+-- promises.
 local spare = limit and math.max(0, limit - pending)
+local ahead = length - pending
 local more = false
-if limit and length - pending > spare then
+if limit and ahead > spare and (limit == firm or ahead > 2 * spare) then
   more = take_back(spare)
 else
   more = release(service)

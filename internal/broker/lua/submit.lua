@@ -11,7 +11,7 @@
 --     [17] fingerprint or '', [18] ms after which the key has another home, 0 for
 --     never, [19] back-off, [20] delay, [21] policy or '' (see prelude.lua),
 --     [22] content type, [23] headers, [24] body, [25] tags, separated by spaces,
---     [26] 1 to register the tenant for prune.lua
+--     [26] 1 to register the tenant for prune.lua, [27] concurrency of the service or 0
 -- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved', …}:
 --     accepted: created, entry or '', ordinal or 0, status; replayed: the ID of
 --     the earlier request
@@ -42,6 +42,9 @@ local r = { id = id, key = key, service = service, nonce = nonce, attempt = 1, c
   deadline = NOW + tonumber(ARGV[6]), start = tonumber(ARGV[7]), run = tonumber(ARGV[8]), lease = tonumber(ARGV[9]) }
 if delay > 0 then r.release = NOW + delay end
 policy(r, ARGV[21])
+if ARGV[27] ~= '0' and redis.call('HSETNX', P .. 'limits', service, ARGV[27]) == 1 then -- no steward has looked yet
+  reserve(service, redis.call('XLEN', queue_key(service)))
+end
 if r.gate then
   local last = redis.call('ZRANGE', gate_key(r), -1, -1, 'WITHSCORES')[2]
   redis.call('ZADD', gate_key(r), int(tonumber(last or 0) + 1), id)
@@ -60,6 +63,7 @@ set('idem', idem)
 set('tags', ARGV[25])
 set('policy', ARGV[21])
 set('release', r.release and int(r.release))
+set('place', r.place and string.format('%.6f', r.place))
 redis.call('HSET', key, unpack(f))
 redis.call('PEXPIREAT', key, int(r.deadline + WEEK))
 if idem ~= '' then

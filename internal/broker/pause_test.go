@@ -1,0 +1,131 @@
+package broker_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// A pause holds in partitions that are added later, by a gateway that was not
+// there when it began.
+func TestPauseOfAddedPartitions(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		a := open(t, redis)
+		if err := a.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		b := open(t, redis, func(o *broker.Options) { o.Partitions = 4 })
+		if b.Paused("echo").IsZero() {
+			t.Error("a gateway starts, and does not know of the pause")
+		}
+		for i := range 20 {
+			submit(t, b, fmt.Sprint(i))
+		}
+		regulate(t, b, "echo")
+		if got := take(t, b, 10); len(got) != 0 {
+			t.Fatalf("a paused service gave out %s", got[0].Body)
+		}
+		if err := a.Resume(t.Context(), "echo"); err != nil { // it has not heard of the raise yet
+			t.Fatal(err)
+		}
+		if got := serve(t, b); len(got) != 20 {
+			t.Errorf("after the pause ran %v", got)
+		}
+	})
+}
+
+// A pause survives that Redis loses everything, while a gateway lives.
+func TestPauseAfterAFlush(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) { o.Partitions = 2 })
+		if err := b.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		since := b.Paused("echo")
+		redis.Client.FlushAll(t.Context())
+		fresh := open(t, redis, func(o *broker.Options) { o.Partitions = 2 }) // founds the data anew, and knows of no pause
+		if err := broker.Refresh(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.Paused("echo"); !got.Equal(since) {
+			t.Errorf("paused since %v, was since %v", got, since)
+		}
+		for i := range 10 {
+			submit(t, fresh, fmt.Sprint(i))
+		}
+		if got := take(t, fresh, 10); len(got) != 0 {
+			t.Errorf("a paused service gave out %s", got[0].Body)
+		}
+	})
+}
+
+// Of two who say different things at once one has its way, in all partitions.
+func TestPauseAgainstResume(t *testing.T) {
+	redis := redistest.Start(t)
+	b := open(t, redis, func(o *broker.Options) { o.Partitions = 8 })
+	other := open(t, redis)
+	for range 20 {
+		var both sync.WaitGroup
+		both.Go(func() { _ = b.Pause(t.Context(), "echo") })
+		both.Go(func() { _ = other.Resume(t.Context(), "echo") })
+		both.Wait()
+		paused := redis.Client.HExists(t.Context(), "cc:paused", "echo").Val()
+		for p := range 8 {
+			if here := redis.Client.HExists(t.Context(), fmt.Sprintf("cc:{%d}:limits", p), "paused:echo").Val(); here != paused {
+				t.Fatalf("paused: %v, in partition %d: %v", paused, p, here)
+			}
+		}
+	}
+}
+
+// Ten thousand are taken back before Pause returns, and come again in their order.
+func TestPauseOfManyRequests(t *testing.T) {
+	redis := redistest.Start(t)
+	b := open(t, redis)
+	var all sync.WaitGroup
+	const n = 10_000
+	for lane := range 20 {
+		all.Go(func() {
+			for i := range n / 20 {
+				_, _, err := b.Submit(t.Context(), broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: fmt.Appendf(nil, "%02d %03d", lane, i)})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	began := time.Now()
+	if err := b.Pause(t.Context(), "echo"); err != nil {
+		t.Fatal(err)
+	}
+	paused := time.Now()
+	if got := redis.Client.XLen(t.Context(), "cc:{0}:queue:echo").Val(); got != 0 {
+		t.Fatalf("%d are left on the stream", got)
+	}
+	if err := b.Resume(t.Context(), "echo"); err != nil {
+		t.Fatal(err)
+	}
+	regulate(t, b, "echo")
+	t.Logf("%d taken back in %v, released in %v", n, paused.Sub(began), time.Since(paused))
+	lanes := map[string][]string{}
+	for got := take(t, b, 1000); len(got) > 0; got = take(t, b, 1000) {
+		for _, d := range got {
+			lane := string(d.Body[:2])
+			lanes[lane] = append(lanes[lane], string(d.Body))
+		}
+	}
+	for lane, ran := range lanes {
+		if len(ran) != n/20 || !slices.IsSorted(ran) {
+			t.Errorf("lane %s ran %d, in its order %v", lane, len(ran), slices.IsSorted(ran))
+		}
+	}
+	if slow := redis.Client.SlowLogGet(t.Context(), 1).Val(); len(slow) > 0 && slow[0].Duration > 50*time.Millisecond {
+		t.Errorf("one step took %v", slow[0].Duration)
+	}
+}
