@@ -124,6 +124,10 @@ function Request(/** @type {{id: string}} */ { id }) {
       ${!online && !status.finished_at && html`<p class="offline" role="status">Not connected to the gateway; trying again. The request goes on.</p>`}
       ${percent !== undefined && html`<progress max="100" value=${percent} aria-label="Progress">${percent} %</progress>`}
       ${status.error && html`<${Complaint} problem=${{ message: status.error.code, detail: status.error.message }} />`}
+      ${status.attempts && html`
+        <ol aria-label="Earlier attempts">${status.attempts.map((/** @type {any} */ a) => html`
+          <li key=${a.attempt}><time>${clock(a.ended_at)}</time><span>attempt ${a.attempt}</span><span class="mono">${a.error.code}: ${a.error.message}</span></li>`)}
+        </ol>`}
       ${events.length > 0 && html`
         <ol aria-label="Events" tabindex="0">${events.map((e) => html`
           <li key=${e.number}><time>${clock(e.at)}</time><span>${e.type} ${e.number}</span><span class="mono">${shown(e.body)}</span></li>`)}

@@ -123,8 +123,8 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 		return &out
 	}
 	out.Type = "failed"
-	if r, ok := errors.AsType[*retry](err); ok {
-		return &broker.WorkerReply{Type: "retry", Delay: r.delay, Error: &broker.Error{Code: "max_attempts", Message: r.err.Error()}}
+	if r, ok := errors.AsType[*retry](err); ok { // of its code the gateway knows best: whether there is another attempt
+		return &broker.WorkerReply{Type: "retry", Delay: r.delay, Error: &broker.Error{Message: r.err.Error()}}
 	}
 	if f, ok := errors.AsType[*failure](err); ok {
 		out.Error = &broker.Error{Code: f.code, Message: f.message}
@@ -142,7 +142,7 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 
 func giveBack() *broker.WorkerReply {
 	return &broker.WorkerReply{Type: "retry", Delay: atOnce, Error: &broker.Error{
-		Code: "max_attempts", Message: "The worker shut down before it had an answer.",
+		Message: "The worker shut down before it had an answer.",
 	}}
 }
 

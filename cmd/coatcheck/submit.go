@@ -16,8 +16,8 @@ import (
 func submit() *cobra.Command {
 	var t target
 	var data, contentType, key, callback string
-	var timeout, delay time.Duration
-	var priority, ordering string
+	var timeout, delay, backoff time.Duration
+	var priority, ordering, concurrency string
 	var attempts int
 	var waits bool
 	var tags []string
@@ -37,7 +37,8 @@ func submit() *cobra.Command {
 			}
 			s, err := cl.Submit(c.Context(), args[0], client.Request{
 				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
-				Delay: delay, Priority: priority, OrderingKey: ordering, MaxAttempts: attempts,
+				Delay: delay, Priority: priority, OrderingKey: ordering, ConcurrencyKey: concurrency,
+				MaxAttempts: attempts, Backoff: backoff,
 			})
 			if err != nil {
 				return err
@@ -61,6 +62,8 @@ func submit() *cobra.Command {
 	c.Flags().DurationVar(&delay, "delay", 0, "not before; the other clocks start when it is over")
 	c.Flags().StringVar(&priority, "priority", "", "high, normal or low")
 	c.Flags().StringVar(&ordering, "ordering-key", "", "requests with one key run one after the other")
+	c.Flags().StringVar(&concurrency, "concurrency-key", "", "of one key, as many run at once as the service has set")
+	c.Flags().DurationVar(&backoff, "backoff", 0, "before the second attempt, doubling; 0 leaves what the gateway has set")
 	c.Flags().IntVar(&attempts, "max-attempts", 0, "attempts before it fails; 0 leaves what the gateway has set")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")

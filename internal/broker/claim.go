@@ -193,7 +193,9 @@ func (r WorkerReply) fields(token string) []any {
 	}
 	if r.Error != nil {
 		add("error", r.Error.Message)
-		add("error_code", r.Error.Code)
+		if r.Error.Code != "" {
+			add("error_code", r.Error.Code)
+		}
 	}
 	return append(values, "body", r.Body)
 }

@@ -22,6 +22,9 @@ import (
 // comes behind it: handing over, and stopping a redis-server.
 const longestDrain = 20 * time.Second
 
+// mostAtOnce is more than any service has at workers at once.
+const mostAtOnce = 1_000_000
+
 // largestBody is what Redis takes as one value (proto-max-bulk-len, as it comes).
 const largestBody Size = 512 << 20
 
@@ -142,8 +145,11 @@ func (s Limits) check(at string, b Bounds) error {
 	if s.Backoff != 0 && (s.Backoff < 10*time.Millisecond || s.Backoff > time.Hour) {
 		return fmt.Errorf("%s.backoff: %s is outside 10ms..1h", at, s.Backoff)
 	}
-	if s.Concurrency < 0 || s.KeyConcurrency < 0 {
-		return fmt.Errorf("%s: concurrency %d and key_concurrency %d must not be negative", at, s.Concurrency, s.KeyConcurrency)
+	if s.Concurrency < 0 || s.Concurrency > mostAtOnce {
+		return fmt.Errorf("%s.concurrency: %d is outside 0..%d, 0 being no limit", at, s.Concurrency, mostAtOnce)
+	}
+	if s.KeyConcurrency < 0 || s.KeyConcurrency > mostAtOnce {
+		return fmt.Errorf("%s.key_concurrency: %d is outside 1..%d", at, s.KeyConcurrency, mostAtOnce)
 	}
 	if s.MaxQueued < 0 {
 		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)

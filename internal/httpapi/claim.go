@@ -200,7 +200,7 @@ func (s *Server) giveBack(r *http.Request, got []broker.Delivery, cause error) {
 		log := s.Logger.With("correlation_id", d.ID, "service", d.Service, "attempt", d.Attempt)
 		err := s.Broker.Send(ctx, d, broker.WorkerReply{
 			Type: "retry", Delay: time.Millisecond,
-			Error: &broker.Error{Code: "max_attempts", Message: "The worker hung up before it had the whole request."},
+			Error: &broker.Error{Message: "The worker hung up before it had the whole request."},
 		})
 		if err != nil {
 			log.Warn("a claim that did not arrive was not given back; its lease will lapse", "error", err)

@@ -45,6 +45,8 @@ type metrics struct {
 
 var (
 	descDepth   = prometheus.NewDesc("coatcheck_queue_depth", "Requests that no worker has yet.", []string{"service"}, nil)
+	descHeldUp  = prometheus.NewDesc("coatcheck_queue_waiting", "Part of the depth that waits outside of the stream, by what for: delay, also a back-off; key, for others with its ordering or concurrency key; line, for its turn.", []string{"service", "reason"}, nil)
+	descPaused  = prometheus.NewDesc("coatcheck_service_paused", "1 while a service is paused: its requests are accepted, and given to no worker.", []string{"service"}, nil)
 	descOldest  = prometheus.NewDesc("coatcheck_queue_oldest_age_seconds", "Age of the oldest request that no worker has yet.", []string{"service"}, nil)
 	descTable   = prometheus.NewDesc("coatcheck_requests", "Requests in the correlation table; outcomes to five minutes.", []string{"status"}, nil)
 	descWaiting = prometheus.NewDesc("coatcheck_waiters", "Calls that wait for an outcome on this gateway.", nil, nil)
@@ -142,6 +144,14 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(descDepth, float64(q.Depth), service)
 		gauge(descOldest, q.OldestAge.Seconds(), service)
+		gauge(descHeldUp, float64(q.Scheduled), service, "delay")
+		gauge(descHeldUp, float64(q.Gated), service, "key")
+		gauge(descHeldUp, float64(q.InLine), service, "line")
+		paused := 0.0
+		if !m.broker.Paused(service).IsZero() {
+			paused = 1
+		}
+		gauge(descPaused, paused, service)
 	}
 	table, err := m.broker.Table(ctx)
 	if err != nil {

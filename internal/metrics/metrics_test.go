@@ -30,8 +30,13 @@ func TestNames(t *testing.T) {
 		Open: func() (int64, int64) { return 2, 3 }, Claims: func() int { return 4 }, Held: func() int { return 1 }, Version: "v1.2.3",
 		Sent: func() callback.Stats { return callback.Stats{Delivered: 4, Failed: 5, GivenUp: 6, Dropped: 7, Held: 8} },
 	})
-	if _, _, err := b.Submit(t.Context(), broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte("x")}); err != nil {
-		t.Fatal(err)
+	for _, s := range []broker.Submission{
+		{Body: []byte("x"), OrderingKey: "k"}, {OrderingKey: "k", StartTimeout: time.Hour}, {OrderingKey: "k"}, {Delay: time.Hour},
+	} {
+		s.Tenant, s.Service = broker.DefaultTenant, "echo"
+		if _, _, err := b.Submit(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
 	}
 	got, err := b.Claim(t.Context(), "w", []string{"echo"}, 1, time.Second)
 	if err != nil || len(got) != 1 {
@@ -45,6 +50,9 @@ func TestNames(t *testing.T) {
 		}
 	}
 	if _, _, err := b.Settle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Pause(t.Context(), "echo"); err != nil { // the second is on the stream since the first ended
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
@@ -63,7 +71,9 @@ func TestNames(t *testing.T) {
 		`coatcheck_outcomes_total{reason="",service="echo",status="succeeded"} 1`,
 		`coatcheck_replies_total{kind="outcome"} 1`, `coatcheck_replies_total{kind="late"} 0`,
 		`coatcheck_requests{status="succeeded"} 1`, `coatcheck_requests{status="running"} 0`,
-		`coatcheck_queue_depth{service="echo"} 0`, "coatcheck_waiters 2", "coatcheck_stuck 0", "coatcheck_callbacks_owed 0", "coatcheck_replies_set_aside 1",
+		`coatcheck_queue_depth{service="echo"} 3`, `coatcheck_service_paused{service="echo"} 1`,
+		`coatcheck_queue_waiting{reason="delay",service="echo"} 1`, `coatcheck_queue_waiting{reason="key",service="echo"} 1`,
+		`coatcheck_queue_waiting{reason="line",service="echo"} 1`, "coatcheck_waiters 2", "coatcheck_stuck 0", "coatcheck_callbacks_owed 0", "coatcheck_replies_set_aside 1",
 		`coatcheck_callbacks_total{result="given_up"} 6`, `coatcheck_build_info{version="v1.2.3"} 1`, `coatcheck_replies_total{kind="garbage"} 1`,
 		"coatcheck_streams 3", "coatcheck_redis_up 1",
 	} {
@@ -80,9 +90,9 @@ func TestNames(t *testing.T) {
 	slices.Sort(names)
 	want := []string{
 		"coatcheck_build_info", "coatcheck_callbacks_owed", "coatcheck_callbacks_total",
-		"coatcheck_claims_waiting", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds",
+		"coatcheck_claims_waiting", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds", "coatcheck_queue_waiting",
 		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
-		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
+		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_service_paused", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)

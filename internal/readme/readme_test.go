@@ -131,7 +131,25 @@ func TestFirstMinute(t *testing.T) {
 	for _, service := range []string{"echo", "progress"} {
 		ready(t, "http://"+addr+"/v1/services/"+service)
 	}
+	typed(t, addr, "", section(t, "## In 60 seconds", "## "), 8)
+}
+
+// TestWhoGoesNext runs one example of each policy.
+func TestWhoGoesNext(t *testing.T) {
+	addr, path := freeAddr(t), binary(t)
+	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
+	for _, service := range []string{"echo", "sleep", "flaky"} {
+		ready(t, "http://"+addr+"/v1/services/"+service)
+	}
+	typed(t, addr, path, section(t, "## Who goes next", "## "), 9)
+}
+
+// typed types the commands of a text into a shell, and compares what comes out.
+// path is where coatcheck is, for commands that need it.
+func typed(t *testing.T, addr, path, text string, atLeast int) {
+	t.Helper()
 	shell := exec.Command("bash")
+	shell.Env = append(os.Environ(), "COATCHECK_URL=http://"+addr, "PATH="+filepath.Dir(path)+":"+os.Getenv("PATH"))
 	in, err := shell.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -146,8 +164,8 @@ func TestFirstMinute(t *testing.T) {
 	defer shell.Wait()
 	defer in.Close()
 	lines := bufio.NewReader(stdout)
-	id, examples := "", shownIn(section(t, "## In 60 seconds", "## "))
-	if len(examples) < 8 {
+	id, examples := "", shownIn(text)
+	if len(examples) < atLeast {
 		t.Fatalf("only %d commands found in the README", len(examples))
 	}
 	for _, e := range examples {
