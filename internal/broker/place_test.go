@@ -89,3 +89,40 @@ func TestPartitionsRaised(t *testing.T) {
 		}
 	})
 }
+
+// A service with a limit of its own stays where its requests are while partitions
+// are added, so that one number counts for all of it.
+func TestConcurrencyWhilePartitionsAreRaised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, dial := redistest.Pipe(t)
+		gateway := func(partitions int) *broker.Broker {
+			b, err := broker.Open(t.Context(), broker.Options{
+				URL: "redis://bubble:6379", Dial: dial, Partitions: partitions, Logger: slog.New(slog.DiscardHandler),
+				Services: map[string]broker.ServiceConfig{"echo": {Concurrency: 1, Timeout: time.Hour}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { b.Close() })
+			return b
+		}
+		submit(t, gateway(1), "first")
+		b := gateway(16)
+		first := claim(t, b)
+		time.Sleep(time.Minute) // the raise counts by then
+		if r := submit(t, b, "second"); r.ID.Partition() != 0 {
+			t.Errorf("while the first runs, the second is in partition %d", r.ID.Partition())
+		}
+		if got := take(t, b, 10); len(got) != 0 {
+			t.Errorf("%s runs beside the first", got[0].Body)
+		}
+		send(t, b, first, broker.WorkerReply{Type: "final"})
+		settle(t, b)
+		if got := serve(t, b); len(got) != 1 {
+			t.Errorf("then ran %v", got)
+		}
+		if r := submit(t, b, "third"); r.ID.Partition() == 0 {
+			t.Error("a service that is idle does not move to its new home")
+		}
+	})
+}
