@@ -47,7 +47,7 @@ local function take_back(spare)
       elseif moved < MOVED then
         local entry, f, flat = found[i][1], {}, found[i][2]
         for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
-        local r = f.id and load(f.id)
+        local r = f.id and load(named(f.token) or f.id)
         if r and not TERMINAL[r.status] and r.entry == entry then
           moved = moved + #(f.body or '')
           hold(r, f, place(r))
