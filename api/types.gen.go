@@ -63,6 +63,27 @@ func (e EventEncoding) Valid() bool {
 	}
 }
 
+// Defines values for GatheredReplyEncoding.
+const (
+	GatheredReplyEncodingBase64 GatheredReplyEncoding = "base64"
+	GatheredReplyEncodingJSON   GatheredReplyEncoding = "json"
+	GatheredReplyEncodingText   GatheredReplyEncoding = "text"
+)
+
+// Valid indicates whether the value is a known member of the GatheredReplyEncoding enum.
+func (e GatheredReplyEncoding) Valid() bool {
+	switch e {
+	case GatheredReplyEncodingBase64:
+		return true
+	case GatheredReplyEncodingJSON:
+		return true
+	case GatheredReplyEncodingText:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReplyEncoding.
 const (
 	ReplyEncodingBase64 ReplyEncoding = "base64"
@@ -78,6 +99,48 @@ func (e ReplyEncoding) Valid() bool {
 	case ReplyEncodingJSON:
 		return true
 	case ReplyEncodingText:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ScatterFormEncoding.
+const (
+	ScatterFormEncodingBase64 ScatterFormEncoding = "base64"
+	ScatterFormEncodingJSON   ScatterFormEncoding = "json"
+	ScatterFormEncodingText   ScatterFormEncoding = "text"
+)
+
+// Valid indicates whether the value is a known member of the ScatterFormEncoding enum.
+func (e ScatterFormEncoding) Valid() bool {
+	switch e {
+	case ScatterFormEncodingBase64:
+		return true
+	case ScatterFormEncodingJSON:
+		return true
+	case ScatterFormEncodingText:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ScatterLegEncoding.
+const (
+	ScatterLegEncodingBase64 ScatterLegEncoding = "base64"
+	ScatterLegEncodingJSON   ScatterLegEncoding = "json"
+	ScatterLegEncodingText   ScatterLegEncoding = "text"
+)
+
+// Valid indicates whether the value is a known member of the ScatterLegEncoding enum.
+func (e ScatterLegEncoding) Valid() bool {
+	switch e {
+	case ScatterLegEncodingBase64:
+		return true
+	case ScatterLegEncodingJSON:
+		return true
+	case ScatterLegEncodingText:
 		return true
 	default:
 		return false
@@ -299,12 +362,27 @@ type Event struct {
 	Type   EventType `json:"type"`
 
 	// At RFC 3339, UTC, milliseconds
-	At          Time          `json:"at"`
-	ContentType string        `json:"content_type"`
-	Encoding    EventEncoding `json:"encoding"`
+	At Time `json:"at"`
+
+	// Error Of an answer, where the service did not succeed
+	Error Error `json:"error,omitempty,omitzero"`
+
+	// Service Of a scatter: whose event it is
+	Service string `json:"service,omitempty,omitzero"`
+
+	// Status Of a scatter: how that service ended. Its answer is a partial event with it, what it sends before is one without
+	Status StatusStatus `json:"status,omitempty,omitzero"`
+
+	// StatusCode Of an answer
+	StatusCode  int    `json:"status_code,omitempty,omitzero"`
+	ContentType string `json:"content_type"`
+
+	// Size Bytes of an answer whose body is left out: above 256 KiB only the reply has it
+	Size     int           `json:"size,omitempty,omitzero"`
+	Encoding EventEncoding `json:"encoding,omitempty,omitzero"`
 
 	// Body JSON where encoding is json, else a string
-	Body Raw `json:"body"`
+	Body Raw `json:"body,omitempty,omitzero"`
 }
 
 // EventType defines model for Event.Type.
@@ -318,6 +396,56 @@ type Fault struct {
 	// Pointer JSON Pointer (RFC 6901), empty for the whole body
 	Pointer string `json:"pointer"`
 	Detail  string `json:"detail"`
+}
+
+// GatheredReplies The reply of a scatter
+type GatheredReplies struct {
+	MinReplies int `json:"min_replies"`
+	Succeeded  int `json:"succeeded"`
+
+	// Replies One for each service, as in the submit
+	Replies []GatheredReply `json:"replies"`
+}
+
+// GatheredReply What one service of a scatter answered
+type GatheredReply struct {
+	Service string       `json:"service"`
+	Status  StatusStatus `json:"status"`
+	Reason  string       `json:"reason,omitempty,omitzero"`
+
+	// Error Why a request did not succeed
+	Error Error `json:"error,omitempty,omitzero"`
+
+	// StatusCode This and what follows only where there is a reply
+	StatusCode  int                   `json:"status_code,omitempty,omitzero"`
+	ContentType string                `json:"content_type,omitempty,omitzero"`
+	Encoding    GatheredReplyEncoding `json:"encoding,omitempty,omitzero"`
+
+	// Body JSON where encoding is json, else a string
+	Body Raw `json:"body,omitempty,omitzero"`
+}
+
+// GatheredReplyEncoding defines model for GatheredReply.Encoding.
+type GatheredReplyEncoding string
+
+// Leg One service of a scatter
+type Leg struct {
+	Service string       `json:"service"`
+	Status  StatusStatus `json:"status"`
+
+	// Reason As of a request; canceled: scatter where it was not needed any more
+	Reason  string `json:"reason,omitempty,omitzero"`
+	Attempt int    `json:"attempt"`
+
+	// Error Why a request did not succeed
+	Error  Error  `json:"error,omitempty,omitzero"`
+	Worker string `json:"worker,omitempty,omitzero"`
+
+	// StartedAt RFC 3339, UTC, milliseconds
+	StartedAt Time `json:"started_at,omitempty,omitzero"`
+
+	// FinishedAt RFC 3339, UTC, milliseconds
+	FinishedAt Time `json:"finished_at,omitempty,omitzero"`
 }
 
 // Links Where to go from here
@@ -343,12 +471,12 @@ type Problem struct {
 	Errors []Fault `json:"errors,omitempty,omitzero"`
 }
 
-// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
+// Reply What the worker sent, or the GatheredReplies of a scatter; above 64 KiB the body is left out and served by its own link
 type Reply struct {
 	ContentType string `json:"content_type"`
 	StatusCode  int    `json:"status_code"`
 
-	// Size Bytes of the raw reply
+	// Size Bytes of the raw reply, of a scatter those of all replies in it
 	Size     int           `json:"size"`
 	Encoding ReplyEncoding `json:"encoding,omitempty,omitzero"`
 
@@ -375,6 +503,51 @@ type Reset struct {
 	// Last Number of the latest event
 	Last int `json:"last"`
 }
+
+// Scatter How far a request to several services is
+type Scatter struct {
+	// MinReplies How many must succeed
+	MinReplies int `json:"min_replies"`
+
+	// Succeeded How many did
+	Succeeded int `json:"succeeded"`
+
+	// Legs As in the submit
+	Legs []Leg `json:"legs"`
+}
+
+// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, idempotency_key
+type ScatterForm struct {
+	Services []Raw `json:"services"`
+
+	// ContentType Of the body; by default application/json, text/plain or application/octet-stream by its encoding
+	ContentType string `json:"content_type,omitempty,omitzero"`
+
+	// Encoding How the body is written, json by default: then workers get it as it stands here
+	Encoding ScatterFormEncoding `json:"encoding,omitempty,omitzero"`
+
+	// Body Any JSON, or a string where encoding is text or base64; for the services that have none of their own
+	Body          Raw    `json:"body,omitempty,omitzero"`
+	MinReplies    int    `json:"min_replies,omitempty,omitzero"`
+	StallTimeout  string `json:"stall_timeout,omitempty,omitzero"`
+	AcceptPartial bool   `json:"accept_partial,omitempty,omitzero"`
+}
+
+// ScatterFormEncoding How the body is written, json by default: then workers get it as it stands here
+type ScatterFormEncoding string
+
+// ScatterLeg One service of a scatter, with what it gets
+type ScatterLeg struct {
+	Service     string             `json:"service"`
+	ContentType string             `json:"content_type,omitempty,omitzero"`
+	Encoding    ScatterLegEncoding `json:"encoding,omitempty,omitzero"`
+
+	// Body Any JSON, or a string where encoding is text or base64
+	Body Raw `json:"body,omitempty,omitzero"`
+}
+
+// ScatterLegEncoding defines model for ScatterLeg.Encoding.
+type ScatterLegEncoding string
 
 // Service One destination, its queue and who answers it, a sample at most a second old
 type Service struct {
@@ -426,11 +599,13 @@ type ServiceList struct {
 
 // Status The status document: the same in poll, long-poll, the outcome event and a callback
 type Status struct {
-	CorrelationID string       `json:"correlation_id"`
-	Service       string       `json:"service"`
-	Status        StatusStatus `json:"status"`
+	CorrelationID string `json:"correlation_id"`
 
-	// Reason timed_out: start, run or total; failed: worker or max_attempts; canceled: client
+	// Service `*` for a scatter, whose services are its legs
+	Service string       `json:"service"`
+	Status  StatusStatus `json:"status"`
+
+	// Reason timed_out: start, run, total or stall; failed: worker, max_attempts or min_replies; canceled: client; succeeded, of a scatter: partial where fewer than min_replies had to do
 	Reason  string `json:"reason,omitempty,omitzero"`
 	Attempt int    `json:"attempt"`
 
@@ -472,6 +647,9 @@ type Status struct {
 	ExpiresAt Time   `json:"expires_at,omitempty,omitzero"`
 	RetryOf   string `json:"retry_of,omitempty,omitzero"`
 
+	// Scatter How far a request to several services is
+	Scatter Scatter `json:"scatter,omitempty,omitzero"`
+
 	// Tags As given by Coatcheck-Tag
 	Tags []string `json:"tags,omitempty,omitzero"`
 
@@ -487,7 +665,7 @@ type Status struct {
 	// Links Where to go from here
 	Links Links `json:"links"`
 
-	// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
+	// Reply What the worker sent, or the GatheredReplies of a scatter; above 64 KiB the body is left out and served by its own link
 	Reply Reply `json:"reply,omitempty,omitzero"`
 }
 
@@ -664,8 +842,11 @@ type ProblemPayload = Problem
 // ProblemQueueFull An error (RFC 9457)
 type ProblemQueueFull = Problem
 
-// ProblemReplyFailed An error (RFC 9457)
-type ProblemReplyFailed = Problem
+// ProblemReplyFailedApplicationJSON The reply of a scatter
+type ProblemReplyFailedApplicationJSON = GatheredReplies
+
+// ProblemReplyFailedApplicationProblemPlusJSON An error (RFC 9457)
+type ProblemReplyFailedApplicationProblemPlusJSON = Problem
 
 // ProblemSubmitRefused An error (RFC 9457)
 type ProblemSubmitRefused = Problem
@@ -796,6 +977,69 @@ type EventsParams struct {
 
 // EventsParamsRedact defines parameters for Events.
 type EventsParamsRedact string
+
+// ScatterParams defines parameters for Scatter.
+type ScatterParams struct {
+	// Services 2 to 100 different ones, repeated or comma-separated; then the body is opaque
+	Services []string `form:"services,omitempty" json:"services,omitempty,omitzero"`
+
+	// MinReplies How many must succeed, all by default; with services only, as the next two
+	MinReplies int `form:"min_replies,omitempty" json:"min_replies,omitempty,omitzero"`
+
+	// StallTimeout Without an answer for so long it is over, such as 10s; never by default
+	StallTimeout string `form:"stall_timeout,omitempty" json:"stall_timeout,omitempty,omitzero"`
+
+	// AcceptPartial Whether one success will do when time is up
+	AcceptPartial bool `form:"accept_partial,omitempty" json:"accept_partial,omitempty,omitzero"`
+
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
+	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CoatcheckTimeout Accepted → outcome, default 5m
+	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
+
+	// CoatcheckStartTimeout Accepted → claimed by a worker, none by default
+	CoatcheckStartTimeout StartTimeout `json:"Coatcheck-Start-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRunTimeout Claimed → replied, each attempt, none by default
+	CoatcheckRunTimeout RunTimeout `json:"Coatcheck-Run-Timeout,omitempty,omitzero"`
+
+	// CoatcheckRetention Outcome → forgotten, default 24h
+	CoatcheckRetention Retention `json:"Coatcheck-Retention,omitempty,omitzero"`
+
+	// CoatcheckMaxAttempts Attempts before the request fails, 1 to 100, default 3
+	CoatcheckMaxAttempts MaxAttempts `json:"Coatcheck-Max-Attempts,omitempty,omitzero"`
+
+	// CoatcheckBackoff Before the second attempt, default 1s; doubles from there, with jitter
+	CoatcheckBackoff Backoff `json:"Coatcheck-Backoff,omitempty,omitzero"`
+
+	// CoatcheckDelay Not before: a duration, whole seconds, or a date (RFC 3339 or HTTP). The other clocks start when it is over.
+	CoatcheckDelay Delay `json:"Coatcheck-Delay,omitempty,omitzero"`
+
+	// CoatcheckPriority high, normal or low: 16, 4 and 1 of every 21 places that are fought for
+	CoatcheckPriority Priority `json:"Coatcheck-Priority,omitempty,omitzero"`
+
+	// CoatcheckOrderingKey Requests of a service with one key run one after the other, in the order accepted; 1 to 255 visible ASCII characters
+	CoatcheckOrderingKey OrderingKey `json:"Coatcheck-Ordering-Key,omitempty,omitzero"`
+
+	// CoatcheckConcurrencyKey Of requests with one key, as many run at once as key_concurrency of the service says; not together with an ordering key
+	CoatcheckConcurrencyKey ConcurrencyKey `json:"Coatcheck-Concurrency-Key,omitempty,omitzero"`
+
+	// CoatcheckCallbackURL Where to post the outcome as a signed webhook
+	CoatcheckCallbackURL CallbackURL `json:"Coatcheck-Callback-Url,omitempty,omitzero"`
+
+	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
+	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
+
+	// Traceparent W3C Trace Context, carried to the worker and the callback
+	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
+}
 
 // ClaimParams defines parameters for Claim.
 type ClaimParams struct {

@@ -200,10 +200,11 @@ func (r *run) end(j *job) {
 	r.slots <- struct{}{}
 }
 
-// canceled ends the handlers of a request, of every attempt at it.
-func (r *run) canceled(id string) {
+// canceled ends the handlers of a request, of every attempt at it. The service
+// counts: another leg of the same scatter may run here too.
+func (r *run) canceled(service, id string) {
 	for _, j := range r.running() {
-		if j.delivery.ID == id {
+		if j.delivery.ID == id && j.delivery.Service == service {
 			j.cancel(ErrCanceled)
 		}
 	}

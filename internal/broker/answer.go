@@ -4,14 +4,16 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 var answerScript = newScript("answer")
 
-// tokenForm is what enqueue in prelude.lua writes: ID, attempt, nonce.
-var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})\.([1-9][0-9]{0,9})\.([0-9a-f]{1,64})$`)
+// tokenForm is what enqueue in prelude.lua writes: ID and leg of a scatter,
+// attempt, nonce.
+var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})(/[1-9][0-9]{0,2})?\.([1-9][0-9]{0,9})\.([0-9a-f]{1,64})$`)
 
 // Answer takes a reply by the token of a claim, for a worker that has nothing
 // else in its hand. Unlike Send it tells whether the claim still holds, and
@@ -21,6 +23,7 @@ var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})\.([1-9][0-9]{0,9})\.([0-9a-
 // the request stands instead; ErrMemory and ErrUnavailable (not taken),
 // ErrUnknownOutcome.
 func (b *Broker) Answer(ctx context.Context, token string, r WorkerReply) (id correlation.ID, now Status, err error) {
+	token = strings.Replace(token, "~", "/", 1) // see ClaimToken
 	parts := tokenForm.FindStringSubmatch(token)
 	if parts == nil {
 		return id, "", ErrUnknownClaim
@@ -35,8 +38,9 @@ func (b *Broker) Answer(ctx context.Context, token string, r WorkerReply) (id co
 		return id, "", err
 	}
 	p := partitionOf(id)
-	args := append([]any{id.String(), parts[2], parts[3]}, r.fields(token)...)
-	raw, err := answerScript.run(ctx, b.redis.commands, p, []string{p.request(id), p.replies()}, args...)
+	name := id.String() + parts[2]
+	args := append([]any{name, parts[3], parts[4]}, r.fields(token)...)
+	raw, err := answerScript.run(ctx, b.redis.commands, p, []string{p.record(name), p.replies()}, args...)
 	if err != nil {
 		if wrapped := fault("take a reply", err); unsent(err) {
 			return id, "", wrapped

@@ -333,7 +333,7 @@ func TestCancel(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			b.Cancellations(ctx, []string{"echo"}, func(id string) { told <- id }, func() {})
+			b.Cancellations(ctx, []string{"echo"}, func(_, id string) { told <- id }, func() {})
 		}()
 		for redis.Client.PubSubNumSub(t.Context(), "cc:cancel:echo").Val()["cc:cancel:echo"] == 0 {
 		}

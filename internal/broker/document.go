@@ -27,6 +27,9 @@ func Document(r Record, publicURL string) api.Status {
 	if r.Priority != PriorityNormal {
 		d.Priority = api.StatusPriority(r.Priority)
 	}
+	if r.Legs != nil {
+		d.Scatter = api.Scatter{MinReplies: r.MinReplies, Succeeded: r.succeeded(), Legs: legs(r)}
+	}
 	if r.Error != nil {
 		d.Error = api.Error{Code: r.Error.Code, Message: r.Error.Message}
 	}
@@ -54,21 +57,37 @@ func attempts(r Record) []api.Attempt {
 
 // EventDocument is one event as the wire has it.
 func EventDocument(e Event) api.Event {
-	encoding, body := encodeBody(e.ContentType, e.Body)
-	return api.Event{
-		Number: e.Number, Type: api.EventType(e.Type), At: api.Time(e.At), ContentType: e.ContentType,
-		Encoding: api.EventEncoding(encoding), Body: body,
+	d := api.Event{Number: e.Number, Type: api.EventType(e.Type), At: api.Time(e.At), Service: e.Service, ContentType: e.ContentType}
+	if e.Leg != nil {
+		d.Status = api.StatusStatus(e.Leg.Status)
+		if e.Leg.Reply != nil {
+			d.StatusCode = e.Leg.Reply.StatusCode
+		}
+		if e.Leg.Error != nil {
+			d.Error = api.Error{Code: e.Leg.Error.Code, Message: e.Leg.Error.Message}
+		}
 	}
+	if e.Body == nil && e.Size > 0 {
+		d.Size = e.Size
+		return d
+	}
+	encoding, body := encodeBody(e.ContentType, e.Body)
+	d.Encoding, d.Body = api.EventEncoding(encoding), body
+	return d
 }
+
+// ClaimToken is the token of a claim as it travels in URLs: a slash, even as %2F,
+// does not pass every proxy. Answer takes either form.
+func ClaimToken(d Delivery) string { return strings.Replace(d.Token, "/", "~", 1) }
 
 // ClaimDocument is a claim as the wire has it. publicURL is as of Document.
 func ClaimDocument(d Delivery, publicURL string) api.Claim {
 	encoding, body := encodeBody(d.ContentType, d.Body)
 	return api.Claim{
-		Token: d.Token, CorrelationID: d.ID, Service: d.Service, Attempt: d.Attempt, DeadlineAt: api.Time(d.Deadline),
+		Token: ClaimToken(d), CorrelationID: d.ID, Service: d.Service, Attempt: d.Attempt, DeadlineAt: api.Time(d.Deadline),
 		LeaseSeconds: float32(d.Lease.Seconds()), Traceparent: validText(d.Traceparent), Headers: d.Headers,
 		ContentType: validText(d.ContentType), Size: len(d.Body), Encoding: api.ClaimEncoding(encoding), Body: body,
-		Links: api.ClaimLinks{Replies: strings.TrimSuffix(publicURL, "/") + "/v1/claims/" + url.PathEscape(d.Token) + "/replies"},
+		Links: api.ClaimLinks{Replies: strings.TrimSuffix(publicURL, "/") + "/v1/claims/" + url.PathEscape(ClaimToken(d)) + "/replies"},
 	}
 }
 

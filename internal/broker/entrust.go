@@ -51,8 +51,8 @@ func (b *Broker) Entrust(ctx context.Context, held []Delivery) (handed []Deliver
 func (b *Broker) sendEntrust(ctx context.Context, held []Delivery) (answers []*redis.Cmd, unknown bool) {
 	pipe := b.redis.commands.Pipeline()
 	for _, d := range held {
-		p, key := d.home()
-		answers = append(answers, pipe.EvalSha(ctx, entrustScript.sha, []string{key}, p.prefix(), d.ID, d.Token, d.Entry, handedTo+b.name))
+		p, name := d.home()
+		answers = append(answers, pipe.EvalSha(ctx, entrustScript.sha, []string{p.record(name)}, p.prefix(), name, d.Token, d.Entry, handedTo+b.name))
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	for _, a := range answers {

@@ -24,6 +24,12 @@ var (
 	// ErrQueueFull is returned by Submit where the service has its fill of
 	// waiting requests.
 	ErrQueueFull = errors.New("queue of the service is full")
+	// ErrApart is returned by Scatter for services, or keys, that each have a
+	// partition of their own.
+	ErrApart = errors.New("legs are at home in different partitions")
+	// ErrScatterTooLarge is returned by Scatter for bodies that are together more
+	// than one step may write.
+	ErrScatterTooLarge = errors.New("bodies of the scatter are too large together")
 	// ErrMemory is returned by Submit while Redis is above the share of its
 	// memory that is kept for replies.
 	ErrMemory = errors.New("no room for new requests in Redis")

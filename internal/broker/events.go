@@ -34,7 +34,7 @@ func (b *Broker) Events(ctx context.Context, id correlation.ID, after int) (r Re
 	}
 	first = int(number(texts(raw)[1]))
 	for i, line := range texts(raw[2]) {
-		events = append(events, parseEvent(max(after+1, first)+i, line))
+		events = append(events, parseEvent(r, max(after+1, first)+i, line))
 	}
 	return r, events, first, nil
 }
@@ -56,7 +56,7 @@ func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
 	if len(lines) == 0 || number(texts(raw)[1]) > int64(i.Number) {
 		return r, nil, nil
 	}
-	e := parseEvent(i.Number, lines[0])
+	e := parseEvent(r, i.Number, lines[0])
 	return r, &e, nil
 }
 
@@ -92,10 +92,25 @@ func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most,
 	return list, nil
 }
 
-// parseEvent reads "<ms> <type> <content type>\n<bytes>", as settle.lua writes it.
-func parseEvent(n int, line string) Event {
+// parseEvent reads an event of r as events.lua returns it.
+func parseEvent(r Record, n int, line string) Event {
 	head, body, _ := strings.Cut(line, "\n")
 	at, rest, _ := strings.Cut(head, " ")
 	kind, contentType, _ := strings.Cut(rest, " ")
-	return Event{Number: n, Type: kind, At: millis(at), ContentType: validText(contentType), Body: bytes.Clone([]byte(body))}
+	e := Event{Number: n, At: millis(at), Body: bytes.Clone([]byte(body)), Size: len(body)}
+	var leg string
+	e.Type, leg, _ = strings.Cut(kind, "/")
+	if i := int(number(leg)); i > 0 && i <= len(r.Legs) {
+		e.Service = r.Legs[i-1].Service
+		if e.Type == "answer" {
+			var size string
+			size, contentType, _ = strings.Cut(contentType, " ")
+			e.Type, e.Leg = "partial", &r.Legs[i-1]
+			if e.Size = int(number(size)); e.Size != len(body) {
+				e.Body = nil // too large for an event
+			}
+		}
+	}
+	e.ContentType = validText(contentType)
+	return e
 }

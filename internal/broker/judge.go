@@ -74,7 +74,8 @@ func (b *Broker) judge(ctx context.Context, p partition, asked []string) ([]any,
 
 func finalReply(service string, entry redis.XMessage) FinalReply {
 	text := func(name string) string { s, _ := entry.Values[name].(string); return s }
-	id, _, _ := strings.Cut(text("token"), ".")
+	name, _, _ := strings.Cut(text("token"), ".")
+	id, _, _ := strings.Cut(name, "/")
 	return FinalReply{ID: id, Service: service, Reply: Reply{
 		ContentType: text("content_type"), StatusCode: int(number(text("status_code"))), Body: []byte(text("body")), Size: len(text("body")),
 	}}

@@ -50,6 +50,7 @@ func (p partition) listing(status, tenant string) string {
 
 func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
 func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }
+func (p partition) record(name string) string        { return p.prefix() + "request:" + name } // of a leg too
 func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
 func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
 func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }

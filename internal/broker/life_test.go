@@ -56,6 +56,57 @@ func TestLifeOfARequest(outer *testing.T) {
 	})
 }
 
+// lifeServices are all of them; a scatter goes to each.
+var lifeServices = []string{"echo", "left", "right"}
+
+// checkLegs holds a scatter to what must be so: a leg ends once, each answer is one
+// event and is counted once, and the outcome is what the legs say.
+func (l *life) checkLegs(r, old broker.Record, events []broker.Event) error {
+	succeeded, closed, answers := 0, 0, map[string]int{}
+	for _, e := range events {
+		if e.Leg != nil {
+			answers[e.Service]++
+		}
+	}
+	for i, leg := range r.Legs {
+		if before := old.Legs[i]; before.Status.Terminal() && (leg.Status != before.Status || leg.Attempt != before.Attempt || !leg.Finished.Equal(before.Finished)) {
+			return fmt.Errorf("leg %s was %+v, is %+v", leg.Service, before, leg)
+		}
+		if leg.Attempt > 3 {
+			return fmt.Errorf("leg %s has attempt %d", leg.Service, leg.Attempt)
+		}
+		if r.Status.Terminal() && !leg.Status.Terminal() {
+			return fmt.Errorf("it is %s, its leg %s is %s", r.Status, leg.Service, leg.Status)
+		}
+		if leg.Reply != nil && len(leg.Reply.Body) > 0 && l.sent[string(leg.Reply.Body)] != leg.Attempt {
+			return fmt.Errorf("attempt %d of leg %s ended with %q of attempt %d", leg.Attempt, leg.Service, leg.Reply.Body, l.sent[string(leg.Reply.Body)])
+		}
+		if leg.Status == broker.Succeeded {
+			succeeded++
+		}
+		if leg.Status.Terminal() {
+			if answers[leg.Service] == 0 {
+				closed++
+			}
+		}
+		if answers[leg.Service] > 1 {
+			return fmt.Errorf("leg %s answered %d times", leg.Service, answers[leg.Service])
+		}
+	}
+	switch {
+	case r.Legs == nil:
+	case !r.Status.Terminal() && (closed > 0 || succeeded >= r.MinReplies):
+		return fmt.Errorf("it is %s with %d closed and %d succeeded of %d", r.Status, closed, succeeded, r.MinReplies)
+	case r.Status == broker.Succeeded && r.Reason == "" && succeeded != r.MinReplies:
+		return fmt.Errorf("it succeeded with %d of %d", succeeded, r.MinReplies)
+	case r.Reason == "partial" && (succeeded == 0 || succeeded >= r.MinReplies):
+		return fmt.Errorf("it succeeded in part with %d of %d", succeeded, r.MinReplies)
+	case r.Status == broker.Failed && len(r.Legs)-len(answers)+succeeded >= r.MinReplies:
+		return fmt.Errorf("it failed when %d of %d could still succeed", len(r.Legs)-len(answers)+succeeded, r.MinReplies)
+	}
+	return nil
+}
+
 // step is one thing that happens; pick chooses among what there is.
 type step struct {
 	Do   string
@@ -71,6 +122,7 @@ func drawStep() *rapid.Generator[step] {
 				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete", "ack", "sweep",
 				"submit ordered", "submit ordered", "submit delayed", "submit high", "submit with a key", "pause", "regulate",
 				"reserve", "reserve", "entrust", "entrust", "unclaim",
+				"scatter", "scatter", "claim leg", "claim leg", "claim leg",
 			}).Draw(t, "do"),
 			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
 			Wait: time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond,
@@ -85,12 +137,13 @@ func live(t *testing.T, history []step) (broken string) {
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 	defer rude.Close()
+	config := broker.ServiceConfig{
+		Timeout: 20 * time.Second, RunTimeout: 8 * time.Second, StartTimeout: 10 * time.Second,
+		Lease: 3 * time.Second, MaxAttempts: 3, Retention: time.Hour,
+	}
 	b, err := broker.Open(t.Context(), broker.Options{
 		URL: "redis://bubble:6379", Dial: dial, Logger: slog.New(slog.DiscardHandler),
-		Services: map[string]broker.ServiceConfig{"echo": {
-			Timeout: 20 * time.Second, RunTimeout: 8 * time.Second, StartTimeout: 10 * time.Second,
-			Lease: 3 * time.Second, MaxAttempts: 3, Retention: time.Hour,
-		}},
+		Services: map[string]broker.ServiceConfig{"echo": config, "left": config, "right": config},
 	})
 	if err != nil {
 		return err.Error()
@@ -114,6 +167,11 @@ func live(t *testing.T, history []step) (broken string) {
 	}
 	if err := l.check(t); err != nil {
 		return "at the end: " + err.Error()
+	}
+	for _, service := range lifeServices {
+		if left := rude.XLen(t.Context(), "cc:{0}:queue:"+service).Val(); left > 0 && !l.acked {
+			return fmt.Sprintf("%d entries of %s are left", left, service)
+		}
 	}
 	for _, kind := range []string{"gate", "waiting", "line"} {
 		if left := rude.Keys(t.Context(), "cc:{0}:"+kind+":*").Val(); len(left) > 0 {
@@ -152,12 +210,34 @@ func (l *life) step(t *testing.T, s step) error {
 		if sub.OrderingKey != "" {
 			l.order[sub.OrderingKey] = append(l.order[sub.OrderingKey], r.ID)
 		}
-	case "claim", "reserve":
+	case "scatter":
+		sub := broker.Scatter{
+			Submission: broker.Submission{Tenant: broker.DefaultTenant, Body: fmt.Appendf(nil, "body %d", l.seq)},
+			MinReplies: 1 + s.Pick%3, AcceptPartial: s.Pick%2 == 0,
+		}
+		if s.Pick%5 == 0 {
+			sub.StallTimeout = s.Wait
+		}
+		for _, service := range lifeServices {
+			sub.Legs = append(sub.Legs, broker.Submission{Service: service, Body: sub.Body})
+		}
+		if s.Pick%7 == 0 {
+			sub.Delay = s.Wait
+		}
+		r, _, err := l.b.Scatter(ctx, sub)
+		if err != nil {
+			return err
+		}
+		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), seen: map[int]string{}}
+	case "claim", "claim leg", "reserve":
 		var got []broker.Delivery
 		var err error
-		if s.Do == "claim" {
+		switch s.Do {
+		case "claim":
 			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), []string{"echo"}, 1, time.Millisecond)
-		} else {
+		case "claim leg":
+			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), lifeServices[1+s.Pick%2:][:1], 1, time.Millisecond)
+		case "reserve":
 			got, err = l.b.Reserve(ctx, "echo", 1, time.Millisecond)
 		}
 		if err != nil {
@@ -174,10 +254,10 @@ func (l *life) step(t *testing.T, s step) error {
 				return err
 			}
 		}
-		if len(got) > 0 && l.paused {
+		if len(got) > 0 && l.paused && s.Do != "claim leg" {
 			return fmt.Errorf("delivered %s of a paused service", got[0].Body)
 		}
-		if s.Do == "claim" {
+		if s.Do != "reserve" {
 			l.held = append(l.held, got...)
 		} else {
 			l.reserved = append(l.reserved, got...)
@@ -235,11 +315,17 @@ func (l *life) step(t *testing.T, s step) error {
 			return l.rude.XAck(ctx, "cc:{0}:queue:echo", "workers", p.ID).Err()
 		}
 	case "sweep":
-		_, _, err := l.b.Sweep(ctx, 0, "echo", "")
-		return err
+		for _, service := range lifeServices {
+			if _, _, err := l.b.Sweep(ctx, 0, service, ""); err != nil {
+				return err
+			}
+		}
 	case "lapse":
-		_, err := l.b.Lapse(ctx, 0, "echo")
-		return err
+		for _, service := range lifeServices {
+			if _, err := l.b.Lapse(ctx, 0, service); err != nil {
+				return err
+			}
+		}
 	case "pass":
 		time.Sleep(s.Wait)
 	case "regulate":
@@ -310,7 +396,10 @@ func (l *life) check(t *testing.T) error {
 		if r.Attempt == old.Attempt && old.Status == broker.Running && r.Status == broker.Queued && !l.acked {
 			return fmt.Errorf("%s was running and is queued, in the same attempt", id)
 		}
-		if r.Reply != nil && len(r.Reply.Body) > 0 && l.sent[string(r.Reply.Body)] != r.Attempt {
+		if err := l.checkLegs(r, old, events); err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		if r.Legs == nil && r.Reply != nil && len(r.Reply.Body) > 0 && l.sent[string(r.Reply.Body)] != r.Attempt {
 			return fmt.Errorf("%s: attempt %d ended with %q of attempt %d", id, r.Attempt, r.Reply.Body, l.sent[string(r.Reply.Body)])
 		}
 		for i, e := range events {

@@ -19,7 +19,7 @@ import (
 // the idempotency key was bound to if there is one.
 func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool, err error) {
 	home := partition(mathrand.IntN(b.Partitions()))
-	if key := homeKey(s.Submission, s.plan); key != "" {
+	if key := s.home; key != "" {
 		if time.Since(b.shared.Load().read) > knownWithin {
 			if err := b.configure(ctx); err != nil {
 				return Record{}, false, err
@@ -58,8 +58,8 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 func (b *Broker) inUse(ctx context.Context, s *submission, old partition) (bool, error) {
 	var open int64
 	var err error
-	if gate := gateIn(s.policy); gate != "-" {
-		open, err = b.redis.commands.Exists(ctx, old.gate(s.Service, gate)).Result()
+	if gates := s.gates(old); len(gates) > 0 {
+		open, err = b.redis.commands.Exists(ctx, gates...).Result()
 	}
 	if s.plan.Concurrency > 0 && open == 0 && err == nil {
 		open, err = b.redis.commands.XLen(ctx, old.queue(s.Service)).Result()
@@ -68,6 +68,20 @@ func (b *Broker) inUse(ctx context.Context, s *submission, old partition) (bool,
 		}
 	}
 	return open > 0, fault("look for requests with the same key", err)
+}
+
+// gates are the keys of what it may have to wait for in a partition.
+func (s *submission) gates(p partition) (keys []string) {
+	add := func(service, policy string) {
+		if gate := gateIn(policy); gate != "-" {
+			keys = append(keys, p.gate(service, gate))
+		}
+	}
+	add(s.Service, s.policy)
+	for _, l := range s.legs {
+		add(l.Service, l.policy)
+	}
+	return keys
 }
 
 // bound looks a key up in a partition where it is no longer at home.

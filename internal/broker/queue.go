@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,7 +163,8 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		q.InLine += int(l.waiting.Val() - l.scheduled.Val() - l.gated.Val())
 		for _, first := range l.first {
 			if len(first.Val()) > 0 {
-				if id, err := correlation.Parse(first.Val()[0]); err == nil {
+				name, _, _ := strings.Cut(first.Val()[0], "/") // of a leg
+				if id, err := correlation.Parse(name); err == nil {
 					q.OldestAge = max(q.OldestAge, now.Val().Sub(id.Time()))
 				}
 			}
@@ -263,7 +265,7 @@ func after(id string) string {
 // and when it will start (zero if unknown, or while its service is paused). ok is false where it isn't queued
 // or nothing can be told.
 func (b *Broker) Position(ctx context.Context, r Record) (position int, start time.Time, ok bool) {
-	if r.Status != Queued {
+	if r.Status != Queued || len(r.Legs) > 0 {
 		return 0, time.Time{}, false
 	}
 	q, shards, err := b.sample(ctx, r.Service)
@@ -289,6 +291,9 @@ func (b *Broker) Position(ctx context.Context, r Record) (position int, start ti
 // RetryAfter is in how many seconds (1 to 60) asking again is worth while, from
 // the queue's depth and what the service takes.
 func (b *Broker) RetryAfter(ctx context.Context, r Record) int {
+	if len(r.Legs) > 0 {
+		return b.retryAfterLegs(ctx, r)
+	}
 	q, _, err := b.sample(ctx, r.Service)
 	if err != nil {
 		return 1

@@ -37,7 +37,7 @@ type Record struct {
 	Tenant  string
 	Service string
 	Status  Status
-	Reason  string // start, run, total; worker, max_attempts; client
+	Reason  string // start, run, total, stall; worker, max_attempts, min_replies; client; of a success: partial
 	Attempt int    // 1 for the first
 	Worker  string // consumer name of the current or last attempt, "" until known
 	Error   *Error // only for failed, timed_out and canceled
@@ -71,6 +71,27 @@ type Record struct {
 	// where it does not. Position makes a position of them.
 	Ordinal int64
 	Rank    int
+
+	// Legs are the services of a scatter, in the order of the submit; none of any
+	// other request. Its own Service is AnyService.
+	Legs       []Leg
+	MinReplies int // of a scatter: how many legs must succeed
+}
+
+// AnyService is the service of a scatter, which has several.
+const AnyService = "*"
+
+// Leg is one service of a scatter, and how far it is.
+type Leg struct {
+	Service  string
+	Status   Status
+	Reason   string // as of a record; scatter: it was not needed any more
+	Attempt  int
+	Worker   string
+	Started  time.Time
+	Finished time.Time
+	Error    *Error
+	Reply    *Reply // as of a record; Body is there only where the whole reply has it
 }
 
 // Attempt is one try at a request that led to another.
@@ -115,4 +136,8 @@ type Event struct {
 	At          time.Time
 	ContentType string
 	Body        []byte
+	Size        int // of the body
+
+	Service string // of a scatter: whose event it is
+	Leg     *Leg   // where it is the answer of that service, how it ended; Body is nil where it is too large for an event
 }

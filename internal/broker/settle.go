@@ -50,7 +50,7 @@ type Fact struct {
 
 func parseReport(lines []string) []Fact {
 	facts := make([]Fact, 0, len(lines))
-	for _, line := range lines {
+	for line := range strings.Lines(strings.Join(lines, "\n")) { // what ends a scatter is several
 		f := strings.Fields(line)
 		if len(f) < 3 {
 			continue

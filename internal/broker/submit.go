@@ -65,6 +65,9 @@ type submission struct {
 	policy      string    // "weight limit gate flow", see prelude.lua; "" where nothing holds
 	until       time.Time // zero, or when the home of the key moves
 	register    bool      // the tenant, see tenants
+	home        string    // key that finds its partition; "" for any
+	scatter     *Scatter  // nil for a request to one service
+	legs        []leg     // of a scatter
 	unknown     bool      // an earlier try may have been committed
 }
 
@@ -89,7 +92,7 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		return Record{}, false, err
 	}
 	sub := submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
-	sub.policy = policyOf(s, sub.plan)
+	sub.policy, sub.home = policyOf(s, sub.plan), homeKey(s, sub.plan)
 	if len(s.Headers) > 0 {
 		encoded, err := json.Marshal(s.Headers)
 		if err != nil {
@@ -100,12 +103,17 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 	if s.IdempotencyKey != "" {
 		sub.binding, sub.fingerprint = bindingOf(s), fingerprintOf(s)
 	}
+	return b.commit(ctx, &sub, len(s.Body)+512)
+}
+
+// commit finds a place for a submission of so many bytes, and stores it there.
+func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Record, replayed bool, err error) {
 	for range submitPlaces {
-		if r, found, err := b.place(ctx, &sub); found || err != nil {
+		if r, found, err := b.place(ctx, sub); found || err != nil {
 			return r, found, err
 		}
-		sub.register = b.tenants.due(s.Tenant, partitionOf(sub.id))
-		answer, left, err := b.submits.do(ctx, &sub, len(s.Body)+512)
+		sub.register = b.tenants.due(sub.Tenant, partitionOf(sub.id))
+		answer, left, err := b.submits.do(ctx, sub, size)
 		if left {
 			return Record{}, false, fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, err)
 		}
@@ -115,10 +123,13 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		switch answer[0] {
 		case "accepted":
 			if sub.register {
-				b.tenants.registered(s.Tenant, partitionOf(sub.id))
+				b.tenants.registered(sub.Tenant, partitionOf(sub.id))
 			}
 			return sub.record(answer), false, nil
 		case "full":
+			if len(answer) > 1 {
+				return Record{}, false, fmt.Errorf("%w: %s", ErrQueueFull, answer[1])
+			}
 			return Record{}, false, ErrQueueFull
 		case "mismatch":
 			return Record{}, false, ErrIdempotencyMismatch
@@ -151,6 +162,7 @@ func (s *submission) record(answer []string) Record {
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
 		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]), Tags: s.Tags,
 		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
+		Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),
 	}
 }
 
@@ -191,7 +203,7 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 	answers := make([]*redis.Cmd, len(calls))
 	for i, c := range calls {
 		keys, args := c.ask.command()
-		answers[i] = pipe.EvalSha(ctx, submitScript.sha, keys, args...)
+		answers[i] = pipe.EvalSha(ctx, c.ask.script().sha, keys, args...)
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	reload := false
@@ -220,6 +232,20 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 	return open
 }
 
+func (s *submission) script() *script {
+	if s.scatter != nil {
+		return scatterScript
+	}
+	return submitScript
+}
+
+func (s *submission) minReplies() int {
+	if s.scatter == nil {
+		return 0
+	}
+	return s.scatter.MinReplies
+}
+
 func (s *submission) command() (keys []string, args []any) {
 	p := partitionOf(s.id)
 	keys = []string{p.request(s.id)}
@@ -237,6 +263,9 @@ func (s *submission) command() (keys []string, args []any) {
 	register := "0"
 	if s.register {
 		register = "1"
+	}
+	if s.scatter != nil {
+		return s.scatterCommand(keys, until, register, url, events)
 	}
 	return keys, []any{
 		p.prefix(), s.id.String(), s.nonce, s.Service, tenantText(s.Tenant),

@@ -39,11 +39,30 @@ const (
 	viewPolicy
 	viewReplyHeaders
 	viewTags
+	viewScatter
 	viewReplySize
 	viewReply
 	viewNow
 	viewRank
-	viewFields
+	viewFields // of a scatter legFields more for each leg
+)
+
+// The places of what legs in outcome.lua returns of a leg.
+const (
+	legService = iota
+	legStatus
+	legAttempt
+	legStarted
+	legWorker
+	legFinished
+	legReason
+	legCode
+	legMessage
+	legReplyType
+	legReplyStatus
+	legReplySize
+	legReply
+	legFields
 )
 
 // parseView turns what view in prelude.lua returns into a record.
@@ -52,7 +71,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		return Record{}, ErrGone
 	}
 	v := texts(raw)
-	if len(v) != viewFields {
+	if len(v) < viewFields || (len(v)-viewFields)%legFields != 0 {
 		return Record{}, fmt.Errorf("record has %d fields instead of %d", len(v), viewFields)
 	}
 	plan := strings.Fields(v[viewPlan])
@@ -78,6 +97,12 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	if url := v[viewCallback]; url != "" {
 		r.Callback = &Callback{URL: url, Events: eventNames(plan[7])}
 	}
+	if v[viewScatter] != "" {
+		r.MinReplies = int(number(strings.Fields(v[viewScatter])[1]))
+		for at := viewFields; at < len(v); at += legFields {
+			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields]))
+		}
+	}
 	if !r.Status.Terminal() {
 		return r, nil
 	}
@@ -86,18 +111,16 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	if v[viewCode] != "" || v[viewMessage] != "" {
 		r.Error = &Error{Code: validText(v[viewCode]), Message: validText(v[viewMessage])}
 	}
+	if r.Legs != nil {
+		r.Reply = gathered(r)
+		return r, nil
+	}
 	size := int(number(v[viewReplySize]))
 	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded {
-		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: int(number(v[viewReplyStatus])), Size: size}
+		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: replyStatus(r.Status, v[viewReplyStatus]), Size: size}
 		if text := v[viewReplyHeaders]; text != "" {
 			if json.Unmarshal([]byte(text), &r.Reply.Headers) != nil {
 				r.Reply.Headers = nil // not what the protocol says; the reply itself is whole
-			}
-		}
-		if r.Reply.StatusCode == 0 {
-			r.Reply.StatusCode = 200
-			if r.Status == Failed {
-				r.Reply.StatusCode = 500
 			}
 		}
 		if len(v[viewReply]) == size {
@@ -105,6 +128,35 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		}
 	}
 	return r, nil
+}
+
+func parseLeg(v []string) Leg {
+	l := Leg{
+		Service: v[legService], Status: Status(v[legStatus]), Reason: v[legReason], Attempt: int(number(v[legAttempt])),
+		Worker: validText(v[legWorker]), Started: millis(v[legStarted]), Finished: millis(v[legFinished]),
+	}
+	if v[legCode] != "" || v[legMessage] != "" {
+		l.Error = &Error{Code: validText(v[legCode]), Message: validText(v[legMessage])}
+	}
+	if size := int(number(v[legReplySize])); size > 0 || v[legReplyType] != "" || l.Status == Succeeded {
+		l.Reply = &Reply{ContentType: v[legReplyType], StatusCode: replyStatus(l.Status, v[legReplyStatus]), Size: size}
+		if len(v[legReply]) == size {
+			l.Reply.Body = []byte(v[legReply])
+		}
+	}
+	return l
+}
+
+// replyStatus is what the worker said, or what goes without saying.
+func replyStatus(s Status, said string) int {
+	switch code := int(number(said)); {
+	case code != 0:
+		return code
+	case s == Failed:
+		return 500
+	default:
+		return 200
+	}
 }
 
 // parseHistory reads the attempts before the present one, oldest first; see

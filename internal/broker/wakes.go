@@ -28,17 +28,17 @@ func (b *Broker) Wakes(ctx context.Context, woken func([]correlation.ID), resume
 	}, resumed)
 }
 
-// Cancellations calls canceled with the ID of each request of the services
+// Cancellations calls canceled with service and ID of each request of the services
 // that ended while a worker had it, and resumed after every (re)connection. Blocks
 // until ctx ends. What is sent while the connection is down is lost: such a
 // worker's reply counts as late.
-func (b *Broker) Cancellations(ctx context.Context, services []string, canceled func(id string), resumed func()) error {
+func (b *Broker) Cancellations(ctx context.Context, services []string, canceled func(service, id string), resumed func()) error {
 	return b.Orders(ctx, services, canceled, func() {}, resumed)
 }
 
 // Orders are Cancellations and, beside them on the same connection, the order to
 // drain this worker. Where that is missed, Enlist tells of it.
-func (b *Broker) Orders(ctx context.Context, services []string, canceled func(id string), drain, resumed func()) error {
+func (b *Broker) Orders(ctx context.Context, services []string, canceled func(service, id string), drain, resumed func()) error {
 	channels := []string{drainChannel + b.name}
 	for _, s := range services {
 		channels = append(channels, cancelChannel+s)
@@ -47,7 +47,7 @@ func (b *Broker) Orders(ctx context.Context, services []string, canceled func(id
 		if channel == channels[0] {
 			drain()
 		} else {
-			canceled(payload)
+			canceled(strings.TrimPrefix(channel, cancelChannel), payload)
 		}
 	}, resumed)
 }

@@ -145,7 +145,7 @@ func TestDrainWorker(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		told, listening, done := make(chan bool, 1), make(chan bool, 1), make(chan bool)
 		go func() {
-			w.Orders(ctx, []string{"echo"}, func(string) {}, func() { told <- true }, func() { listening <- true })
+			w.Orders(ctx, []string{"echo"}, func(string, string) {}, func() { told <- true }, func() { listening <- true })
 			close(done)
 		}()
 		defer func() { stop(); <-done }()

@@ -175,7 +175,7 @@ func (s *Server) handOut(w http.ResponseWriter, r *http.Request, held []broker.D
 // describeClaim says in headers what JSON says beside the body.
 func describeClaim(h http.Header, d broker.Delivery) {
 	h.Set("Content-Type", rawForm)
-	h.Set(api.HeaderClaim, d.Token)
+	h.Set(api.HeaderClaim, broker.ClaimToken(d))
 	h.Set(api.HeaderClaimService, d.Service)
 	h.Set(api.HeaderClaimAttempt, strconv.Itoa(d.Attempt))
 	h.Set(api.HeaderClaimDeadline, api.Time(d.Deadline).String())

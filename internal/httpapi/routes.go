@@ -22,6 +22,7 @@ func (s *Server) routes() http.Handler {
 	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} { // below the service, for its backend
 		r.MethodFunc(method, "/v1/services/{service}/requests/*", s.handle(s.submit, auth.Submit))
 	}
+	r.Post("/v1/scatter", s.handle(s.scatter, auth.Submit))
 	r.Get("/v1/requests", s.handle(s.list, auth.Read))
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))

@@ -18,6 +18,7 @@ import (
 var needed = map[string]auth.Scope{
 	"POST /v1/services/{service}/requests": auth.Submit,
 	"GET /v1/requests/{id}":                auth.Read,
+	"POST /v1/scatter":                     auth.Submit,
 
 	"GET /v1/services/{service}/requests/*":    auth.Submit,
 	"PUT /v1/services/{service}/requests/*":    auth.Submit,

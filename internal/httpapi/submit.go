@@ -31,6 +31,12 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refused(r, err, service)
 	}
+	return s.accepted(w, r, record, replayed)
+}
+
+// accepted answers for a request that was just committed, waiting for its reply
+// where the client asked for that.
+func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.Record, replayed bool) error {
 	callOf(r).id = record.ID.String()
 	h := w.Header()
 	h.Set("Location", broker.Document(record, s.PublicURL).Links.Self)
@@ -113,6 +119,9 @@ func (s *Server) document(ctx context.Context, record broker.Record) api.Status 
 	d := broker.Document(record, s.PublicURL)
 	if position, start, ok := s.Broker.Position(ctx, record); ok {
 		d.QueuePosition, d.EstimatedStart = position, api.Time(start)
+	}
+	if len(record.Legs) > 0 {
+		return d
 	}
 	if record.Status == broker.Queued || record.Status == broker.Scheduled {
 		if n, ok := s.Broker.LiveWorkers(ctx, record.Service); ok {

@@ -128,7 +128,7 @@ func pattern(output string) *regexp.Regexp {
 func TestFirstMinute(t *testing.T) {
 	addr := freeAddr(t)
 	run(t, addr, binary(t), "dev", "--addr", addr, "--redis-addr", freeAddr(t))
-	for _, service := range []string{"echo", "progress"} {
+	for _, service := range []string{"echo", "progress", "upper"} {
 		ready(t, "http://"+addr+"/v1/services/"+service)
 	}
 	typed(t, addr, "", section(t, "## In 60 seconds", "## "), 8)
@@ -168,6 +168,7 @@ func typed(t *testing.T, addr, path, text string, atLeast int) {
 	if len(examples) < atLeast {
 		t.Fatalf("only %d commands found in the README", len(examples))
 	}
+	examples = append(examples, shownIn(section(t, "## One request to several services", "## "))...)
 	for _, e := range examples {
 		command := ports.ReplaceAllString(e.command, addr)
 		if strings.HasPrefix(command, "ID=") {

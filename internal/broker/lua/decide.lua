@@ -15,6 +15,7 @@ local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .
 local TIMEOUT = {
   total = { 'timeout', 'No outcome came before the timeout of the request.' },
   start = { 'start_timeout', 'No worker started the request before its start timeout.' },
+  stall = { 'stall_timeout', 'No answer came for as long as the scatter waits for the next.' },
   run = { 'run_timeout', 'The worker did not reply before the run timeout.' },
 }
 
@@ -31,7 +32,7 @@ local function decide(id)
   local at, reason = clock(r)
   if NOW >= at then
     if unsettled(at) then return 'settle' end
-    report[#report + 1] = finish(r, { status = 'timed_out', reason = reason, code = TIMEOUT[reason][1], message = TIMEOUT[reason][2] })
+    report[#report + 1] = time_out(r, reason, TIMEOUT[reason][1], TIMEOUT[reason][2])
   elseif r.release and NOW >= r.release then
     readmit(r)
     note('release', r.id, r.service)

@@ -16,5 +16,6 @@ if not TERMINAL[r.status] then
 end
 kept(r, -1)
 redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
+for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg)) end
 redis.call('DEL', r.key, events_key(r.id), binding(r))
 return { 'deleted', line }

@@ -5,8 +5,11 @@
 -- ARGV[2] id, [3] number of the last event known, [4] most events returned,
 --     [5] largest reply body returned, [6] 1 to see a record that is kept only for a callback
 -- Returns {view, first, events}: first is the number of the oldest event that
--- is kept (0 for none), events a list of "<ms> <type> <content type>\n<bytes>";
--- or nil where the record is gone.
+-- is kept (0 for none), events a list of "<ms> <type> <content type>\n<bytes>", of
+-- a leg "<ms> <type>/<leg> …"; where a leg ended, what it replied as
+-- "<ms> answer/<leg> <size> <content type>\n<bytes>", without the bytes where they are
+-- more than MAX_ANSWER; or nil where the record is gone.
+local MAX_ANSWER = 262144 -- as large as an event of a worker may be
 local v = view(ARGV[2], tonumber(ARGV[5]), ARGV[6] == '1')
 if not v then return false end
 local key = events_key(ARGV[2])
@@ -15,4 +18,14 @@ local length = redis.call('LLEN', key)
 if length == 0 then return { v, '0', {} } end
 local first = seq - length + 1
 local from = math.max(0, after - first + 1)
-return { v, int(first), redis.call('LRANGE', key, from, from + tonumber(ARGV[4]) - 1) }
+local list = redis.call('LRANGE', key, from, from + tonumber(ARGV[4]) - 1)
+for i = 1, #list do
+  local at, leg = string.match(string.sub(list[i], 1, 40), '^(%d+) answer/(%d+) \n$')
+  if at then
+    local leg_key = record_key(ARGV[2] .. '/' .. leg)
+    local size = redis.call('HSTRLEN', leg_key, 'reply')
+    list[i] = at .. ' answer/' .. leg .. ' ' .. int(size) .. ' ' .. (redis.call('HGET', leg_key, 'rtype') or '') .. '\n' ..
+      (size <= MAX_ANSWER and redis.call('HGET', leg_key, 'reply') or '')
+  end
+end
+return { v, int(first), list }

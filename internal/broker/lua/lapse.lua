@@ -24,7 +24,7 @@ local function look(entry, idle)
     drop(found)
     return note('orphan', '-')
   end
-  local r = load(f.id)
+  local r = load(named(f.token) or f.id)
   if not r or TERMINAL[r.status] or r.entry ~= entry then -- e.g. back after a failover
     drop(found)
     return note('orphan', f.id)

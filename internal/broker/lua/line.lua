@@ -74,6 +74,14 @@ local function hold(r, c, score)
   redis.call('ZADD', waiting_key(r.service), string.format('%.6f', score), r.id)
 end
 
+-- limited has the concurrency of a service hold from its first request on, before
+-- a steward has looked. '0' is none.
+local function limited(service, concurrency)
+  if concurrency ~= '0' and redis.call('HSETNX', P .. 'limits', service, concurrency) == 1 then
+    reserve(service, redis.call('XLEN', queue_key(service)))
+  end
+end
+
 -- let_in tells whether the gate of r lets it in: it is among the first there.
 local function let_in(r)
   if not r.gate then return true end

@@ -1,8 +1,10 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
+local gather, close -- of a scatter, below
+
 -- finish records the one outcome of r. o: status, reason, code, message, and
 -- rtype, rstatus, reply of the worker. Everything is added before anything is
--- taken away. Returns a line for the report.
+-- taken away. Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
   r.status, r.finished = o.status, NOW
@@ -18,27 +20,87 @@ local function finish(r, o)
   set('reply', o.reply)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
-  if o.status == 'failed' or o.status == 'timed_out' then park(r) end -- a dead letter, to be redriven
+  local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')
+  if dead then park(r) end -- a dead letter, to be redriven
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
-  expire(r)
   wake(r)
-  kept(r, 1)
-  redis.call('ZREM', listing_key('open', r.tenant), r.id)
-  redis.call('ZADD', listing_key(r.status, r.tenant), int(r.created), r.id)
-  if r.status == 'failed' then count('e', r.service, 1) end
-  if claimed then
+  if not r.parents then -- a leg is kept, and found, with its whole
+    expire(r)
+    kept(r, 1)
+    redis.call('ZREM', listing_key('open', r.tenant), r.id)
+    redis.call('ZADD', listing_key(r.status, r.tenant), int(r.created), r.id)
+  end
+  if r.status == 'failed' and not r.legs then count('e', r.service, 1) end
+  if claimed and not r.legs then
     count('f', r.service, 1)
     count('b', r.service, math.max(0, NOW - claimed))
   end
-  if claimed and not o.by_worker then redis.call('PUBLISH', 'cc:cancel:' .. r.service, r.id) end
+  if claimed and not o.by_worker and not r.legs then redis.call('PUBLISH', 'cc:cancel:' .. r.service, id_of(r.id)) end
   redis.call('ZREM', P .. 'due', r.id)
   redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked')
-  if o.status == 'succeeded' or o.status == 'canceled' then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
+  if not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
   touched[r.service] = true
-  return 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
+  local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
+  if r.legs then return report .. close(r, o.open or o) end
+  if r.parents and not o.closing then return report .. gather(r, #(o.reply or '')) end
+  return report
+end
+
+-- close ends what is still open of a scatter that has its outcome by o.
+close = function(whole, o)
+  local report = {}
+  for leg = 1, whole.legs do
+    local r = load(whole.id .. '/' .. leg)
+    if r and not TERMINAL[r.status] then
+      local as = { status = 'canceled', reason = 'scatter', code = 'not_needed', message = 'The scatter had its outcome without this one.', closing = true }
+      if o.status == 'timed_out' or o.status == 'canceled' then
+        as.status, as.reason, as.code, as.message = o.status, o.reason, o.code, o.message
+      end
+      report[#report + 1] = '\n' .. finish(r, as)
+    end
+  end
+  return table.concat(report)
+end
+
+-- gather counts the leg r, which just ended, and decides whether that decides the
+-- whole. Nobody can count it twice: a leg ends once. What the deadline ends is
+-- left to it.
+gather = function(r, size)
+  local report = {}
+  for id in string.gmatch(r.parents, '%S+') do
+    local whole = load(id)
+    if whole and not TERMINAL[whole.status] then
+      began(r)
+      whole.started = whole.started or r.started
+      whole.ended, whole.latest = whole.ended + 1, NOW
+      whole.bytes = whole.bytes + size
+      if r.status == 'succeeded' then whole.succeeded = whole.succeeded + 1 end
+      append(whole, int(NOW) .. ' answer/' .. leg_of(r.id) .. ' \n') -- refers to the reply, which is kept once
+      redis.call('HSET', whole.key, 'scatter', table.concat({ int(whole.legs), int(whole.min), int(whole.stall),
+        whole.partial and '1' or '0', int(whole.succeeded), int(whole.ended), int(whole.latest), int(whole.bytes) }, ' '))
+      if whole.succeeded >= whole.min then
+        report[#report + 1] = '\n' .. finish(whole, { status = 'succeeded', reason = '' })
+      elseif whole.legs - whole.ended + whole.succeeded < whole.min and NOW < whole.deadline then
+        report[#report + 1] = '\n' .. finish(whole, { status = 'failed', reason = 'min_replies', code = 'too_few_replies',
+          message = 'Of ' .. int(whole.legs) .. ' services, fewer than ' .. int(whole.min) .. ' can still succeed.' })
+      else
+        schedule(whole)
+        wake(whole)
+      end
+    end
+  end
+  return table.concat(report)
+end
+
+-- time_out ends r because a clock ran out: a scatter for which less will do
+-- succeeds with what is there. Returns lines for the report.
+local function time_out(r, reason, code, message)
+  local o = { status = 'timed_out', reason = reason, code = code, message = message }
+  if r.legs and r.partial and r.succeeded > 0 then return finish(r, { status = 'succeeded', reason = 'partial', open = o }) end
+  return finish(r, o)
 end
 
 -- again gives r another attempt with the content c, after a delay in ms. What
@@ -82,7 +144,35 @@ end
 -- inline is the largest reply body that is returned; owed shows a record that
 -- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags' }
+  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'scatter' }
+
+-- legs adds to the view v of the scatter whole what there is to see of each leg, 13
+-- values; the replies only where all of them together have no more than inline
+-- bytes. A scatter that is open stands where its legs do.
+local function legs(whole, v, inline)
+  local sum, replies = 0, {}
+  for leg = 1, whole.legs do
+    local name, from = whole.id .. '/' .. leg, #v
+    local r = load(name)
+    local l = r and redis.call('HMGET', r.key, 'service', 'status', 'attempt', 'started', 'worker', 'finished', 'reason', 'code', 'message', 'rtype', 'rstatus') or {}
+    if r and r.status == 'queued' and claim(r) then l[2], l[4], l[5] = 'running', int(r.started), r.worker end
+    for i = 1, 11 do v[from + i] = l[i] or '' end
+    local size = redis.call('HSTRLEN', record_key(name), 'reply')
+    v[from + 12], v[from + 13] = int(size), ''
+    sum = sum + size
+    replies[#replies + 1] = from + 13
+    if r and not TERMINAL[whole.status] then
+      if l[2] == 'running' and v[4] ~= 'running' then v[4], v[7] = 'running', l[4] end
+      if v[4] == 'scheduled' and r.status == 'queued' then v[4] = 'queued' end
+      if v[4] == 'scheduled' and r.release then v[19] = int(r.release) end
+    end
+  end
+  if sum > inline or not TERMINAL[whole.status] then return end
+  for leg = 1, whole.legs do
+    v[replies[leg]] = redis.call('HGET', record_key(whole.id .. '/' .. leg), 'reply') or ''
+  end
+end
+
 local function view(id, inline, owed)
   local r = load(id)
   if not r or (gone(r) and not owed) then return nil end
@@ -97,5 +187,6 @@ local function view(id, inline, owed)
   v[#FIELDS + 3] = int(NOW)
   v[#FIELDS + 4] = rank(r)
   for i = 1, #FIELDS do v[i] = v[i] or '' end
+  if r.legs then legs(r, v, inline) end
   return v
 end

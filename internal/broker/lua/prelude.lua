@@ -26,6 +26,15 @@
 --   finished reason code message rtype rstatus rheaders reply   the outcome
 --   body content_type headers                              while it waits, or as a dead letter
 --
+-- A scatter is a record with the service "*" and no entry anywhere; each of its
+-- legs is one at request:<id>/<leg>, which goes the way of any request. Besides:
+--
+--   scatter   "legs min stall partial succeeded ended latest bytes" of the whole: how many
+--             legs, how many must succeed, ms without an answer after which it is
+--             over, whether less will do (1); how many succeeded, how many ended, when
+--             the latest did, and the bytes of all replies
+--   parents   of a leg: the ID of the whole, which is told of all that happens
+--
 -- A request is either on the stream or waits in the zset waiting:<service>, see
 -- admit. Its score there is its place in the line, or from INSTANT on the
 -- millisecond until which it is not in the line, or GATED.
@@ -56,6 +65,15 @@ local function even_when_full() redis.call('DEL', P .. 'none') end
 local function int(n) return string.format('%.0f', n) end
 local function stream_ms(id) return tonumber(string.match(id, '^(%d+)')) end
 local function record_key(id) return P .. 'request:' .. id end
+-- What runs is named by its ID, a leg of a scatter by "<id>/<leg>": in its token,
+-- in due, in its line and gate. Its worker is told the ID alone.
+local function id_of(name) return string.sub(name, 1, 36) end
+local function leg_of(name) return string.match(name, '/(%d+)$') end
+-- named reads a token: what it names, the attempt, the nonce.
+local function named(token)
+  local name, attempt, nonce = string.match(token or '', '^([%x%-]+/?%d*)%.(%d+)%.(%x+)$')
+  if name and (#name == 36 or string.find(name, '^[%x%-]+/%d+$') and #string.match(name, '^[^/]+') == 36) then return name, attempt, nonce end
+end
 local function events_key(id) return P .. 'events:' .. id end
 local function queue_key(service) return P .. 'queue:' .. service end
 local function waiting_key(service) return P .. 'waiting:' .. service end
@@ -77,7 +95,7 @@ end
 local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
-    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant')
+    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant', 'parents', 'scatter')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
@@ -90,6 +108,13 @@ local function load(id)
   r.max, r.retention, r.events, r.backoff = tonumber(max), tonumber(retention), events, tonumber(backoff)
   r.recorded = r.started ~= nil
   policy(r, v[16])
+  r.parents = v[18] or nil
+  if v[19] then
+    local legs, min, stall, partial, succeeded, ended, latest, bytes = string.match(v[19], '^(%d+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%d+)$')
+    r.legs, r.min, r.stall, r.partial = tonumber(legs), tonumber(min), tonumber(stall), partial == '1'
+    r.succeeded, r.ended, r.latest = tonumber(succeeded), tonumber(ended), tonumber(latest)
+    r.bytes = tonumber(bytes)
+  end
   return r
 end
 
@@ -116,6 +141,7 @@ local function clock(r)
   local start = r.created + r.start
   if r.start > 0 and r.attempt == 1 and start < at and not (r.started and r.started <= start) then at, reason = start, 'start' end
   if r.run > 0 and r.started and r.started + r.run < at then at, reason = r.started + r.run, 'run' end
+  if r.legs and r.stall > 0 and r.latest + r.stall < at then at, reason = r.latest + r.stall, 'stall' end
   return at, reason
 end
 
@@ -151,7 +177,7 @@ end
 -- enqueue puts a work entry for the present attempt on the stream. c has what
 -- the worker gets: content_type, traceparent, headers, body.
 local function enqueue(r, c)
-  r.entry = redis.call('XADD', queue_key(r.service), '*', 'id', r.id, 'token', token(r),
+  r.entry = redis.call('XADD', queue_key(r.service), '*', 'id', id_of(r.id), 'token', token(r),
     'reply_to', P .. 'replies', 'service', r.service, 'attempt', int(r.attempt),
     'deadline', int(r.deadline), 'lease', int(r.lease), 'content_type', c.content_type or '',
     'traceparent', c.traceparent or '', 'headers', c.headers or '', 'body', c.body or '')
@@ -208,6 +234,27 @@ local function last_delivered(stream)
   end
 end
 
+-- Wake-ups are gathered and published once a gateway by conclude.
+local wakes = {}
+local function wake(r)
+  if not r.waiters then return end
+  for gateway in string.gmatch(r.waiters, '%S+') do
+    wakes[gateway] = (wakes[gateway] and wakes[gateway] .. ' ' or '') .. r.id
+  end
+end
+
+-- began has a scatter run from when the first of its legs does, for good: a leg
+-- may go back to where it waits.
+local function began(r)
+  for id in string.gmatch(r.started and r.parents or '', '%S+') do
+    local whole = load(id)
+    if whole and not TERMINAL[whole.status] and whole.status ~= 'running' then
+      redis.call('HSET', whole.key, 'status', 'running', 'started', int(r.started))
+      wake(whole)
+    end
+  end
+end
+
 -- next_attempt makes room for another try: the old token is stale from here on.
 -- code and message say how the attempt that is over ended.
 local function next_attempt(r, code, message)
@@ -218,19 +265,19 @@ local function next_attempt(r, code, message)
     if #history < MAX_HISTORY then history[#history + 1] = earlier end
   end
   redis.call('HSET', r.key, 'history', table.concat(history, '\n'))
+  began(r)
   r.attempt = r.attempt + 1
   r.started, r.recorded, r.worker, r.wseq, r.release = nil, false, nil, 0, nil
   redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release', 'acked')
   redis.call('HINCRBY', P .. 'counts', 'r:' .. r.service, 1)
 end
 
--- Wake-ups are gathered and published once a gateway by conclude.
-local wakes = {}
-local function wake(r)
-  if not r.waiters then return end
-  for gateway in string.gmatch(r.waiters, '%S+') do
-    wakes[gateway] = (wakes[gateway] and wakes[gateway] .. ' ' or '') .. r.id
-  end
+-- append numbers an event of r and keeps it.
+local function append(r, line)
+  r.seq = r.seq + 1
+  redis.call('RPUSH', events_key(r.id), line)
+  redis.call('PEXPIREAT', events_key(r.id), int(r.deadline + WEEK))
+  redis.call('HSET', r.key, 'seq', int(r.seq))
 end
 
 -- owe stores the intent to tell the client about an event.
@@ -256,6 +303,7 @@ local function expire(r)
   if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end
   redis.call('PEXPIREAT', r.key, int(at))
   redis.call('PEXPIREAT', events_key(r.id), int(at))
+  for leg = 1, r.legs or 0 do redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at)) end
   local bound = binding(r)
   if bound then redis.call('PEXPIREAT', bound, int(r.finished + r.retention)) end
 end

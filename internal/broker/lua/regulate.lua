@@ -73,7 +73,7 @@ local function take_back(spare)
     if spare > 0 then
       spare, read = spare - 1, read + size
     else
-      local r = f.id and load(f.id)
+      local r = f.id and load(named(f.token) or f.id)
       if r and not TERMINAL[r.status] and r.entry == at then
         local place = back(r)
         first = math.min(first or place, place)

@@ -61,6 +61,7 @@ local function renew(r, at)
     r.status = 'running'
     schedule(r)
     wake(r)
+    began(r)
   end
   -- Only who holds the entry keeps it: claiming for somebody else would steal it.
   local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
@@ -93,8 +94,8 @@ local function retry(r, f, n)
 end
 
 local function settle(entry, f, n)
-  local id, attempt, nonce = string.match(f.token or '', '^([%x%-]+)%.(%d+)%.(%x+)$')
-  if not id or #id ~= 36 then return aside('garbage', 'token', entry, f) end
+  local id, attempt, nonce = named(f.token)
+  if not id then return aside('garbage', 'token', entry, f) end
   local r = load(id)
   if not r then return note('orphan', id) end
   if nonce ~= r.nonce then return aside('foreign', 'nonce', entry, f) end
@@ -115,7 +116,8 @@ local function settle(entry, f, n)
   local body = f.body or ''
 
   if kind == 'final' or kind == 'failed' then
-    if #body > tonumber(ARGV[7]) then
+    local whole = r.parents and load(r.parents)
+    if #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
       report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)
@@ -155,13 +157,15 @@ local function settle(entry, f, n)
   if seq then redis.call('HSET', r.key, 'wseq', int(seq)) end
   if kind == 'heartbeat' then return note('heartbeat', id, r.service) end
   if #body > tonumber(ARGV[6]) then return aside('oversize', 'event', entry, f) end
-  r.seq = r.seq + 1
-  redis.call('RPUSH', events_key(id), int(at) .. ' ' .. kind .. ' ' .. content_type(f) .. '\n' .. body)
-  redis.call('LTRIM', events_key(id), -tonumber(ARGV[5]), -1)
-  redis.call('PEXPIREAT', events_key(id), int(r.deadline + WEEK))
-  redis.call('HSET', r.key, 'seq', int(r.seq))
-  if kind == 'progress' and r.callback and string.find(r.events, 'p', 1, true) then owe(r, 'progress', r.seq) end
-  wake(r)
+  local to, leg = r, ''
+  if r.parents then -- the whole tells of it
+    to, leg = load(r.parents), '/' .. leg_of(id)
+    if not to then return note('orphan', id) end
+  end
+  append(to, int(at) .. ' ' .. kind .. leg .. ' ' .. content_type(f) .. '\n' .. body)
+  redis.call('LTRIM', events_key(to.id), -tonumber(ARGV[5]), -1)
+  if kind == 'progress' and to.callback and string.find(to.events, 'p', 1, true) then owe(to, 'progress', to.seq) end
+  wake(to)
   note('event', id, r.service)
 end
 
@@ -172,7 +176,7 @@ local function look_ahead(from)
   for i = 1, #ahead do
     local f, flat = {}, ahead[i][2]
     for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
-    local id = string.match(f.token or '', '^([%x%-]+)%.')
+    local id = named(f.token)
     local r = id and f.type == 'final' and load(id)
     if r and not TERMINAL[r.status] and verdict(r, ahead[i][1]) == false then found[#found + 1] = ahead[i][1] .. ' ' .. r.service end
   end

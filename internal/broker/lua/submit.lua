@@ -42,9 +42,7 @@ local r = { id = id, key = key, service = service, nonce = nonce, attempt = 1, c
   deadline = NOW + tonumber(ARGV[6]), start = tonumber(ARGV[7]), run = tonumber(ARGV[8]), lease = tonumber(ARGV[9]) }
 if delay > 0 then r.release = NOW + delay end
 policy(r, ARGV[21])
-if ARGV[27] ~= '0' and redis.call('HSETNX', P .. 'limits', service, ARGV[27]) == 1 then -- no steward has looked yet
-  reserve(service, redis.call('XLEN', queue_key(service)))
-end
+limited(service, ARGV[27])
 if r.gate then
   local last = redis.call('ZRANGE', gate_key(r), -1, -1, 'WITHSCORES')[2]
   redis.call('ZADD', gate_key(r), int(tonumber(last or 0) + 1), id)

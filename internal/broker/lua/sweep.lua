@@ -17,7 +17,7 @@ local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
 local function look(entry, f)
-  local r = f.id and load(f.id)
+  local r = f.id and load(named(f.token) or f.id)
   if not r or TERMINAL[r.status] or r.entry ~= entry then
     drop({ entry = entry, service = service })
     return note('orphan', f.id or '-')
@@ -35,6 +35,7 @@ local function look(entry, f)
     redis.call('HSET', r.key, 'status', 'running', 'started', int(NOW), 'worker', '')
     schedule(r)
     wake(r)
+    began(r)
   end
   note('acked', r.id)
 end

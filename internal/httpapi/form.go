@@ -1,0 +1,110 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/coatcheck/coatcheck/api"
+)
+
+// optionHeaders are the options of a submit as a JSON document names them.
+var optionHeaders = func() map[string]string {
+	all := map[string]string{"idempotency_key": api.HeaderIdempotencyKey, "traceparent": api.HeaderTraceparent}
+	for _, header := range api.Options {
+		all[optionField(header)] = header
+	}
+	return all
+}()
+
+func optionField(header string) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(header, api.OptionPrefix)), "-", "_")
+}
+
+// optionText is what would stand in the header: a string, a number, a boolean, or a
+// list of strings.
+func optionText(raw json.RawMessage) (string, bool) {
+	var v any
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	if decoder.Decode(&v) != nil {
+		return "", false
+	}
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case json.Number:
+		return v.String(), true
+	case bool:
+		if v {
+			return "true", true
+		}
+		return "false", true
+	case []any:
+		texts := make([]string, len(v))
+		for i, one := range v {
+			text, ok := one.(string)
+			if !ok {
+				return "", false
+			}
+			texts[i] = text
+		}
+		return strings.Join(texts, ","), true
+	}
+	return "", false
+}
+
+// inForm has an error name options as the document does.
+func inForm(err error) error {
+	f, ok := errors.AsType[failure](err)
+	if !ok {
+		return err
+	}
+	for field, header := range optionHeaders {
+		f.detail = strings.ReplaceAll(f.detail, header+" ", field+" ")
+	}
+	return f
+}
+
+// read is the body as its worker gets it, with its content type: what is said, or
+// what goes with the encoding.
+func (c content) read() (body []byte, contentType string, err error) {
+	var kind, encoding, text string
+	for _, field := range []struct {
+		name string
+		raw  json.RawMessage
+		into *string
+	}{{"content_type", c.kind, &kind}, {"encoding", c.encoding, &encoding}} {
+		if field.raw != nil && (json.Unmarshal(field.raw, field.into) != nil || field.raw[0] != '"') {
+			return nil, "", fail("invalid-option", "%s must be a string. Nothing was accepted.", field.name)
+		}
+	}
+	if c.body == nil {
+		return nil, kind, nil
+	}
+	if encoding == "text" || encoding == "base64" {
+		if json.Unmarshal(c.body, &text) != nil || c.body[0] != '"' {
+			return nil, "", fail("invalid-option", "The body must be a string where encoding is %s. Nothing was accepted.", encoding)
+		}
+	}
+	usual := ""
+	switch encoding {
+	case "", "json":
+		body, usual = c.body, "application/json"
+	case "text":
+		body, usual = []byte(text), "text/plain; charset=utf-8"
+	case "base64":
+		if body, err = base64.StdEncoding.DecodeString(text); err != nil {
+			return nil, "", fail("invalid-option", "The body is no base64. Nothing was accepted.")
+		}
+		usual = "application/octet-stream"
+	default:
+		return nil, "", fail("invalid-option", "encoding is %s; it must be json, text or base64. Nothing was accepted.", quoted(encoding))
+	}
+	if kind == "" {
+		kind = usual
+	}
+	return body, kind, nil
+}
