@@ -3,6 +3,7 @@ package broker_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +147,32 @@ func TestAnnounceIsKnownAtOnce(t *testing.T) {
 		}
 		if known, err := b.KnowsService(t.Context(), "fresh"); !known || err != nil || !slices.Contains(b.Services(), "fresh") {
 			t.Errorf("%v, %v", known, err)
+		}
+	})
+}
+
+// Whoever hears of one service of an announcement has heard of all of it.
+func TestAnnounceIsAllOrNothing(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		worker := open(t, redis)
+		services := map[string]broker.Announcement{}
+		for n := range 40 {
+			services[fmt.Sprintf("service-%d", n)] = broker.Announcement{Lease: time.Duration(n%2) * time.Second}
+		}
+		done := make(chan error, 1)
+		go func() { done <- worker.Announce(t.Context(), services) }()
+		for heard := 0; heard == 0; {
+			for _, name := range redis.Client.HKeys(t.Context(), "cc:services").Val() {
+				if _, ok := services[name]; ok {
+					heard++
+				}
+			}
+			if heard != 0 && heard != len(services) {
+				t.Errorf("heard of %d of %d", heard, len(services))
+			}
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,28 +42,39 @@ type Announcement struct {
 // within a second, and creates their streams. A lease is written over what was
 // announced before.
 func (b *Broker) Announce(ctx context.Context, services map[string]Announcement) error {
-	var names []string
+	values := make(map[string]string, len(services))
+	var over []string
 	for name, a := range services {
-		if err := b.announce(ctx, name, encodeAnnounced(a), a.Lease > 0); err != nil {
-			return err
+		values[name] = encodeAnnounced(a)
+		if a.Lease > 0 {
+			over = append(over, name)
 		}
-		names = append(names, name)
 	}
-	if err := b.createStreams(ctx, b.Partitions(), names); err != nil {
+	if err := b.announce(ctx, values, over); err != nil {
+		return err
+	}
+	if err := b.createStreams(ctx, b.Partitions(), slices.Collect(maps.Keys(values))); err != nil {
 		return err
 	}
 	return b.refreshServices(ctx)
 }
 
-// announce writes what is known of a service, over what is there only where that
-// is said.
-func (b *Broker) announce(ctx context.Context, name, value string, over bool) error {
-	flag := 0
-	if over {
-		flag = 1
+// announce writes what is known of services, over what is there only for those
+// that over names.
+func (b *Broker) announce(ctx context.Context, values map[string]string, over []string) error {
+	if len(values) == 0 {
+		return nil
 	}
-	_, err := announceScript.run(ctx, b.redis.commands, 0, []string{servicesKey}, name, value, flag)
-	return fault("announce a service", err)
+	args := make([]any, 0, 3*len(values))
+	for name, value := range values {
+		flag := 0
+		if slices.Contains(over, name) {
+			flag = 1
+		}
+		args = append(args, name, value, flag)
+	}
+	_, err := announceScript.run(ctx, b.redis.commands, 0, []string{servicesKey}, args...)
+	return fault("announce services", err)
 }
 
 // Claim takes up to n work entries of the services, waiting up to block (at

@@ -254,26 +254,29 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 			missing[name] = encodeAnnounced(Announcement{Lease: c.Lease})
 		}
 	}
-	next := *now
-	next.services = make(map[string]ServiceConfig, len(known)+len(missing))
-	for name, value := range missing {
-		if err := b.announce(ctx, name, value, false); err != nil {
-			return err
-		}
-		known[name] = value
+	if err := b.announce(ctx, missing, nil); err != nil {
+		return err
 	}
+	maps.Copy(known, missing)
+	services := make(map[string]ServiceConfig, len(known))
 	var fresh []string
 	for name, value := range known {
-		next.services[name] = decodeAnnounced(value)
+		services[name] = decodeAnnounced(value)
 		if _, ok := now.services[name]; !ok || missing[name] != "" {
 			fresh = append(fresh, name)
 		}
 	}
-	if err := b.ensureStreams(ctx, next.partitions, fresh); err != nil {
+	if err := b.ensureStreams(ctx, now.partitions, fresh); err != nil {
 		return err
 	}
-	b.shared.CompareAndSwap(now, &next)
-	return nil
+	for { // only this method writes the services; the rest may change meanwhile
+		next := *now
+		next.services = services
+		if b.shared.CompareAndSwap(now, &next) {
+			return nil
+		}
+		now = b.shared.Load()
+	}
 }
 
 // ignoreMisnamed drops what a foreign worker announced under a name that can't
