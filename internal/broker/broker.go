@@ -81,6 +81,10 @@ type ServiceConfig struct {
 
 	Concurrency    int // requests at workers at once; 0 for no limit
 	KeyConcurrency int // of one concurrency key at once
+
+	Coalesce     bool          // requests with the same content that are open together share one run
+	CacheTTL     time.Duration // for how long a reply answers requests with the same content; 0 where the worker says so
+	CacheHeaders []string      // names of forwarded headers that count as content
 }
 
 // over fills the zero fields of c from base.
@@ -101,6 +105,11 @@ func (c ServiceConfig) over(base ServiceConfig) ServiceConfig {
 	c.MaxQueued = cmp.Or(c.MaxQueued, base.MaxQueued)
 	c.Concurrency = cmp.Or(c.Concurrency, base.Concurrency)
 	c.KeyConcurrency = cmp.Or(c.KeyConcurrency, base.KeyConcurrency)
+	c.Coalesce = c.Coalesce || base.Coalesce
+	c.CacheTTL = pick(c.CacheTTL, base.CacheTTL)
+	if c.CacheHeaders == nil {
+		c.CacheHeaders = base.CacheHeaders
+	}
 	return c
 }
 

@@ -179,6 +179,10 @@ type WorkerReply struct {
 	Seq         int               // 1, 2 … within the attempt, so that a repeat is dropped; 0 for none
 	Delay       time.Duration     // of a retry; 0 lets the gateway choose, up to 1 ms means at once
 	Error       *Error            // of failed and retry
+
+	// CacheTTL is for how long a final reply answers requests with the same content
+	// at once: 0 leaves it to the service, below 0 means not at all.
+	CacheTTL time.Duration
 }
 
 // fields are those of the reply on its stream.
@@ -203,6 +207,9 @@ func (r WorkerReply) fields(token string) []any {
 	}
 	if r.Delay > 0 {
 		add("delay", strconv.FormatInt(max(1, r.Delay.Milliseconds()), 10))
+	}
+	if r.CacheTTL != 0 {
+		add("cache_ttl", strconv.FormatInt(max(0, r.CacheTTL.Milliseconds()), 10))
 	}
 	if r.Error != nil {
 		add("error", r.Error.Message)

@@ -49,6 +49,7 @@ type deployment struct {
 	read       time.Time
 	services   map[string]ServiceConfig // known services
 	paused     map[string]time.Time     // services that are not dispatched, and since when
+	cacheable  map[string]bool          // services whose workers said how long a reply may be cached
 }
 
 // former is a number of partitions that was raised.
@@ -125,7 +126,7 @@ func (b *Broker) adopt(v []string) error {
 			"configured", wanted, "partitions", next.partitions)
 	}
 	if now != nil {
-		next.services, next.paused = now.services, now.paused
+		next.services, next.paused, next.cacheable = now.services, now.paused, now.cacheable
 		if now.founded != next.founded { // whoever of us all put the configuration back
 			b.counters.dataLost.Add(1)
 			b.log.Error("Redis lost its data: requests accepted before are gone; the configuration is back")
@@ -133,7 +134,7 @@ func (b *Broker) adopt(v []string) error {
 	}
 	for !b.shared.CompareAndSwap(now, next) {
 		now = b.shared.Load()
-		next.services, next.paused = now.services, now.paused
+		next.services, next.paused, next.cacheable = now.services, now.paused, now.cacheable
 	}
 	return nil
 }
@@ -237,10 +238,12 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 	b.services.mu.Lock()
 	defer b.services.mu.Unlock()
 	b.services.last = time.Now()
-	known, err := b.redis.commands.HGetAll(ctx, servicesKey).Result()
-	if err != nil {
+	pipe := b.redis.commands.Pipeline()
+	services, cacheable := pipe.HGetAll(ctx, servicesKey), pipe.SMembers(ctx, cacheableKey)
+	if _, err := pipe.Exec(ctx); err != nil {
 		return fault("read the known services", err)
 	}
+	known := services.Val()
 	b.ignoreMisnamed(known)
 	now := b.shared.Load()
 	missing := map[string]string{}
@@ -258,10 +261,14 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 		return err
 	}
 	maps.Copy(known, missing)
-	services := make(map[string]ServiceConfig, len(known))
+	cached := make(map[string]bool, len(cacheable.Val()))
+	for _, name := range cacheable.Val() {
+		cached[name] = true
+	}
+	learned := make(map[string]ServiceConfig, len(known))
 	var fresh []string
 	for name, value := range known {
-		services[name] = decodeAnnounced(value)
+		learned[name] = decodeAnnounced(value)
 		if _, ok := now.services[name]; !ok || missing[name] != "" {
 			fresh = append(fresh, name)
 		}
@@ -271,7 +278,7 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 	}
 	for { // only this method writes the services; the rest may change meanwhile
 		next := *now
-		next.services = services
+		next.services, next.cacheable = learned, cached
 		if b.shared.CompareAndSwap(now, &next) {
 			return nil
 		}

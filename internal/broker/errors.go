@@ -24,6 +24,9 @@ var (
 	// ErrQueueFull is returned by Submit where the service has its fill of
 	// waiting requests.
 	ErrQueueFull = errors.New("queue of the service is full")
+	// ErrNotCached is returned by Submit where only a cached reply would do, and
+	// there is none: not accepted, nothing will run.
+	ErrNotCached = errors.New("no cached reply")
 	// ErrApart is returned by Scatter for services, or keys, that each have a
 	// partition of their own.
 	ErrApart = errors.New("legs are at home in different partitions")

@@ -10,12 +10,13 @@ import (
 // {p}, so that one partition lives in one slot of a Redis Cluster and one
 // script may touch all of it. prelude.lua builds the same names.
 const (
-	configKey      = "cc:config"   // hash: what all gateways of a deployment agree on
-	servicesKey    = "cc:services" // hash: service → what is known of it, as JSON
-	wakeChannel    = "cc:wake:"    // + gateway: IDs whose state changed, separated by spaces
-	cancelChannel  = "cc:cancel:"  // + service: ID of a request that ended while claimed
-	pausedKey      = "cc:paused"   // hash: service → since when it is paused, in ms
-	stewardChannel = "cc:stewards" // number of a partition whose upkeep was given up
+	configKey      = "cc:config"    // hash: what all gateways of a deployment agree on
+	servicesKey    = "cc:services"  // hash: service → what is known of it, as JSON
+	wakeChannel    = "cc:wake:"     // + gateway: IDs whose state changed, separated by spaces
+	cancelChannel  = "cc:cancel:"   // + service: ID of a request that ended while claimed
+	pausedKey      = "cc:paused"    // hash: service → since when it is paused, in ms
+	cacheableKey   = "cc:cacheable" // set: services whose workers said how long a reply may be cached
+	stewardChannel = "cc:stewards"  // number of a partition whose upkeep was given up
 
 	workersKey      = "cc:workers"      // stream: what workers say of themselves, for as long as it counts
 	drainingKey     = "cc:draining"     // hash: worker that was told to drain → when, in ms

@@ -66,6 +66,11 @@ type Record struct {
 	MaxAttempts int
 	Attempts    []Attempt // before the present one, oldest first, the latest 20
 
+	// Cache is how a request of a service that shares replies got its own: miss,
+	// shared or hit; "" elsewhere. CachedAt is when the reply of a hit came.
+	Cache    string
+	CachedAt time.Time
+
 	// Ordinal is the number of its work entry in its service and partition, 0
 	// where it had to wait for it; Rank is its place among those that wait, 0
 	// where it does not. Position makes a position of them.

@@ -21,7 +21,7 @@ type script struct {
 var scripts []*script // all of them, for load
 
 func newScript(verb string) *script {
-	s := &script{source: readLua("prelude") + readLua("line") + readLua("outcome") + readLua(verb)}
+	s := &script{source: readLua("prelude") + readLua("line") + readLua("share") + readLua("outcome") + readLua(verb)}
 	sum := sha1.Sum([]byte(s.source)) // the digest that EVALSHA is defined by
 	s.sha = hex.EncodeToString(sum[:])
 	scripts = append(scripts, s)

@@ -34,6 +34,7 @@ var (
 type Fact struct {
 	// Kind is outcome, event, heartbeat, retry, release, lapse, or why a reply
 	// was dropped: late, duplicate, stale, orphan, foreign, garbage, oversize;
+	// cacheable says that a worker let its reply be cached where nothing was;
 	// gap says that a worker's numbering skipped, acked that it acknowledged an
 	// entry by itself, which the protocol forbids.
 	Kind    string
@@ -97,6 +98,7 @@ func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, er
 		list := raw.([]any)
 		found := parseReport(texts(list[2]))
 		b.count(found)
+		b.remember(ctx, found)
 		facts = append(facts, found...)
 		left, _ := list[0].(int64)
 		entries := texts(list[3])

@@ -51,6 +51,8 @@ type Submission struct {
 	// the other in the order accepted; of one concurrency key, as many at once as
 	// the service allows.
 	OrderingKey, ConcurrencyKey string
+
+	Cache CacheControl // where the service shares replies, see ServiceConfig; the zero value takes any
 }
 
 // submission is a Submission on its way through the batch.
@@ -68,6 +70,7 @@ type submission struct {
 	home        string    // key that finds its partition; "" for any
 	scatter     *Scatter  // nil for a request to one service
 	legs        []leg     // of a scatter
+	sharing     string    // what it may share a run by, see submit.lua; "" for a run of its own
 	unknown     bool      // an earlier try may have been committed
 }
 
@@ -92,7 +95,14 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		return Record{}, false, err
 	}
 	sub := submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
-	sub.policy, sub.home = policyOf(s, sub.plan), homeKey(s, sub.plan)
+	content, sharing := b.sharing(s, sub.plan)
+	if sharing == "" && s.Cache.OnlyIfCached {
+		return Record{}, false, ErrNotCached
+	}
+	sub.policy, sub.home, sub.sharing = policyOf(s, sub.plan), homeKey(s, sub.plan), sharing
+	if sub.home == "" && content != "" {
+		sub.home = "content\x00" + content
+	}
 	if len(s.Headers) > 0 {
 		encoded, err := json.Marshal(s.Headers)
 		if err != nil {
@@ -125,12 +135,14 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			if sub.register {
 				b.tenants.registered(sub.Tenant, partitionOf(sub.id))
 			}
-			return sub.record(answer), false, nil
+			return b.stored(ctx, sub, answer), false, nil
 		case "full":
 			if len(answer) > 1 {
 				return Record{}, false, fmt.Errorf("%w: %s", ErrQueueFull, answer[1])
 			}
 			return Record{}, false, ErrQueueFull
+		case "uncached":
+			return Record{}, false, ErrNotCached
 		case "mismatch":
 			return Record{}, false, ErrIdempotencyMismatch
 		case "replayed":
@@ -146,6 +158,18 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 	return Record{}, false, fmt.Errorf("submit: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
 }
 
+// stored is the record of what was just accepted. One that shares a run stands where
+// that does.
+func (b *Broker) stored(ctx context.Context, sub *submission, answer []string) Record {
+	r := sub.record(answer)
+	if r.Cache == CacheShared || r.Cache == CacheHit {
+		if now, err := b.Status(ctx, r.ID); err == nil {
+			return now
+		}
+	}
+	return r
+}
+
 func (b *Broker) replay(ctx context.Context, text string) (Record, error) {
 	id, err := correlation.Parse(text)
 	if err != nil {
@@ -156,13 +180,16 @@ func (b *Broker) replay(ctx context.Context, text string) (Record, error) {
 
 // record is what a submit just stored.
 func (s *submission) record(answer []string) Record {
-	created := millis(answer[1])
+	created, cache := millis(answer[1]), ""
+	if len(answer) > 5 {
+		cache = answer[5]
+	}
 	return Record{
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
 		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]), Tags: s.Tags,
 		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
-		Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),
+		Cache: cache, Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),
 	}
 }
 
@@ -273,7 +300,7 @@ func (s *submission) command() (keys []string, args []any) {
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
 		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
-		strings.Join(s.Tags, " "), register, s.plan.Concurrency,
+		strings.Join(s.Tags, " "), register, s.plan.Concurrency, s.sharing,
 	}
 }
 

@@ -40,6 +40,7 @@ const (
 	viewReplyHeaders
 	viewTags
 	viewScatter
+	viewShared
 	viewReplySize
 	viewReply
 	viewNow
@@ -96,6 +97,12 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	}
 	if url := v[viewCallback]; url != "" {
 		r.Callback = &Callback{URL: url, Events: eventNames(plan[7])}
+	}
+	if shared := strings.Fields(v[viewShared]); len(shared) == 3 {
+		r.Cache = shared[1]
+		if r.Cache == CacheHit {
+			r.CachedAt = millis(shared[2])
+		}
 	}
 	if v[viewScatter] != "" {
 		r.MinReplies = int(number(strings.Fields(v[viewScatter])[1]))

@@ -22,6 +22,12 @@ import (
 // comes behind it: handing over, and stopping a redis-server.
 const longestDrain = 20 * time.Second
 
+// longestCache is as long as a reply may be kept for those who asked for it.
+const longestCache = 7 * 24 * time.Hour
+
+// fieldName is a token of RFC 9110, section 5.6.2.
+var fieldName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
 // mostAtOnce is more than any service has at workers at once.
 const mostAtOnce = 1_000_000
 
@@ -150,6 +156,14 @@ func (s Limits) check(at string, b Bounds) error {
 	}
 	if s.KeyConcurrency < 0 || s.KeyConcurrency > mostAtOnce {
 		return fmt.Errorf("%s.key_concurrency: %d is outside 1..%d", at, s.KeyConcurrency, mostAtOnce)
+	}
+	if s.CacheTTL < 0 || s.CacheTTL > longestCache {
+		return fmt.Errorf("%s.cache_ttl: %s is outside 0..%s, 0 being what the worker says", at, s.CacheTTL, longestCache)
+	}
+	for _, name := range s.CacheHeaders {
+		if !fieldName.MatchString(name) {
+			return fmt.Errorf("%s.cache_headers: %q is no name of a header", at, name)
+		}
 	}
 	if s.MaxQueued < 0 {
 		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)

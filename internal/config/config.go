@@ -87,6 +87,10 @@ type Limits struct {
 
 	Concurrency    int `yaml:"concurrency" env:"CONCURRENCY" meaning:"requests of a service at workers at once; 0 for no limit"`
 	KeyConcurrency int `yaml:"key_concurrency" env:"KEY_CONCURRENCY" meaning:"the same of one Coatcheck-Concurrency-Key"`
+
+	Coalesce     bool          `yaml:"coalesce" env:"COALESCE" meaning:"requests with the same content that are open together share one run"`
+	CacheTTL     time.Duration `yaml:"cache_ttl" env:"CACHE_TTL" meaning:"how long a reply answers requests with the same content; 0 where the worker says so"`
+	CacheHeaders []string      `yaml:"cache_headers" env:"CACHE_HEADERS" meaning:"forwarded headers that count as content, comma-separated"`
 }
 
 // Bounds are what a request may ask for.

@@ -18,4 +18,5 @@ kept(r, -1)
 redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
 for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg)) end
 redis.call('DEL', r.key, events_key(r.id), binding(r))
+forsake(r)
 return { 'deleted', line }

@@ -10,15 +10,20 @@
 -- "<ms> answer/<leg> <size> <content type>\n<bytes>", without the bytes where they are
 -- more than MAX_ANSWER; or nil where the record is gone.
 local MAX_ANSWER = 262144 -- as large as an event of a worker may be
-local v = view(ARGV[2], tonumber(ARGV[5]), ARGV[6] == '1')
+local v, r = view(ARGV[2], tonumber(ARGV[5]), ARGV[6] == '1')
 if not v then return false end
-local key = events_key(ARGV[2])
-local seq, after = tonumber(v[9] ~= '' and v[9] or 0), tonumber(ARGV[3])
+local name, seq, after = ARGV[2], tonumber(v[9] ~= '' and v[9] or 0), tonumber(ARGV[3])
+local numbered, most = seq, tonumber(ARGV[4]) -- numbered: the latest that is kept
+if r.via then -- what it shares may have gone on without it
+  name, numbered = r.via, tonumber(redis.call('HGET', record_key(r.via), 'seq') or seq)
+  most = math.min(most, math.max(0, seq - after))
+end
+local key = events_key(name)
 local length = redis.call('LLEN', key)
 if length == 0 then return { v, '0', {} } end
-local first = seq - length + 1
+local first = numbered - length + 1
 local from = math.max(0, after - first + 1)
-local list = redis.call('LRANGE', key, from, from + tonumber(ARGV[4]) - 1)
+local list = redis.call('LRANGE', key, from, from + most - 1)
 for i = 1, #list do
   local at, leg = string.match(string.sub(list[i], 1, 40), '^(%d+) answer/(%d+) \n$')
   if at then

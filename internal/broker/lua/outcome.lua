@@ -1,9 +1,10 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
-local gather, close -- of a scatter, below
+local gather, close, part, share_out, body_of -- of what has legs, and of what is shared, below
 
 -- finish records the one outcome of r. o: status, reason, code, message, and
--- rtype, rstatus, reply of the worker. Everything is added before anything is
+-- rtype, rstatus, reply of the worker; at, when it sent that; cache, the ms for which
+-- it may be cached. Everything is added before anything is
 -- taken away. Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
@@ -18,10 +19,15 @@ local function finish(r, o)
   set('rstatus', o.rstatus)
   set('rheaders', o.rheaders)
   set('reply', o.reply)
+  if r.via then
+    set('seq', int(r.seq))
+    set('attempt', int(r.attempt))
+    set('history', redis.call('HGET', record_key(r.via), 'history'))
+  end
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')
-  if dead then park(r) end -- a dead letter, to be redriven
+  if dead then park(r, r.via and body_of(r.via)) end -- a dead letter, to be redriven
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
   wake(r)
   if not r.parents then -- a leg is kept, and found, with its whole
@@ -30,23 +36,70 @@ local function finish(r, o)
     redis.call('ZREM', listing_key('open', r.tenant), r.id)
     redis.call('ZADD', listing_key(r.status, r.tenant), int(r.created), r.id)
   end
-  if r.status == 'failed' and not r.legs then count('e', r.service, 1) end
-  if claimed and not r.legs then
+  local ran = not r.legs and not r.via -- by itself
+  if r.status == 'failed' and ran then count('e', r.service, 1) end
+  if claimed and ran then
     count('f', r.service, 1)
     count('b', r.service, math.max(0, NOW - claimed))
   end
-  if claimed and not o.by_worker and not r.legs then redis.call('PUBLISH', 'cc:cancel:' .. r.service, id_of(r.id)) end
+  if claimed and not o.by_worker and ran then redis.call('PUBLISH', 'cc:cancel:' .. r.service, id_of(r.id)) end
   redis.call('ZREM', P .. 'due', r.id)
   redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked')
+  local told = ''
+  if r.content then told = share_out(r, o) end
   if not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
   touched[r.service] = true
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
+  if r.content then return string.sub(told, 2) end -- those who shared it tell of it
+  if r.via then return report .. part(r) end
   if r.legs then return report .. close(r, o.open or o) end
   if r.parents and not o.closing then return report .. gather(r, #(o.reply or '')) end
   return report
+end
+
+-- body_of is the content of a shared run, wherever it stands.
+body_of = function(name)
+  local run = load(name)
+  return run and (content(run) or parked(run))
+end
+
+-- share_out gives the outcome o of the shared run r to all who wait for it, but those
+-- whose time was over before. Its reply is cached where it may be. Returns lines for
+-- the report, after a line break.
+share_out = function(r, o)
+  local ttl = r.status == 'succeeded' and string.find(o.rstatus or '', '^2?%d?%d?$') and (o.cache or r.cache) or 0
+  if ttl <= 0 then unbind(r.content, r.id)
+  else redis.call('SET', content_key(r.content), r.id, 'PX', int(ttl)) end
+  outlast(r.id, NOW + math.max(ttl, 1000))
+  local report = {}
+  for id in string.gmatch(not o.closing and r.parents or '', '%S+') do
+    local s = load(id)
+    if s and not TERMINAL[s.status] then
+      claim(s)
+      if (o.at or NOW) <= clock(s) then
+        report[#report + 1] = '\n' .. finish(s, { status = o.status, reason = o.reason, code = o.code, message = o.message,
+          rtype = o.rtype, rstatus = o.rstatus, rheaders = o.rheaders, by_worker = true })
+      end
+    end
+  end
+  return table.concat(report)
+end
+
+-- part takes r, which has its outcome, out of the run that it shared. The run stops
+-- when the last one leaves. Returns lines for the report.
+part = function(r)
+  local run = load(r.via)
+  if not run or run.finished then return '' end
+  local left = {}
+  for id in string.gmatch(run.parents or '', '%S+') do
+    if id ~= r.id then left[#left + 1] = id end
+  end
+  redis.call('HSET', run.key, 'parents', table.concat(left, ' '))
+  if #left > 0 then return '' end
+  return finish(run, { status = 'canceled', reason = 'client', code = 'canceled', message = 'Nobody waits for it any more.', closing = true })
 end
 
 -- close ends what is still open of a scatter that has its outcome by o.
@@ -131,6 +184,7 @@ end
 -- rank is how many go before r among those that wait, plus one; '' for one that
 -- does not. At a gate it is behind the line, and behind who is there before it.
 local function rank(r)
+  if r.via and not r.finished then r = load(r.via) or r end
   if r.status ~= 'queued' or r.entry then return '' end
   local waiting = waiting_key(r.service)
   local score = redis.call('ZSCORE', waiting, r.id)
@@ -144,7 +198,7 @@ end
 -- inline is the largest reply body that is returned; owed shows a record that
 -- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'scatter' }
+  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'scatter', 'shared' }
 
 -- legs adds to the view v of the scatter whole what there is to see of each leg, 13
 -- values; the replies only where all of them together have no more than inline
@@ -181,12 +235,18 @@ local function view(id, inline, owed)
   if r.status == 'queued' and claim(r) then
     v[4], v[7], v[8] = 'running', int(r.started), r.worker
   end
-  local size = redis.call('HSTRLEN', key, 'reply')
+  local from = key -- of the reply
+  if r.via then
+    v[9] = int(r.seq)
+    if r.finished then from = v[14] and record_key(r.via) or key
+    else stands(r, v) end
+  end
+  local size = redis.call('HSTRLEN', from, 'reply')
   v[#FIELDS + 1] = int(size)
-  v[#FIELDS + 2] = size > 0 and size <= inline and redis.call('HGET', key, 'reply') or ''
+  v[#FIELDS + 2] = size > 0 and size <= inline and redis.call('HGET', from, 'reply') or ''
   v[#FIELDS + 3] = int(NOW)
   v[#FIELDS + 4] = rank(r)
   for i = 1, #FIELDS do v[i] = v[i] or '' end
   if r.legs then legs(r, v, inline) end
-  return v
+  return v, r
 end

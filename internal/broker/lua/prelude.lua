@@ -1,5 +1,5 @@
--- prelude.lua stands before every script of this room, and then line.lua and
--- outcome.lua. It knows the record of a request and the moves that several verbs
+-- prelude.lua stands before every script of this room, and then line.lua, share.lua
+-- and outcome.lua. It knows the record of a request and the moves that several verbs
 -- share: claim, enqueue, park, wake.
 --
 -- ARGV[1] is always the prefix of the partition, e.g. "cc:{0}:"; every key
@@ -34,6 +34,16 @@
 --             over, whether less will do (1); how many succeeded, how many ended, when
 --             the latest did, and the bytes of all replies
 --   parents   of a leg: the ID of the whole, which is told of all that happens
+--
+-- Requests of one content may share a run, see share.lua: one more record, at
+-- request:<id of the first>/0, which goes the way of any request. Besides:
+--
+--   sharing   of the run: "content ttl", the hash that it answers for and the ms for
+--             which its reply is cached; its parents are all who wait for it, and
+--             sharers is how many records refer to it
+--   outlast   of the run: ms until which a record refers to it
+--   shared    of a request: "run how since": the run, miss, shared or hit, and of a
+--             hit the ms at which its reply came
 --
 -- A request is either on the stream or waits in the zset waiting:<service>, see
 -- admit. Its score there is its place in the line, or from INSTANT on the
@@ -95,7 +105,8 @@ end
 local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
-    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant', 'parents', 'scatter')
+    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant', 'parents', 'scatter',
+    'shared', 'sharing')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
@@ -115,6 +126,17 @@ local function load(id)
     r.succeeded, r.ended, r.latest = tonumber(succeeded), tonumber(ended), tonumber(latest)
     r.bytes = tonumber(bytes)
   end
+  if v[21] then
+    r.content, r.cache = string.match(v[21], '^(%x+) (%d+)$')
+    r.cache = tonumber(r.cache)
+  end
+  if v[20] then
+    r.via, r.how = string.match(v[20], '^(%S+) (%S+)')
+    if not r.finished then
+      local run = redis.call('HMGET', record_key(r.via), 'seq', 'attempt')
+      r.seq, r.attempt = tonumber(run[1] or 0), tonumber(run[2] or r.attempt)
+    end
+  end
   return r
 end
 
@@ -125,6 +147,10 @@ local function gone(r) return r.finished and NOW >= r.finished + r.retention end
 -- remembers it in r. Nothing is written: claiming costs no command. What a
 -- gateway holds for a worker that it has yet to find is nobody's, see entrust.lua.
 local function claim(r)
+  if r.via and not r.started and not r.finished and r.how ~= 'hit' then -- what it shares is claimed
+    local run = load(r.via)
+    if run and claim(run) then r.started, r.worker = math.max(run.started, r.created), run.worker end
+  end
   if r.started or not r.entry then return r.started end
   local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
   if p.err or not p[1] or string.sub(p[1][2], 1, 5) == 'pull:' then return nil end
@@ -153,7 +179,7 @@ end
 local function next_due(r)
   local at = clock(r)
   if r.release then return math.min(at, r.release) end
-  if r.run > 0 and r.entry and not r.started then
+  if r.run > 0 and (r.entry or r.via) and not r.started then
     at = math.min(at, NOW + math.max(r.run, math.min(1000, (NOW - r.created) / 8)))
   end
   return at
@@ -236,11 +262,16 @@ end
 
 -- Wake-ups are gathered and published once a gateway by conclude.
 local wakes = {}
-local function wake(r)
-  if not r.waiters then return end
-  for gateway in string.gmatch(r.waiters, '%S+') do
-    wakes[gateway] = (wakes[gateway] and wakes[gateway] .. ' ' or '') .. r.id
+local function wake_for(id, waiters)
+  for gateway in string.gmatch(waiters or '', '%S+') do
+    wakes[gateway] = (wakes[gateway] and wakes[gateway] .. ' ' or '') .. id
   end
+end
+
+-- wake tells who waits for r, or for what it is a part of.
+local function wake(r)
+  wake_for(r.id, r.waiters)
+  for id in string.gmatch(r.parents or '', '%S+') do wake_for(id, redis.call('HGET', record_key(id), 'waiters')) end
 end
 
 -- began has a scatter run from when the first of its legs does, for good: a leg
@@ -248,7 +279,7 @@ end
 local function began(r)
   for id in string.gmatch(r.started and r.parents or '', '%S+') do
     local whole = load(id)
-    if whole and not TERMINAL[whole.status] and whole.status ~= 'running' then
+    if whole and whole.legs and not TERMINAL[whole.status] and whole.status ~= 'running' then
       redis.call('HSET', whole.key, 'status', 'running', 'started', int(r.started))
       wake(whole)
     end
@@ -295,6 +326,20 @@ local function binding(r)
   if bound and string.sub(bound, 1, #r.id) == r.id then return key end
 end
 
+-- outlast keeps a shared run, which is over, until the last of those who refer to
+-- it is forgotten.
+local function outlast(name, at)
+  local key = record_key(name)
+  local v = redis.call('HMGET', key, 'nonce', 'finished', 'outlast')
+  if not v[1] then return end
+  at = math.max(at, tonumber(v[3] or 0))
+  redis.call('HSET', key, 'outlast', int(at))
+  if v[2] then
+    redis.call('PEXPIREAT', key, int(at))
+    redis.call('PEXPIREAT', events_key(name), int(at))
+  end
+end
+
 -- expire sets when the record is forgotten: its retention after the outcome,
 -- or later while a callback is owed.
 local function expire(r)
@@ -304,6 +349,7 @@ local function expire(r)
   redis.call('PEXPIREAT', r.key, int(at))
   redis.call('PEXPIREAT', events_key(r.id), int(at))
   for leg = 1, r.legs or 0 do redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at)) end
+  if r.via then outlast(r.via, at) end
   local bound = binding(r)
   if bound then redis.call('PEXPIREAT', bound, int(r.finished + r.retention)) end
 end

@@ -116,7 +116,7 @@ local function settle(entry, f, n)
   local body = f.body or ''
 
   if kind == 'final' or kind == 'failed' then
-    local whole = r.parents and load(r.parents)
+    local whole = r.parents and not r.content and load(r.parents)
     if #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
       report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
         message = 'The reply of the worker is larger than this gateway keeps.' })
@@ -132,8 +132,9 @@ local function settle(entry, f, n)
       f.content_type, f.status_code, body = ARGV[v + 4], ARGV[v + 5], ARGV[v + 6]
     end
     local code = number(f.status_code)
-    local o = { rtype = content_type(f), reply = body, by_worker = true,
+    local o = { rtype = content_type(f), reply = body, by_worker = true, at = at, cache = number(f.cache_ttl),
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
+    if kind == 'final' and o.cache and o.cache > 0 and not r.content then note('cacheable', id, r.service) end
     if f.headers and #f.headers <= MAX_REPLY_HEADERS then o.rheaders = f.headers end
     if kind == 'final' then
       o.status, o.reason = 'succeeded', ''
@@ -158,13 +159,17 @@ local function settle(entry, f, n)
   if kind == 'heartbeat' then return note('heartbeat', id, r.service) end
   if #body > tonumber(ARGV[6]) then return aside('oversize', 'event', entry, f) end
   local to, leg = r, ''
-  if r.parents then -- the whole tells of it
+  if r.parents and not r.content then -- the whole tells of it
     to, leg = load(r.parents), '/' .. leg_of(id)
     if not to then return note('orphan', id) end
   end
   append(to, int(at) .. ' ' .. kind .. leg .. ' ' .. content_type(f) .. '\n' .. body)
   redis.call('LTRIM', events_key(to.id), -tonumber(ARGV[5]), -1)
-  if kind == 'progress' and to.callback and string.find(to.events, 'p', 1, true) then owe(to, 'progress', to.seq) end
+  if kind == 'progress' then
+    local function tell(of) if of and of.callback and string.find(of.events, 'p', 1, true) then owe(of, 'progress', to.seq) end end
+    tell(to)
+    for sharer in string.gmatch(r.content and r.parents or '', '%S+') do tell(load(sharer)) end
+  end
   wake(to)
   note('event', id, r.service)
 end
