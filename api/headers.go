@@ -10,6 +10,8 @@ const (
 	HeaderLastEventID         = "Last-Event-ID" // WHATWG HTML, server-sent events
 	HeaderTraceparent         = "Traceparent"   // W3C Trace Context
 
+	HeaderCache               = "Coatcheck-Cache" // on an answer: hit, shared or miss
+
 	// HeaderOutcome is on a worker's own reply and on nothing else: its bytes may
 	// look like a status or a problem of the gateway.
 	HeaderOutcome = "Coatcheck-Outcome"
@@ -50,6 +52,7 @@ var ReplyOptions = map[string]string{
 	"status_code": OptionPrefix + "Status-Code",
 	"error":       OptionPrefix + "Error",
 	"error_code":  OptionPrefix + "Error-Code",
+	"cache_ttl":   OptionPrefix + "Cache-Ttl",
 }
 
 // Options are the option headers that a submit takes. Another Coatcheck-

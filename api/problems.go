@@ -112,6 +112,10 @@ var Problems = []ProblemType{
 		Meaning: "The request got no outcome in time. The reason in the status document names the clock: start, run or total.",
 	},
 	{
+		Slug: "not-cached", Status: 504, Title: "No cached reply fits", Retry: false,
+		Meaning: "Cache-Control allowed a cached reply only (only-if-cached), and the service has none for this request. Nothing was accepted; without only-if-cached a worker answers.",
+	},
+	{
 		Slug: "effect-unknown", Status: 504, Title: "It is unknown whether the call had its effect", Retry: true,
 		Meaning: "The connection to Redis broke after the call was passed on. Repeat it: a submit with the same Idempotency-Key returns the same correlation ID or accepts it once; a cancel or delete does no harm a second time.",
 	},

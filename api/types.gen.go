@@ -198,6 +198,27 @@ func (e StatusPriority) Valid() bool {
 	}
 }
 
+// Defines values for StatusCache.
+const (
+	Hit    StatusCache = "hit"
+	Miss   StatusCache = "miss"
+	Shared StatusCache = "shared"
+)
+
+// Valid indicates whether the value is a known member of the StatusCache enum.
+func (e StatusCache) Valid() bool {
+	switch e {
+	case Hit:
+		return true
+	case Miss:
+		return true
+	case Shared:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for WorkerState.
 const (
 	WorkerDraining WorkerState = "draining"
@@ -650,6 +671,12 @@ type Status struct {
 	// Scatter How far a request to several services is
 	Scatter Scatter `json:"scatter,omitempty,omitzero"`
 
+	// Cache Of a service that shares replies: hit from the cache, shared with the run of an earlier request, miss by a run of its own
+	Cache StatusCache `json:"cache,omitempty,omitzero"`
+
+	// CachedAt RFC 3339, UTC, milliseconds
+	CachedAt Time `json:"cached_at,omitempty,omitzero"`
+
 	// Tags As given by Coatcheck-Tag
 	Tags []string `json:"tags,omitempty,omitzero"`
 
@@ -674,6 +701,9 @@ type StatusStatus string
 
 // StatusPriority Left out where it is normal
 type StatusPriority string
+
+// StatusCache Of a service that shares replies: hit from the cache, shared with the run of an earlier request, miss by a run of its own
+type StatusCache string
 
 // StreamTicket Opens the events of one request without an API key
 type StreamTicket struct {
@@ -721,6 +751,9 @@ type WorkerList struct {
 
 // Backoff defines model for Backoff.
 type Backoff = string
+
+// CacheControl defines model for CacheControl.
+type CacheControl = string
 
 // CallbackEvents defines model for CallbackEvents.
 type CallbackEvents = string
@@ -821,6 +854,9 @@ type ProblemInternal = Problem
 // ProblemInvalidOption An error (RFC 9457)
 type ProblemInvalidOption = Problem
 
+// ProblemNoAnswer An error (RFC 9457)
+type ProblemNoAnswer = Problem
+
 // ProblemNoRoomForReply An error (RFC 9457)
 type ProblemNoRoomForReply = Problem
 
@@ -898,6 +934,9 @@ type AnswerParams struct {
 	// ErrorCode Of failed and retry: the same for programs
 	ErrorCode string `form:"error_code,omitempty" json:"error_code,omitempty,omitzero"`
 
+	// CacheTTL Of final: for how long it answers requests with the same content at once, such as 10m; 0 for not at all. Left out, the service has it set
+	CacheTTL string `form:"cache_ttl,omitempty" json:"cache_ttl,omitempty,omitzero"`
+
 	// ReplyTypeHeader The same as type
 	ReplyTypeHeader string `json:"Coatcheck-Reply-Type,omitempty,omitzero"`
 
@@ -912,6 +951,9 @@ type AnswerParams struct {
 
 	// ErrorHeader The same as error
 	ErrorHeader string `json:"Coatcheck-Error,omitempty,omitzero"`
+
+	// CacheTTLHeader The same as cache_ttl
+	CacheTTLHeader string `json:"Coatcheck-Cache-Ttl,omitempty,omitzero"`
 
 	// ErrorCodeHeader The same as error_code
 	ErrorCodeHeader string `json:"Coatcheck-Error-Code,omitempty,omitzero"`
@@ -1064,6 +1106,9 @@ type SubmitParams struct {
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
+
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
 
@@ -1114,6 +1159,9 @@ type DeleteBelowParams struct {
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
 
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
@@ -1166,6 +1214,9 @@ type GetBelowParams struct {
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
+
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
 
@@ -1216,6 +1267,9 @@ type PatchBelowParams struct {
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
 
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
@@ -1268,6 +1322,9 @@ type PostBelowParams struct {
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
+
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`
 
@@ -1318,6 +1375,9 @@ type PutBelowParams struct {
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
 
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`

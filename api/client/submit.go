@@ -29,6 +29,10 @@ type Request struct {
 	// order accepted, or as many at once as the service allows.
 	OrderingKey, ConcurrencyKey string
 
+	// CacheControl is for services that share replies: no-cache, no-store,
+	// max-age=60, only-if-cached (RFC 9111, section 5.2.1).
+	CacheControl string
+
 	CallbackURL    string
 	CallbackEvents []string // of api.CallbackEventNames; default: the four outcomes
 
@@ -70,6 +74,7 @@ func (r Request) headers() http.Header {
 		h.Set(api.HeaderMaxAttempts, strconv.Itoa(r.MaxAttempts))
 	}
 	set(api.HeaderPriority, r.Priority)
+	set("Cache-Control", r.CacheControl)
 	set(api.HeaderOrderingKey, r.OrderingKey)
 	set(api.HeaderConcurrencyKey, r.ConcurrencyKey)
 	set(api.HeaderCallbackURL, r.CallbackURL)

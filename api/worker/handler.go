@@ -38,6 +38,10 @@ type Reply struct {
 	Body        []byte
 	Headers     map[string]string // of the client's GET …/reply, lower-case names, together up to 8 KiB as JSON; nil for none
 	StatusCode  int               // 200 to 599, of the client's GET …/reply; 0 for 200, or 500 with an error
+
+	// CacheTTL is for how long the reply, where it is no error, answers requests with
+	// the same content at once: 0 leaves it to the service, below 0 means not at all.
+	CacheTTL time.Duration
 }
 
 // Progress tells everybody who watches how far the request is. v is encoded as

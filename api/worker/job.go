@@ -117,7 +117,7 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 		j.log.Debug("request ended without this handler")
 		return nil
 	}
-	out := broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers}
+	out := broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers, CacheTTL: reply.CacheTTL}
 	if err == nil {
 		out.Type = "final"
 		return &out

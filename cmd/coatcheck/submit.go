@@ -17,7 +17,7 @@ func submit() *cobra.Command {
 	var t target
 	var data, contentType, key, callback string
 	var timeout, delay, backoff time.Duration
-	var priority, ordering, concurrency string
+	var priority, ordering, concurrency, cache string
 	var attempts int
 	var waits bool
 	var tags []string
@@ -38,7 +38,7 @@ func submit() *cobra.Command {
 			s, err := cl.Submit(c.Context(), args[0], client.Request{
 				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
 				Delay: delay, Priority: priority, OrderingKey: ordering, ConcurrencyKey: concurrency,
-				MaxAttempts: attempts, Backoff: backoff,
+				MaxAttempts: attempts, Backoff: backoff, CacheControl: cache,
 			})
 			if err != nil {
 				return err
@@ -66,6 +66,7 @@ func submit() *cobra.Command {
 	c.Flags().DurationVar(&backoff, "backoff", 0, "before the second attempt, doubling; 0 leaves what the gateway has set")
 	c.Flags().IntVar(&attempts, "max-attempts", 0, "attempts before it fails; 0 leaves what the gateway has set")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
+	c.Flags().StringVar(&cache, "cache-control", "", "no-cache, no-store, max-age=SECONDS or only-if-cached")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
 	return c
 }

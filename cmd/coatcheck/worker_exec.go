@@ -82,6 +82,7 @@ func workerExec() *cobra.Command {
 	c.Flags().StringVar(&name, "name", "", "consumer name, unique among live workers; default host-pid-random")
 	c.Flags().IntVar(&concurrency, "concurrency", 1, "commands at once")
 	c.Flags().StringVar(&o.ContentType, "content-type", "application/octet-stream", "content type of the reply")
+	c.Flags().DurationVar(&o.CacheTTL, "cache-ttl", 0, "for how long a reply answers requests with the same content; 0 leaves it to the service")
 	c.Flags().StringVar(&maxReply, "max-reply", config.Size(command.DefaultMaxReply).String(), "largest reply; not above the max_body of the gateways")
 	c.Flags().DurationVar(&grace, "grace", worker.DefaultGrace, "how long running commands may go on when the worker is told to end")
 	c.Flags().DurationVar(&o.KillAfter, "kill-after", command.DefaultKillAfter, "from SIGTERM to SIGKILL")

@@ -24,6 +24,7 @@ func Document(r Record, publicURL string) api.Status {
 		ScheduledFor: api.Time(r.Release), FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
 		Links: api.Links{Self: self, Reply: self + "/reply", Events: self + "/events", Cancel: self + "/cancel"},
 	}
+	d.Cache, d.CachedAt = api.StatusCache(r.Cache), api.Time(r.CachedAt)
 	if r.Priority != PriorityNormal {
 		d.Priority = api.StatusPriority(r.Priority)
 	}

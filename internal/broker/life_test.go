@@ -38,6 +38,7 @@ type life struct {
 type witness struct {
 	record broker.Record
 	body   string
+	label  string // its own
 	seen   map[int]string // event number → body
 }
 
@@ -56,8 +57,9 @@ func TestLifeOfARequest(outer *testing.T) {
 	})
 }
 
-// lifeServices are all of them; a scatter goes to each.
-var lifeServices = []string{"echo", "left", "right"}
+// lifeServices are all of them; a scatter goes to the first three, and requests to
+// the last one share their runs.
+var lifeServices = []string{"echo", "left", "right", "same"}
 
 // checkLegs holds a scatter to what must be so: a leg ends once, each answer is one
 // event and is counted once, and the outcome is what the legs say.
@@ -122,6 +124,7 @@ func drawStep() *rapid.Generator[step] {
 				"heartbeat", "cancel", "settle", "settle", "decide", "lapse", "pass", "delete", "ack", "sweep",
 				"submit ordered", "submit ordered", "submit delayed", "submit high", "submit with a key", "pause", "regulate",
 				"reserve", "reserve", "entrust", "entrust", "unclaim",
+				"submit same", "submit same", "submit same", "claim same", "claim same",
 				"scatter", "scatter", "claim leg", "claim leg", "claim leg",
 			}).Draw(t, "do"),
 			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
@@ -141,9 +144,11 @@ func live(t *testing.T, history []step) (broken string) {
 		Timeout: 20 * time.Second, RunTimeout: 8 * time.Second, StartTimeout: 10 * time.Second,
 		Lease: 3 * time.Second, MaxAttempts: 3, Retention: time.Hour,
 	}
+	shared := config
+	shared.Coalesce, shared.CacheTTL = true, 2*time.Second
 	b, err := broker.Open(t.Context(), broker.Options{
 		URL: "redis://bubble:6379", Dial: dial, Logger: slog.New(slog.DiscardHandler),
-		Services: map[string]broker.ServiceConfig{"echo": config, "left": config, "right": config},
+		Services: map[string]broker.ServiceConfig{"echo": config, "left": config, "right": config, "same": shared},
 	})
 	if err != nil {
 		return err.Error()
@@ -190,7 +195,7 @@ func (l *life) step(t *testing.T, s step) error {
 	ctx := t.Context()
 	l.seq++
 	switch s.Do {
-	case "submit", "submit ordered", "submit delayed", "submit high", "submit with a key":
+	case "submit", "submit ordered", "submit delayed", "submit high", "submit with a key", "submit same":
 		sub := broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: fmt.Appendf(nil, "body %d", l.seq)}
 		switch s.Do {
 		case "submit ordered":
@@ -199,6 +204,9 @@ func (l *life) step(t *testing.T, s step) error {
 			sub.Delay = s.Wait
 		case "submit high":
 			sub.Priority = broker.PriorityHigh
+		case "submit same":
+			sub.Service, sub.Body = "same", fmt.Appendf(nil, "body of %d", s.Pick%2)
+			sub.Timeout = time.Duration(5+s.Pick%20) * time.Second
 		case "submit with a key":
 			sub.ConcurrencyKey = "key"
 		}
@@ -206,7 +214,7 @@ func (l *life) step(t *testing.T, s step) error {
 		if err != nil {
 			return err
 		}
-		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), seen: map[int]string{}}
+		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), label: fmt.Sprint(l.seq), seen: map[int]string{}}
 		if sub.OrderingKey != "" {
 			l.order[sub.OrderingKey] = append(l.order[sub.OrderingKey], r.ID)
 		}
@@ -218,7 +226,7 @@ func (l *life) step(t *testing.T, s step) error {
 		if s.Pick%5 == 0 {
 			sub.StallTimeout = s.Wait
 		}
-		for _, service := range lifeServices {
+		for _, service := range lifeServices[:3] {
 			sub.Legs = append(sub.Legs, broker.Submission{Service: service, Body: sub.Body})
 		}
 		if s.Pick%7 == 0 {
@@ -228,8 +236,8 @@ func (l *life) step(t *testing.T, s step) error {
 		if err != nil {
 			return err
 		}
-		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), seen: map[int]string{}}
-	case "claim", "claim leg", "reserve":
+		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), label: fmt.Sprint(l.seq), seen: map[int]string{}}
+	case "claim", "claim leg", "claim same", "reserve":
 		var got []broker.Delivery
 		var err error
 		switch s.Do {
@@ -237,6 +245,8 @@ func (l *life) step(t *testing.T, s step) error {
 			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), []string{"echo"}, 1, time.Millisecond)
 		case "claim leg":
 			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), lifeServices[1+s.Pick%2:][:1], 1, time.Millisecond)
+		case "claim same":
+			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), lifeServices[3:], 1, time.Millisecond)
 		case "reserve":
 			got, err = l.b.Reserve(ctx, "echo", 1, time.Millisecond)
 		}
@@ -245,6 +255,12 @@ func (l *life) step(t *testing.T, s step) error {
 		}
 		for _, d := range got {
 			id, _ := correlation.Parse(d.ID)
+			if d.Service == "same" {
+				if err := l.wanted(d); err != nil {
+					return err
+				}
+				continue
+			}
 			if w := l.requests[id]; w == nil || w.body != string(d.Body) || d.Attempt > 3 {
 				return fmt.Errorf("delivered %+v", d)
 			} else if w.record.Status.Terminal() {
@@ -254,7 +270,7 @@ func (l *life) step(t *testing.T, s step) error {
 				return err
 			}
 		}
-		if len(got) > 0 && l.paused && s.Do != "claim leg" {
+		if len(got) > 0 && l.paused && got[0].Service == "echo" {
 			return fmt.Errorf("delivered %s of a paused service", got[0].Body)
 		}
 		if s.Do != "reserve" {
@@ -341,6 +357,16 @@ func (l *life) step(t *testing.T, s step) error {
 	return nil
 }
 
+// wanted tells whether somebody waits for a shared run.
+func (l *life) wanted(d broker.Delivery) error {
+	for _, w := range l.requests {
+		if w.body == string(d.Body) && !w.record.Status.Terminal() && d.Attempt <= 3 {
+			return nil
+		}
+	}
+	return fmt.Errorf("delivered %+v, which nobody waits for", d)
+}
+
 // inOrder tells whether everything that was accepted before a delivered request
 // with the same ordering key has its outcome.
 func (l *life) inOrder(id correlation.ID) error {
@@ -358,7 +384,7 @@ func (l *life) inOrder(id correlation.ID) error {
 func (l *life) chosen(pick int) (id correlation.ID, ok bool) {
 	bodies := map[string]correlation.ID{}
 	for id, w := range l.requests {
-		bodies[w.body] = id
+		bodies[w.label] = id
 	}
 	if len(bodies) == 0 {
 		return id, false

@@ -22,7 +22,7 @@ var replyKinds = map[string][]string{
 	"progress":  nil,
 	"partial":   nil,
 	"heartbeat": nil,
-	"final":     {"status_code"},
+	"final":     {"status_code", "cache_ttl"},
 	"failed":    {"status_code", "error", "error_code"},
 	"retry":     {"delay", "error", "error_code"},
 }
@@ -117,6 +117,15 @@ func workerReply(r *http.Request) (reply broker.WorkerReply, err error) {
 			return reply, fail("invalid-option", "delay is %s; it must be a duration such as 30s, or seconds. The reply was not taken.", quoted(text))
 		}
 		reply.Delay = max(d, atOnce)
+	}
+	if text, ok := given["cache_ttl"]; ok {
+		d, fine := parseDuration(text)
+		if !fine {
+			return reply, fail("invalid-option", "cache_ttl is %s; it must be a duration such as 10m, or seconds, 0 for not at all. The reply was not taken.", quoted(text))
+		}
+		if reply.CacheTTL = d; d == 0 {
+			reply.CacheTTL = -1
+		}
 	}
 	if given["error"] != "" || given["error_code"] != "" {
 		reply.Error = &broker.Error{Code: given["error_code"], Message: given["error"]}

@@ -62,6 +62,7 @@ var table = []struct {
 	{broker.ErrUnknownClaim, "unknown-claim"},
 	{broker.ErrIdempotencyMismatch, "idempotency-mismatch"},
 	{broker.ErrQueueFull, "queue-full"},
+	{broker.ErrNotCached, "not-cached"},
 	{broker.ErrMemory, "memory-full"},
 	{broker.ErrUnavailable, "unavailable"},
 	{broker.ErrClosed, "draining"},

@@ -91,6 +91,7 @@ func (s *Server) raw(w http.ResponseWriter, r *http.Request, record broker.Recor
 	replyHeaders(h, record.Reply.Headers)
 	h.Set(api.HeaderCorrelationID, record.ID.String())
 	h.Set(api.HeaderOutcome, string(record.Status))
+	cacheHeaders(h, record)
 	h.Set("Content-Type", contentType(record.Reply.ContentType))
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")

@@ -40,6 +40,7 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 	callOf(r).id = record.ID.String()
 	h := w.Header()
 	h.Set("Location", broker.Document(record, s.PublicURL).Links.Self)
+	cacheHeaders(h, record)
 	if replayed {
 		h.Set(api.HeaderIdempotencyReplayed, "true")
 	}

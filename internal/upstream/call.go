@@ -67,7 +67,7 @@ func (u *Upstream) answer(ctx context.Context, r *worker.Request) (worker.Reply,
 	}
 	reply := worker.Reply{
 		ContentType: response.Header.Get("Content-Type"), Body: body,
-		StatusCode: response.StatusCode, Headers: kept(response.Header),
+		StatusCode: response.StatusCode, Headers: kept(response.Header), CacheTTL: cacheTTL(response.Header),
 	}
 	if response.StatusCode >= 400 {
 		return reply, worker.Fail("upstream_"+strconv.Itoa(response.StatusCode), "The backend answered "+response.Status+".")

@@ -23,7 +23,7 @@ local length = redis.call('LLEN', key)
 if length == 0 then return { v, '0', {} } end
 local first = numbered - length + 1
 local from = math.max(0, after - first + 1)
-local list = redis.call('LRANGE', key, from, from + most - 1)
+local list = most > 0 and redis.call('LRANGE', key, from, from + most - 1) or {}
 for i = 1, #list do
   local at, leg = string.match(string.sub(list[i], 1, 40), '^(%d+) answer/(%d+) \n$')
   if at then

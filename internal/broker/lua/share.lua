@@ -5,7 +5,7 @@
 -- once. The key content:<hash> names the run that a newcomer may share: while it is
 -- open, where its service has that, and as long as its reply is cached.
 
-local MAX_SHARERS = 256 -- of an open run: they all end in one script
+local MAX_SHARERS = 100 -- of an open run: they all end in one script
 
 local function content_key(content) return P .. 'content:' .. content end
 
@@ -39,7 +39,8 @@ local function stands(r, v)
   if run.release then v[19] = int(run.release) end
 end
 
--- forsake forgets the request r that shared a run, and with the last one the run.
+-- forsake forgets the request r that shared a run, and with the last one the run;
+-- where others of them expired before, it stays as long as it would have anyway.
 -- What somebody wanted forgotten answers nobody else.
 local function forsake(r)
   if not r.via then return end
