@@ -10,7 +10,7 @@ const (
 	HeaderLastEventID         = "Last-Event-ID" // WHATWG HTML, server-sent events
 	HeaderTraceparent         = "Traceparent"   // W3C Trace Context
 
-	HeaderCache               = "Coatcheck-Cache" // on an answer: hit, shared or miss
+	HeaderCache = "Coatcheck-Cache" // on an answer: hit, shared or miss
 
 	// HeaderOutcome is on a worker's own reply and on nothing else: its bytes may
 	// look like a status or a problem of the gateway.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,9 +118,9 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 		j.log.Debug("request ended without this handler")
 		return nil
 	}
-	out := broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers, CacheTTL: reply.CacheTTL}
+	out := broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers}
 	if err == nil {
-		out.Type = "final"
+		out.Type, out.CacheTTL = "final", cmp.Or(reply.CacheTTL, j.run.services[j.delivery.Service].cacheTTL)
 		return &out
 	}
 	out.Type = "failed"

@@ -94,7 +94,7 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) open(ctx context.Context) (*broker.Broker, error) {
 	announced := make(map[string]broker.Announcement, len(w.services))
 	for name, s := range w.services {
-		announced[name] = broker.Announcement{Lease: s.lease}
+		announced[name] = broker.Announcement{Lease: s.lease, Cacheable: s.cacheTTL > 0}
 	}
 	trouble := loop.Trouble{Log: w.options.logger}
 	for ctx.Err() == nil {

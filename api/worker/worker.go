@@ -57,6 +57,7 @@ const (
 	maxConcurrency = 10_000
 	minLease       = 300 * time.Millisecond // heartbeats more often than ten a second would be the load
 	maxLease       = 24 * time.Hour
+	maxCacheTTL    = 7 * 24 * time.Hour
 	defaultLease   = 30 * time.Second // of a service where neither gateway nor worker sets one
 )
 
@@ -75,6 +76,8 @@ type service struct {
 	handler Handler
 	lease   time.Duration // 0 leaves what holds
 	leased  bool          // lease was set
+
+	cacheTTL time.Duration // of its replies, where they say nothing
 
 	description                string
 	requestSchema, replySchema string // JSON schemas, "" for none
@@ -117,6 +120,8 @@ func (w *Worker) Handle(name string, fn Handler, options ...ServiceOption) {
 		w.mistake("service %q has two handlers", name)
 	case len(s.description) > broker.MaxDescription:
 		w.mistake("service %q: its description has %d bytes, more than %d", name, len(s.description), broker.MaxDescription)
+	case s.cacheTTL < 0 || s.cacheTTL > maxCacheTTL:
+		w.mistake("service %q: a reply can't be cached for %v, the most is %v", name, s.cacheTTL, maxCacheTTL)
 	case s.leased && (s.lease < minLease || s.lease > maxLease):
 		w.mistake("service %q: lease %v is outside %v..%v", name, s.lease, minLease, maxLease)
 	}
@@ -230,4 +235,12 @@ func Describe(description, requestSchema, replySchema string) ServiceOption {
 // the service. Default: what the gateway or another worker set, else 30 s.
 func Lease(d time.Duration) ServiceOption {
 	return func(s *service) { s.lease, s.leased = d, true }
+}
+
+// CacheTTL is for how long a reply of the service, where it is no error, answers
+// requests with the same content at once, up to a week: those with the same tenant,
+// content type, target and body, and the same headers where the gateway's
+// configuration names some. Reply.CacheTTL is over it.
+func CacheTTL(d time.Duration) ServiceOption {
+	return func(s *service) { s.cacheTTL = d }
 }

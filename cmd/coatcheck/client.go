@@ -73,6 +73,7 @@ func (t *target) print(w io.Writer, s api.Status) error {
 	row("error", s.Error.Message)
 	row("attempt", fmt.Sprint(s.Attempt))
 	row("worker", s.Worker)
+	row("cache", string(s.Cache))
 	for _, at := range []struct {
 		name string
 		time api.Time

@@ -34,6 +34,7 @@ another worker in the last case.`
 func workerExec() *cobra.Command {
 	var url, name string
 	var concurrency int
+	var cacheTTL time.Duration
 	var grace time.Duration
 	o := command.Options{Logger: logger(config.Default().Log, os.Stderr)}
 	var maxReply string
@@ -73,7 +74,7 @@ func workerExec() *cobra.Command {
 				options = append(options, worker.Name(name))
 			}
 			w := worker.New(url, options...)
-			w.Handle(args[0], program.Handle)
+			w.Handle(args[0], program.Handle, worker.CacheTTL(cacheTTL))
 			defer program.Wait() // a command that was given back may still be on its way out
 			return w.Run(c.Context())
 		},
@@ -82,7 +83,7 @@ func workerExec() *cobra.Command {
 	c.Flags().StringVar(&name, "name", "", "consumer name, unique among live workers; default host-pid-random")
 	c.Flags().IntVar(&concurrency, "concurrency", 1, "commands at once")
 	c.Flags().StringVar(&o.ContentType, "content-type", "application/octet-stream", "content type of the reply")
-	c.Flags().DurationVar(&o.CacheTTL, "cache-ttl", 0, "for how long a reply answers requests with the same content; 0 leaves it to the service")
+	c.Flags().DurationVar(&cacheTTL, "cache-ttl", 0, "for how long a reply answers requests with the same content; 0 leaves it to the service")
 	c.Flags().StringVar(&maxReply, "max-reply", config.Size(command.DefaultMaxReply).String(), "largest reply; not above the max_body of the gateways")
 	c.Flags().DurationVar(&grace, "grace", worker.DefaultGrace, "how long running commands may go on when the worker is told to end")
 	c.Flags().DurationVar(&o.KillAfter, "kill-after", command.DefaultKillAfter, "from SIGTERM to SIGKILL")

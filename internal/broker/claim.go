@@ -35,7 +35,8 @@ type Delivery struct {
 
 // Announcement is what a worker says of a service it answers.
 type Announcement struct {
-	Lease time.Duration // how long a silent worker keeps a claim; 0 leaves what holds
+	Lease     time.Duration // how long a silent worker keeps a claim; 0 leaves what holds
+	Cacheable bool          // it says how long its replies may be cached
 }
 
 // Announce makes services known to this process at once and to all gateways
@@ -52,6 +53,13 @@ func (b *Broker) Announce(ctx context.Context, services map[string]Announcement)
 	}
 	if err := b.announce(ctx, values, over); err != nil {
 		return err
+	}
+	for name, a := range services {
+		if a.Cacheable {
+			if err := b.redis.commands.SAdd(ctx, cacheableKey, name).Err(); err != nil {
+				return fault("announce services", err)
+			}
+		}
 	}
 	if err := b.createStreams(ctx, b.Partitions(), slices.Collect(maps.Keys(values))); err != nil {
 		return err

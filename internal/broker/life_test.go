@@ -38,7 +38,7 @@ type life struct {
 type witness struct {
 	record broker.Record
 	body   string
-	label  string // its own
+	label  string         // its own
 	seen   map[int]string // event number → body
 }
 

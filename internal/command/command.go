@@ -49,7 +49,6 @@ const tempFail = 75
 type Options struct {
 	Args        []string      // the program, by path or by name on PATH, and its arguments
 	ContentType string        // of the reply; "" for none
-	CacheTTL    time.Duration // of the reply, see worker.Reply
 	MaxReply    int           // largest reply in bytes; default DefaultMaxReply
 	KillAfter   time.Duration // from SIGTERM to SIGKILL; default DefaultKillAfter
 	Logger      *slog.Logger  // default slog.Default()
@@ -116,5 +115,5 @@ func (c *Command) judge(ctx context.Context, p *process, end ending) (worker.Rep
 	case end.code != 0:
 		return worker.Reply{}, worker.Fail(fmt.Sprintf("exit_%d", end.code), p.explain(fmt.Sprintf("The command ended with exit code %d", end.code)))
 	}
-	return worker.Reply{ContentType: c.options.ContentType, Body: p.reply.bytes(), CacheTTL: c.options.CacheTTL}, nil
+	return worker.Reply{ContentType: c.options.ContentType, Body: p.reply.bytes()}, nil
 }

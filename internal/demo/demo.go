@@ -38,7 +38,7 @@ var Services = []string{"echo", "upper", "sleep", "progress", "flaky", "fail"}
 // Register has w answer all demo services.
 func Register(w *worker.Worker) {
 	w.Handle("echo", echo, worker.Describe("Gives the body back, with its content type.", "", ""))
-	w.Handle("upper", upper, worker.Describe("Gives text back in upper case.", "", ""))
+	w.Handle("upper", upper, worker.Describe("Gives text back in upper case.", "", ""), worker.CacheTTL(time.Minute))
 	w.Handle("sleep", sleep, worker.Describe("Replies after a while.",
 		`{"type":"object","properties":{"for":{"type":"string","description":"A duration","examples":["2s"]}}}`, ""))
 	w.Handle("progress", progress, worker.Describe("Reports each of its steps.",

@@ -134,14 +134,23 @@ func TestFirstMinute(t *testing.T) {
 	typed(t, addr, "", section(t, "## In 60 seconds", "## "), 8)
 }
 
-// TestWhoGoesNext runs one example of each policy.
-func TestWhoGoesNext(t *testing.T) {
+// TestExamples types what the sections show to a newcomer who has dev running.
+func TestExamples(t *testing.T) {
 	addr, path := freeAddr(t), binary(t)
 	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
-	for _, service := range []string{"echo", "sleep", "flaky"} {
+	for _, service := range []string{"echo", "upper", "sleep", "flaky"} {
 		ready(t, "http://"+addr+"/v1/services/"+service)
 	}
-	typed(t, addr, path, section(t, "## Who goes next", "## "), 9)
+	for _, s := range []struct {
+		title   string
+		atLeast int
+	}{
+		{"Who goes next", 9},
+		{"One request to several services", 3},
+		{"The same request twice", 5},
+	} {
+		t.Run(s.title, func(t *testing.T) { typed(t, addr, path, section(t, "## "+s.title, "## "), s.atLeast) })
+	}
 }
 
 // typed types the commands of a text into a shell, and compares what comes out.
@@ -168,7 +177,6 @@ func typed(t *testing.T, addr, path, text string, atLeast int) {
 	if len(examples) < atLeast {
 		t.Fatalf("only %d commands found in the README", len(examples))
 	}
-	examples = append(examples, shownIn(section(t, "## One request to several services", "## "))...)
 	for _, e := range examples {
 		command := ports.ReplaceAllString(e.command, addr)
 		if strings.HasPrefix(command, "ID=") {
