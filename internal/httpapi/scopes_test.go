@@ -90,13 +90,13 @@ func TestEveryRouteNeedsItsScope(t *testing.T) {
 				t.Errorf("nobody says what %s needs", route)
 			}
 			method, path, _ := strings.Cut(route, " ")
-			call := func(key string) answer {
-				f.call("POST", "/v1/services/echo/resume", nil, as("admin")) // the call before may have paused it
-				d := f.submit("x", as("submit"))
-				token := f.claim().Token
-				f.post(d.Links.Cancel, "", as("cancel")) // or its stream would not end
-				fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID, "{token}", token, "{name}", "w1")
-				f.announce("w1", "echo")
+			f.call("POST", "/v1/services/echo/resume", nil, as("admin")) // the route before may have paused it
+			d := f.submit("x", as("submit"))
+			token := f.claim().Token
+			f.post(d.Links.Cancel, "", as("cancel")) // or its stream would not end
+			fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID, "{token}", token, "{name}", "w1")
+			f.announce("w1", "echo")
+			call := func(key string) answer { // only the one with the scope may change anything
 				if key == "" {
 					return f.call(method, fill.Replace(path), nil)
 				}
