@@ -27,6 +27,7 @@ const (
 	HeaderConcurrencyKey = OptionPrefix + "Concurrency-Key"
 	HeaderCallbackURL    = OptionPrefix + "Callback-Url"
 	HeaderCallbackEvents = OptionPrefix + "Callback-Events"
+	HeaderTag            = OptionPrefix + "Tag"
 )
 
 // What is about a claim in its raw form.
@@ -56,7 +57,7 @@ var ReplyOptions = map[string]string{
 var Options = []string{
 	HeaderTimeout, HeaderStartTimeout, HeaderRunTimeout, HeaderRetention,
 	HeaderMaxAttempts, HeaderBackoff, HeaderDelay, HeaderPriority, HeaderOrderingKey, HeaderConcurrencyKey,
-	HeaderCallbackURL, HeaderCallbackEvents,
+	HeaderCallbackURL, HeaderCallbackEvents, HeaderTag,
 }
 
 // CallbackEventNames are what a client may be told of.

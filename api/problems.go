@@ -32,6 +32,10 @@ var Problems = []ProblemType{
 		Meaning: "No worker ever announced this service and no configuration names it, so nothing would answer. Nothing was accepted. A worker that starts makes its service known within a second.",
 	},
 	{
+		Slug: "unknown-worker", Status: 404, Title: "No such worker", Retry: false,
+		Meaning: "No live worker has this name, so nothing was told to drain. GET /v1/workers lists those that are alive; a worker that ended is gone from it within 15 seconds.",
+	},
+	{
 		Slug: "no-such-route", Status: 404, Title: "No such path", Retry: false,
 		Meaning: "The gateway serves nothing at this path. See /openapi.yaml for what it serves.",
 	},

@@ -135,6 +135,24 @@ func (e StatusPriority) Valid() bool {
 	}
 }
 
+// Defines values for WorkerState.
+const (
+	WorkerDraining WorkerState = "draining"
+	WorkerRunning  WorkerState = "running"
+)
+
+// Valid indicates whether the value is a known member of the WorkerState enum.
+func (e WorkerState) Valid() bool {
+	switch e {
+	case WorkerDraining:
+		return true
+	case WorkerRunning:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Redact.
 const (
 	RedactFalse Redact = "false"
@@ -202,6 +220,36 @@ type Attempt struct {
 
 	// Error Why a request did not succeed
 	Error Error `json:"error"`
+
+	// Tags As given by Coatcheck-Tag
+	Tags []string `json:"tags,omitempty,omitzero"`
+
+	// QueuePosition An estimate, at most a second old
+	QueuePosition int `json:"queue_position,omitempty,omitzero"`
+
+	// EstimatedStart RFC 3339, UTC, milliseconds
+	EstimatedStart Time `json:"estimated_start,omitempty,omitzero"`
+
+	// LiveWorkers While scheduled or queued: how many workers of the service are known to be alive and take requests. 0 says that nobody is there to answer. A worker that never announces itself is known only while it holds a request
+	LiveWorkers *int `json:"live_workers,omitempty"`
+
+	// Links Where to go from here
+	Links Links `json:"links,omitempty,omitzero"`
+
+	// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
+	Reply Reply `json:"reply,omitempty,omitzero"`
+}
+
+// Attempts What was tried lately, as far as this gateway has looked
+type Attempts struct {
+	// Seconds How far back this goes, about a minute where somebody looks often
+	Seconds float32 `json:"seconds"`
+
+	// Started Attempts begun, the first ones and the others
+	Started int `json:"started"`
+
+	// Retried Further attempts called for: by a worker, or by a lapsed lease
+	Retried int `json:"retried"`
 }
 
 // Claim One attempt at a request, which is the worker's until its lease ends
@@ -329,6 +377,14 @@ type Reply struct {
 // ReplyEncoding defines model for Reply.Encoding.
 type ReplyEncoding string
 
+// RequestList A page of the listing, newest first
+type RequestList struct {
+	Requests []Status `json:"requests"`
+
+	// NextCursor Where the next page begins; absent at the end
+	NextCursor string `json:"next_cursor,omitempty,omitzero"`
+}
+
 // Reset History that was asked for has been cut
 type Reset struct {
 	// First Number of the oldest event that is kept
@@ -338,24 +394,47 @@ type Reset struct {
 	Last int `json:"last"`
 }
 
-// Service One destination and its queue, a sample at most a second old
+// Service One destination, its queue and who answers it, a sample at most a second old
 type Service struct {
 	Name string `json:"name"`
 
+	// Description As its workers announced it; in the document of one service only
+	Description string `json:"description,omitempty,omitzero"`
+
+	// PausedAt RFC 3339, UTC, milliseconds
+	PausedAt Time `json:"paused_at,omitempty,omitzero"`
+
 	// Depth Requests that no worker has yet
-	Depth            int     `json:"depth"`
-	Running          int     `json:"running"`
+	Depth   int `json:"depth"`
+	Running int `json:"running"`
+
+	// Scheduled Part of depth: those that wait for an instant, by a delay or a back-off
+	Scheduled        int     `json:"scheduled"`
 	OldestAgeSeconds float32 `json:"oldest_age_seconds"`
+
+	// StartedPerSecond Recent attempts begun; absent where unknown, as are the next two
 	StartedPerSecond float32 `json:"started_per_second,omitempty,omitzero"`
+
+	// FinishedPerSecond Recent outcomes, whichever, of requests that a worker had begun
+	FinishedPerSecond float32 `json:"finished_per_second,omitempty,omitzero"`
+
+	// FailedPerSecond Recent outcomes failed
+	FailedPerSecond float32 `json:"failed_per_second,omitempty,omitzero"`
+
+	// Attempts What was tried lately, as far as this gateway has looked
+	Attempts Attempts `json:"attempts,omitempty,omitzero"`
 
 	// RunSeconds Recent mean from claim to outcome
 	RunSeconds float32 `json:"run_seconds,omitempty,omitzero"`
 
-	// Scheduled Part of depth: requests that wait for an instant, by a delay or a back-off
-	Scheduled int `json:"scheduled,omitempty,omitzero"`
+	// LiveWorkers Workers known to be alive, without those that drain
+	LiveWorkers int `json:"live_workers"`
 
-	// PausedAt RFC 3339, UTC, milliseconds
-	PausedAt Time `json:"paused_at,omitempty,omitzero"`
+	// Slots What those announced together; a worker of several services offers its slots to each
+	Slots int `json:"slots"`
+
+	// Workers By name, at most 100; /v1/workers has all
+	Workers []Worker `json:"workers"`
 }
 
 // ServiceList The known services
@@ -411,6 +490,9 @@ type Status struct {
 	ExpiresAt Time   `json:"expires_at,omitempty,omitzero"`
 	RetryOf   string `json:"retry_of,omitempty,omitzero"`
 
+	// Tags As given by Coatcheck-Tag
+	Tags []string `json:"tags,omitempty,omitzero"`
+
 	// QueuePosition An estimate, at most a second old
 	QueuePosition int `json:"queue_position,omitempty,omitzero"`
 
@@ -419,6 +501,9 @@ type Status struct {
 
 	// Links Where to go from here
 	Links Links `json:"links"`
+
+	// LiveWorkers While scheduled or queued: how many workers of the service are known to be alive and take requests. 0 says that nobody is there to answer. A worker that never announces itself is known only while it holds a request
+	LiveWorkers *int `json:"live_workers,omitempty"`
 
 	// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
 	Reply Reply `json:"reply,omitempty,omitzero"`
@@ -436,6 +521,42 @@ type StreamTicket struct {
 
 	// ExpiresAt RFC 3339, UTC, milliseconds
 	ExpiresAt Time `json:"expires_at"`
+}
+
+// Worker A process that answers requests
+type Worker struct {
+	// Name The consumer name, as in the `worker` of a status
+	Name string `json:"name"`
+
+	// Version What it runs
+	Version  string   `json:"version,omitempty,omitzero"`
+	Services []string `json:"services"`
+
+	// Slots How many requests it takes at once
+	Slots int `json:"slots,omitempty,omitzero"`
+
+	// Busy Requests that it holds; under a service, of that service
+	Busy int `json:"busy"`
+
+	// State draining: it was told to claim no more, or is ending
+	State WorkerState `json:"state"`
+
+	// ObeysDrain Whether it said that it obeys a drain
+	ObeysDrain bool `json:"obeys_drain"`
+
+	// Announced false: it is known only by the requests that it holds
+	Announced bool `json:"announced"`
+
+	// SeenAt When it last announced itself
+	SeenAt Time `json:"seen_at,omitempty,omitzero"`
+}
+
+// WorkerState draining: it was told to claim no more, or is ending
+type WorkerState string
+
+// WorkerList The workers that are alive
+type WorkerList struct {
+	Workers []Worker `json:"workers"`
 }
 
 // Backoff defines model for Backoff.
@@ -494,6 +615,9 @@ type ServiceName = string
 
 // StartTimeout defines model for StartTimeout.
 type StartTimeout = string
+
+// Tag defines model for Tag.
+type Tag = string
 
 // Timeout defines model for Timeout.
 type Timeout = string
@@ -579,6 +703,9 @@ type ProblemUnknownClaim = Problem
 // ProblemUnknownService An error (RFC 9457)
 type ProblemUnknownService = Problem
 
+// ProblemUnknownWorker An error (RFC 9457)
+type ProblemUnknownWorker = Problem
+
 // ProblemUnreadable An error (RFC 9457)
 type ProblemUnreadable = Problem
 
@@ -625,6 +752,33 @@ type AnswerParams struct {
 
 	// ErrorCodeHeader The same as error_code
 	ErrorCodeHeader string `json:"Coatcheck-Error-Code,omitempty,omitzero"`
+}
+
+// ListParams defines parameters for List.
+type ListParams struct {
+	// Service Of this service
+	Service string `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// Status In one of these, repeated or comma-separated: scheduled, queued, running, succeeded, failed, timed_out, canceled; `active` is the first three and the default, `any` is all
+	Status []string `form:"status,omitempty" json:"status,omitempty,omitzero"`
+
+	// Tag With this tag; repeated or comma-separated, with all of them, at most 8
+	Tag []string `form:"tag,omitempty" json:"tag,omitempty,omitzero"`
+
+	// Since Accepted at that time or later: RFC 3339, or a duration such as 90m, which is that long ago
+	Since string `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Accepted before that time; as `since`
+	Until string `form:"until,omitempty" json:"until,omitempty,omitzero"`
+
+	// IDPrefix Whose correlation ID begins so
+	IDPrefix string `form:"id_prefix,omitempty" json:"id_prefix,omitempty,omitzero"`
+
+	// Cursor The next_cursor of the page before
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// Limit Most requests of a page
+	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
 }
 
 // StatusParams defines parameters for Status.
@@ -720,6 +874,9 @@ type SubmitParams struct {
 	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
 	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
 
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
+
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
 }
@@ -767,6 +924,9 @@ type DeleteBelowParams struct {
 
 	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
 	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
 
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
@@ -816,6 +976,9 @@ type GetBelowParams struct {
 	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
 	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
 
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
+
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
 }
@@ -863,6 +1026,9 @@ type PatchBelowParams struct {
 
 	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
 	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
 
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
@@ -912,6 +1078,9 @@ type PostBelowParams struct {
 	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
 	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
 
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
+
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
 }
@@ -959,6 +1128,9 @@ type PutBelowParams struct {
 
 	// CoatcheckCallbackEvents Comma-separated: succeeded, failed, timed_out, canceled, progress; default the four outcomes
 	CoatcheckCallbackEvents CallbackEvents `json:"Coatcheck-Callback-Events,omitempty,omitzero"`
+
+	// CoatcheckTag To find the request again in the listing: at most 8 tags, repeated or comma-separated, each of 1 to 64 visible ASCII characters
+	CoatcheckTag Tag `json:"Coatcheck-Tag,omitempty,omitzero"`
 
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`

@@ -31,6 +31,8 @@ type Request struct {
 
 	CallbackURL    string
 	CallbackEvents []string // of api.CallbackEventNames; default: the four outcomes
+
+	Tags []string // to find it in the listing by
 }
 
 // Submit hands a request in. The status has its correlation ID.
@@ -72,6 +74,7 @@ func (r Request) headers() http.Header {
 	set(api.HeaderConcurrencyKey, r.ConcurrencyKey)
 	set(api.HeaderCallbackURL, r.CallbackURL)
 	set(api.HeaderCallbackEvents, strings.Join(r.CallbackEvents, ","))
+	set(api.HeaderTag, strings.Join(r.Tags, ","))
 	set(api.HeaderIdempotencyKey, r.IdempotencyKey)
 	if h.Get(api.HeaderIdempotencyKey) == "" {
 		var raw [16]byte

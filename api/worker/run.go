@@ -34,6 +34,9 @@ type run struct {
 	work    context.Context // of all handlers; outlives Run's own until the drain is over
 	handler sync.WaitGroup
 
+	claiming context.Context    // ends with Run's own, or when the worker is told to drain
+	quiet    context.CancelFunc // ends it
+
 	mu   sync.Mutex // guards jobs
 	jobs map[*job]struct{}
 }
@@ -52,8 +55,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	claiming, quiet := context.WithCancel(ctx)
+	defer quiet()
 	r := &run{
-		Worker: w, broker: b, log: w.options.logger.With("worker", b.Name()),
+		Worker: w, broker: b, claiming: claiming, quiet: quiet, log: w.options.logger.With("worker", b.Name()),
 		slots: make(chan struct{}, w.options.concurrency),
 		work:  work, jobs: map[*job]struct{}{},
 	}
@@ -64,16 +69,19 @@ func (w *Worker) Run(ctx context.Context) error {
 	var upkeep sync.WaitGroup
 	upkeep.Go(func() { b.Run(work) })
 	listening, begun := context.WithCancel(work)
-	upkeep.Go(func() { b.Cancellations(work, names, r.canceled, begun) })
+	upkeep.Go(func() { b.Orders(work, names, r.canceled, r.quiet, begun) })
 	r.clock.measure(ctx, b) // before the first claim: its deadline must not seem over
 	upkeep.Go(func() { r.clock.follow(work, b) })
 	loop.Rest(listening, listenWait) // a cancel that came before would not be heard
+	upkeep.Go(func() { r.enlist(ctx) })
 	r.log.Info("worker answers", "services", names, "slots", w.options.concurrency)
 
-	r.claim(ctx, names)
+	r.claim(claiming, names)
+	<-ctx.Done()
 	r.drain()
 	stop()
 	upkeep.Wait()
+	r.delist(ctx)
 	if err := b.Close(); err != nil {
 		return fmt.Errorf("close the connections to Redis: %w", err)
 	}

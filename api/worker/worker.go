@@ -24,6 +24,10 @@
 // context.Cause says ErrCanceled, context.DeadlineExceeded or ErrShutdown. A
 // handler that ignores it wastes its time, not the client's.
 //
+// The worker shows itself in the registry of the gateways (GET /v1/workers) for
+// as long as it lives. Where it is told there to drain, it finishes what it has
+// and claims no more, but goes on until Run's context ends.
+//
 // Pitfalls. A request may be delivered more than once, never more often than
 // its service allows: make handlers idempotent, by Request.ID where nothing
 // better is at hand. A handler holds one slot while it runs; the worker never
@@ -42,6 +46,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
 // Defaults of the options, and the limits within which they may be set.
@@ -70,6 +75,9 @@ type service struct {
 	handler Handler
 	lease   time.Duration // 0 leaves what holds
 	leased  bool          // lease was set
+
+	description                string
+	requestSchema, replySchema string // JSON schemas, "" for none
 }
 
 // New makes a worker for the Redis at redisURL (redis://, rediss:// or
@@ -107,8 +115,18 @@ func (w *Worker) Handle(name string, fn Handler, options ...ServiceOption) {
 		w.mistake("service %q has no handler", name)
 	case w.services[name] != nil:
 		w.mistake("service %q has two handlers", name)
+	case len(s.description) > broker.MaxDescription:
+		w.mistake("service %q: its description has %d bytes, more than %d", name, len(s.description), broker.MaxDescription)
 	case s.leased && (s.lease < minLease || s.lease > maxLease):
 		w.mistake("service %q: lease %v is outside %v..%v", name, s.lease, minLease, maxLease)
+	}
+	for of, schema := range map[string]string{"requests": s.requestSchema, "replies": s.replySchema} {
+		if schema == "" {
+			continue
+		}
+		if err := broker.CheckSchema([]byte(schema)); err != nil {
+			w.mistake("service %q: the schema of %s can't be used: %v", name, of, err)
+		}
 	}
 	w.services[name] = s
 }
@@ -135,6 +153,9 @@ func (w *Worker) check() error {
 			wrong = append(wrong, fmt.Errorf("worker: heartbeat every %v is too seldom for service %q: two lost ones and its lease of %v lapses while the handler still runs; want at most %v", h, name, lease, lease/3))
 		}
 	}
+	if n := len(w.options.version); n > broker.MaxVersion {
+		wrong = append(wrong, fmt.Errorf("worker: version has %d bytes, more than %d", n, broker.MaxVersion))
+	}
 	if h := w.options.heartbeat; h < 0 {
 		wrong = append(wrong, fmt.Errorf("worker: heartbeat interval %v is negative", h))
 	}
@@ -144,6 +165,7 @@ func (w *Worker) check() error {
 // options are what New was told.
 type options struct {
 	name        string
+	version     string
 	concurrency int
 	grace       time.Duration
 	heartbeat   time.Duration
@@ -159,6 +181,10 @@ type Option func(*options)
 // white space, and unlike that of any other worker that runs. Default
 // host-pid-random.
 func Name(name string) Option { return func(o *options) { o.name = name } }
+
+// Version is what this process runs, as the registry shows it; at most 64 bytes.
+// Default: none.
+func Version(version string) Option { return func(o *options) { o.version = version } }
 
 // Concurrency is how many handlers may run at once, 1 to 10,000. Default 10.
 func Concurrency(n int) Option { return func(o *options) { o.concurrency = n } }
@@ -187,6 +213,16 @@ func Dialer(dial func(ctx context.Context, network, addr string) (net.Conn, erro
 
 // ServiceOption changes how one service is answered.
 type ServiceOption func(*service)
+
+// Describe tells clients of the service what it does, at most 4 KiB, and how its
+// requests and replies look: JSON schemas of at most 64 KiB each, "" for none. It
+// is shown by GET /v1/services/{service} and …/openapi.json, and checks nothing.
+// It holds for the service: the worker that started last is right.
+func Describe(description, requestSchema, replySchema string) ServiceOption {
+	return func(s *service) {
+		s.description, s.requestSchema, s.replySchema = description, requestSchema, replySchema
+	}
+}
 
 // Lease is how long a request stays with this worker while nothing is heard of
 // it, 300 ms to 24 h: how soon another worker takes over after this one died,

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
@@ -32,6 +33,7 @@ var quiet = slog.New(slog.DiscardHandler)
 type bench struct {
 	*broker.Broker
 	t    *testing.T
+	mini *miniredis.Miniredis
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex // guards facts
@@ -43,7 +45,7 @@ func bubble(t *testing.T, test func(*testing.T, *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t}
-		_, b.dial = redistest.Pipe(t)
+		b.mini, b.dial = redistest.Pipe(t)
 		var err error
 		b.Broker, err = broker.Open(t.Context(), broker.Options{
 			URL: "redis://bubble", Dial: b.dial, Logger: quiet,

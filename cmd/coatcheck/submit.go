@@ -20,6 +20,7 @@ func submit() *cobra.Command {
 	var priority, ordering string
 	var attempts int
 	var waits bool
+	var tags []string
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
 		Short: "Submit a request; prints its status, with --wait its outcome",
@@ -35,7 +36,7 @@ func submit() *cobra.Command {
 				return err
 			}
 			s, err := cl.Submit(c.Context(), args[0], client.Request{
-				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback,
+				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
 				Delay: delay, Priority: priority, OrderingKey: ordering, MaxAttempts: attempts,
 			})
 			if err != nil {
@@ -61,6 +62,7 @@ func submit() *cobra.Command {
 	c.Flags().StringVar(&priority, "priority", "", "high, normal or low")
 	c.Flags().StringVar(&ordering, "ordering-key", "", "requests with one key run one after the other")
 	c.Flags().IntVar(&attempts, "max-attempts", 0, "attempts before it fails; 0 leaves what the gateway has set")
+	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
 	return c
 }

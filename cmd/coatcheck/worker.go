@@ -46,7 +46,7 @@ func workerDemo() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options := []worker.Option{worker.Concurrency(concurrency), worker.Logger(logger(config.Default().Log, os.Stderr))}
+			options := []worker.Option{worker.Concurrency(concurrency), worker.Version(versionText()), worker.Logger(logger(config.Default().Log, os.Stderr))}
 			if name != "" {
 				options = append(options, worker.Name(name))
 			}

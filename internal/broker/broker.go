@@ -120,6 +120,8 @@ type Broker struct {
 	health   atomic.Pointer[error]      // nil pointer value: healthy
 	memory   memory
 	samples  sampler
+	roster   roster
+	tenants  tenants
 	services refresher
 	counters counters
 	closing  sync.Once

@@ -14,6 +14,10 @@ var (
 	// ErrUnknownService is returned by Submit for a service that is neither
 	// configured nor was ever announced by a worker.
 	ErrUnknownService = errors.New("unknown service")
+	// ErrUnknownWorker is returned by Drain for a worker that is not alive.
+	ErrUnknownWorker = errors.New("unknown worker")
+	// ErrCursor is returned by List for a cursor that none of its pages had.
+	ErrCursor = errors.New("cursor can't be read")
 	// ErrIdempotencyMismatch is returned by Submit where the key was used with
 	// another payload.
 	ErrIdempotencyMismatch = errors.New("idempotency key was used with another payload")

@@ -16,6 +16,11 @@ const (
 	cancelChannel  = "cc:cancel:"  // + service: ID of a request that ended while claimed
 	pausedKey      = "cc:paused"   // hash: service → since when it is paused, in ms
 	stewardChannel = "cc:stewards" // number of a partition whose upkeep was given up
+
+	workersKey      = "cc:workers"      // stream: what workers say of themselves, for as long as it counts
+	drainingKey     = "cc:draining"     // hash: worker that was told to drain → when, in ms
+	descriptionsKey = "cc:descriptions" // hash: service → what its workers say of it, as JSON
+	drainChannel    = "cc:drain:"       // + worker: it is to drain
 )
 
 // The consumer groups of the streams that are shared out.
@@ -36,6 +41,12 @@ func (p partition) limits() string  { return p.prefix() + "limits" }
 func (p partition) kept() string    { return p.prefix() + "kept" }
 func (p partition) aside() string   { return p.prefix() + "aside" }
 func (p partition) counts() string  { return p.prefix() + "counts" }
+func (p partition) tenants() string { return p.prefix() + "tenants" }
+
+// listing is the index of a tenant's requests: status is "open", or an outcome.
+func (p partition) listing(status, tenant string) string {
+	return p.prefix() + "listing:" + status + ":" + tenantText(tenant)
+}
 
 func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
 func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }

@@ -14,6 +14,7 @@ import (
 const (
 	sampleAge     = time.Second // how old an estimate may be
 	rateMemory    = 0.3         // weight of the newest second in a rate
+	attemptWindow = time.Minute // over which attempts are counted
 	maxRetryAfter = 60          // seconds
 )
 
@@ -25,7 +26,18 @@ type Queue struct {
 	OldestAge time.Duration // of the oldest entry nobody claimed; 0 for none
 	PerSecond float64       // recent claims a second; 0 if unknown
 	Pace      float64       // claims a second while there was a line; 0 if there was none
+	Finished  float64       // outcomes of claimed requests a second; 0 if unknown
+	Failed    float64       // outcomes failed a second; 0 if unknown
 	RunTime   time.Duration // recent mean from claim to outcome; 0 if unknown
+	Attempts  Attempts
+}
+
+// Attempts counts what was tried over the last minute, or for as long as this
+// process has looked.
+type Attempts struct {
+	Window  time.Duration // 0: nothing is known yet
+	Started int           // claims, of first attempts and of others
+	Retried int           // further attempts called for
 }
 
 // sampler keeps the last sample of each service.
@@ -39,9 +51,18 @@ type sample struct {
 	at        time.Time
 	queue     Queue
 	shards    map[partition]shard
-	finished  int64
-	busy      int64 // ms
+	holds     map[string]int // entries held, by consumer
+	totals    totals
+	past      []pastTotals // at most one a second; the first is a minute old, if there is one
 	firstSeen bool
+}
+
+// totals are what was ever counted, over all partitions.
+type totals struct{ started, finished, busy, retried, failed int64 } // busy in ms
+
+type pastTotals struct {
+	totals
+	at time.Time
 }
 
 // shard is a sample of one partition.
@@ -104,7 +125,7 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 			pipe.XLen(ctx, p.queue(service)), pipe.ZCard(ctx, p.waiting(service)),
 			pipe.ZCount(ctx, p.waiting(service), firstInstant, "("+gated), pipe.ZRange(ctx, p.waiting(service), 0, 0),
 			pipe.XPending(ctx, p.queue(service), workersGroup),
-			pipe.HMGet(ctx, p.counts(), "a:"+service, "f:"+service, "b:"+service),
+			pipe.HMGet(ctx, p.counts(), "a:"+service, "f:"+service, "b:"+service, "r:"+service, "e:"+service),
 			pipe.XInfoGroups(ctx, p.queue(service)),
 		}
 	}
@@ -114,12 +135,16 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		return fault("sample a queue", err)
 	}
 	var q Queue
-	shards := make(map[partition]shard, n)
-	var starts, finished, busy int64
+	shards, holds := make(map[partition]shard, n), map[string]int{}
+	var sum totals
+	var starts int64 // since the last look
 	for p, l := range looks {
 		running := 0
 		if pending, err := l.pending.Result(); err == nil && pending != nil {
 			running = int(pending.Count)
+			for consumer, n := range pending.Consumers {
+				holds[consumer] += int(n)
+			}
 		}
 		undelivered := max(0, int(l.length.Val())-running)
 		q.Running += running
@@ -134,23 +159,46 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		here := shard{claimed: counts[0] - int64(undelivered), unclaimed: undelivered}
 		shards[partition(p)] = here
 		starts += here.claimed - s.shards[partition(p)].claimed
-		finished, busy = finished+counts[1], busy+counts[2]
+		sum.started += here.claimed
+		sum.finished, sum.busy = sum.finished+counts[1], sum.busy+counts[2]
+		sum.retried, sum.failed = sum.retried+counts[3], sum.failed+counts[4]
 		if undelivered > 0 && len(l.groups.Val()) > 0 {
 			q.OldestAge = max(q.OldestAge, b.oldestAge(ctx, partition(p), service, l.groups.Val()[0].LastDeliveredID, now.Val()))
 		}
 	}
 	q.PerSecond, q.Pace, q.RunTime = s.queue.PerSecond, s.queue.Pace, s.queue.RunTime
+	q.Finished, q.Failed = s.queue.Finished, s.queue.Failed
 	if elapsed := time.Since(s.at).Seconds(); s.firstSeen {
 		fresh := max(0, float64(starts)/elapsed)
 		weight := 1 - math.Pow(1-rateMemory, elapsed)
 		q.PerSecond += weight * (fresh - q.PerSecond)
 		q.Pace = pace(q, fresh, elapsed, weight)
-		if done := finished - s.finished; done > 0 {
-			q.RunTime = time.Duration((busy-s.busy)/done) * time.Millisecond
+		done, failed := sum.finished-s.totals.finished, sum.failed-s.totals.failed
+		q.Finished += weight * (max(0, float64(done)/elapsed) - q.Finished)
+		q.Failed += weight * (max(0, float64(failed)/elapsed) - q.Failed)
+		if done > 0 {
+			q.RunTime = time.Duration((sum.busy-s.totals.busy)/done) * time.Millisecond
 		}
 	}
-	s.at, s.queue, s.shards, s.finished, s.busy, s.firstSeen = time.Now(), q, shards, finished, busy, true
+	s.at, s.shards, s.holds, s.totals, s.firstSeen = time.Now(), shards, holds, sum, true
+	q.Attempts = s.attempts()
+	s.queue = q
 	return nil
+}
+
+// attempts remembers the present totals and compares them with those of a
+// minute ago.
+func (s *sample) attempts() Attempts {
+	s.past = append(s.past, pastTotals{s.totals, s.at})
+	for len(s.past) > 2 && s.at.Sub(s.past[1].at) >= attemptWindow {
+		s.past = s.past[1:]
+	}
+	first := s.past[0]
+	if s.totals.started < first.started { // Redis lost its data
+		s.past = s.past[len(s.past)-1:]
+		return Attempts{}
+	}
+	return Attempts{s.at.Sub(first.at), int(s.totals.started - first.started), int(s.totals.retried - first.retried)}
 }
 
 // pace is what the workers take when they have enough to do. Claims tell that
@@ -169,7 +217,7 @@ func pace(q Queue, fresh, elapsed, weight float64) float64 {
 	}
 }
 
-func counted(raw []any) (n [3]int64) {
+func counted(raw []any) (n [5]int64) {
 	for i, v := range raw {
 		if text, ok := v.(string); ok && i < len(n) {
 			n[i] = number(text)

@@ -59,6 +59,7 @@ type Record struct {
 	RetryOf     string
 	Traceparent string
 	Callback    *Callback
+	Tags        []string // to find it in the listing by; nil for none
 
 	Priority    Priority
 	Release     time.Time // while scheduled: when its delay or back-off is over

@@ -19,7 +19,7 @@ func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool
 
 func (b *Broker) regulate(ctx context.Context, p partition, service, change string) (more bool, err error) {
 	raw, err := regulateScript.run(ctx, b.redis.commands, p, []string{p.queue(service)},
-		service, change, b.service(service).Concurrency, b.slots(service))
+		service, change, b.service(service).Concurrency, b.slots(ctx, service))
 	if err != nil {
 		return false, fault("regulate a queue", err)
 	}
@@ -27,8 +27,14 @@ func (b *Broker) regulate(ctx context.Context, p partition, service, change stri
 }
 
 // slots is how many requests the live workers of a service take at once, in each
-// partition; 0 where none announced any.
-func (b *Broker) slots(string) int { return 0 }
+// partition; 0 where none announced any, or it can't be told.
+func (b *Broker) slots(ctx context.Context, service string) int {
+	all, err := b.Slots(ctx, service)
+	if err != nil {
+		return 0
+	}
+	return (all + b.Partitions() - 1) / b.Partitions()
+}
 
 // Regulated lists the services of a partition that have a limit, or are to have
 // one: the others need no Regulate. ErrUnavailable.

@@ -83,6 +83,7 @@ func (b *Broker) refresh(ctx context.Context) error {
 		return fault("look for the configuration", err)
 	}
 	if there == 0 {
+		b.tenants.forget()
 		if err := load(ctx, b.redis.commands); err != nil {
 			return fault("load the scripts", err)
 		}

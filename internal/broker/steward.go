@@ -36,7 +36,7 @@ func (b *Broker) HandOver(ctx context.Context, p int) error {
 // -1 after every (re)connection, when one may have been missed. Blocks until
 // ctx ends.
 func (b *Broker) Released(ctx context.Context, freed func(p int)) error {
-	return b.subscribe(ctx, []string{stewardChannel}, func(payload string) {
+	return b.subscribe(ctx, []string{stewardChannel}, func(_, payload string) {
 		if p, err := strconv.Atoi(payload); err == nil {
 			freed(p)
 		}

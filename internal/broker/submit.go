@@ -38,6 +38,7 @@ type Submission struct {
 	Body            []byte            // not copied; must not change until Submit returns
 	IdempotencyKey  string            // "" for none
 	Callback        *Callback         // nil for none
+	Tags            []string          // without white space; nil for none
 
 	// Where above 0, these override what is configured for the service.
 	Timeout, StartTimeout, RunTimeout, Retention, Backoff time.Duration
@@ -63,6 +64,7 @@ type submission struct {
 	headers     string
 	policy      string    // "weight limit gate flow", see prelude.lua; "" where nothing holds
 	until       time.Time // zero, or when the home of the key moves
+	register    bool      // the tenant, see tenants
 	unknown     bool      // an earlier try may have been committed
 }
 
@@ -102,6 +104,7 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		if r, found, err := b.place(ctx, &sub); found || err != nil {
 			return r, found, err
 		}
+		sub.register = b.tenants.due(s.Tenant, partitionOf(sub.id))
 		answer, left, err := b.submits.do(ctx, &sub, len(s.Body)+512)
 		if left {
 			return Record{}, false, fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, err)
@@ -111,6 +114,9 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 		}
 		switch answer[0] {
 		case "accepted":
+			if sub.register {
+				b.tenants.registered(s.Tenant, partitionOf(sub.id))
+			}
 			return sub.record(answer), false, nil
 		case "full":
 			return Record{}, false, ErrQueueFull
@@ -143,7 +149,7 @@ func (s *submission) record(answer []string) Record {
 	return Record{
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
-		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]),
+		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]), Tags: s.Tags,
 		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
 	}
 }
@@ -228,16 +234,17 @@ func (s *submission) command() (keys []string, args []any) {
 	if !s.until.IsZero() {
 		until = s.until.UnixMilli()
 	}
-	tenant := s.Tenant
-	if tenant == DefaultTenant {
-		tenant = ""
+	register := "0"
+	if s.register {
+		register = "1"
 	}
 	return keys, []any{
-		p.prefix(), s.id.String(), s.nonce, s.Service, tenant,
+		p.prefix(), s.id.String(), s.nonce, s.Service, tenantText(s.Tenant),
 		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(),
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
 		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
+		strings.Join(s.Tags, " "), register,
 	}
 }
 

@@ -38,6 +38,7 @@ const (
 	viewHistory
 	viewPolicy
 	viewReplyHeaders
+	viewTags
 	viewReplySize
 	viewReply
 	viewNow
@@ -67,6 +68,9 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
 		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
 		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
+	}
+	if v[viewTags] != "" {
+		r.Tags = strings.Fields(v[viewTags])
 	}
 	if r.Tenant == "" {
 		r.Tenant = DefaultTenant
@@ -117,6 +121,14 @@ func parseHistory(text string) (attempts []Attempt) {
 	}
 	slices.Reverse(attempts)
 	return attempts
+}
+
+// tenantText is a tenant as the record has it: the default one costs nothing.
+func tenantText(tenant string) string {
+	if tenant == DefaultTenant {
+		return ""
+	}
+	return tenant
 }
 
 // eventNames reads the letters that eventLetters wrote.

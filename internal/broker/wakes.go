@@ -17,7 +17,7 @@ const (
 // process attached to, and resumed after every (re)connection, when any may
 // have been missed. Both must return fast. Blocks until ctx ends.
 func (b *Broker) Wakes(ctx context.Context, woken func([]correlation.ID), resumed func()) error {
-	return b.subscribe(ctx, []string{wakeChannel + b.name}, func(payload string) {
+	return b.subscribe(ctx, []string{wakeChannel + b.name}, func(_, payload string) {
 		var ids []correlation.ID
 		for text := range strings.FieldsSeq(payload) {
 			if id, err := correlation.Parse(text); err == nil {
@@ -33,15 +33,27 @@ func (b *Broker) Wakes(ctx context.Context, woken func([]correlation.ID), resume
 // until ctx ends. What is sent while the connection is down is lost: such a
 // worker's reply counts as late.
 func (b *Broker) Cancellations(ctx context.Context, services []string, canceled func(id string), resumed func()) error {
-	channels := make([]string, len(services))
-	for i, s := range services {
-		channels[i] = cancelChannel + s
+	return b.Orders(ctx, services, canceled, func() {}, resumed)
+}
+
+// Orders are Cancellations and, beside them on the same connection, the order to
+// drain this worker. Where that is missed, Enlist tells of it.
+func (b *Broker) Orders(ctx context.Context, services []string, canceled func(id string), drain, resumed func()) error {
+	channels := []string{drainChannel + b.name}
+	for _, s := range services {
+		channels = append(channels, cancelChannel+s)
 	}
-	return b.subscribe(ctx, channels, canceled, resumed)
+	return b.subscribe(ctx, channels, func(channel, payload string) {
+		if channel == channels[0] {
+			drain()
+		} else {
+			canceled(payload)
+		}
+	}, resumed)
 }
 
 // subscribe keeps one subscription alive until ctx ends.
-func (b *Broker) subscribe(ctx context.Context, channels []string, message func(payload string), resumed func()) error {
+func (b *Broker) subscribe(ctx context.Context, channels []string, message func(channel, payload string), resumed func()) error {
 	for ctx.Err() == nil {
 		if err := b.listen(ctx, channels, message, resumed); err != nil && ctx.Err() == nil {
 			b.log.Debug("subscription ended, subscribing again", "error", err)
@@ -51,7 +63,7 @@ func (b *Broker) subscribe(ctx context.Context, channels []string, message func(
 	return nil
 }
 
-func (b *Broker) listen(ctx context.Context, channels []string, message func(string), resumed func()) error {
+func (b *Broker) listen(ctx context.Context, channels []string, message func(channel, payload string), resumed func()) error {
 	sub := b.redis.pubsub.Subscribe(ctx, channels...)
 	stop := context.AfterFunc(ctx, func() { sub.Close() }) // ends a blocked Receive
 	defer func() {
@@ -76,7 +88,7 @@ func (b *Broker) listen(ctx context.Context, channels []string, message func(str
 		case *subscription:
 			resumed()
 		case *published:
-			message(m.Payload)
+			message(m.Channel, m.Payload)
 		}
 	}
 }

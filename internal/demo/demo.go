@@ -37,12 +37,15 @@ var Services = []string{"echo", "upper", "sleep", "progress", "flaky", "fail"}
 
 // Register has w answer all demo services.
 func Register(w *worker.Worker) {
-	w.Handle("echo", echo)
-	w.Handle("upper", upper)
-	w.Handle("sleep", sleep)
-	w.Handle("progress", progress)
-	w.Handle("flaky", flaky)
-	w.Handle("fail", fail)
+	w.Handle("echo", echo, worker.Describe("Gives the body back, with its content type.", "", ""))
+	w.Handle("upper", upper, worker.Describe("Gives text back in upper case.", "", ""))
+	w.Handle("sleep", sleep, worker.Describe("Replies after a while.",
+		`{"type":"object","properties":{"for":{"type":"string","description":"A duration","examples":["2s"]}}}`, ""))
+	w.Handle("progress", progress, worker.Describe("Reports each of its steps.",
+		`{"type":"object","properties":{"steps":{"type":"integer","minimum":1,"maximum":1000},"interval":{"type":"string","examples":["200ms"]}}}`,
+		`{"type":"object","required":["steps"],"properties":{"steps":{"type":"integer"}}}`))
+	w.Handle("flaky", flaky, worker.Describe("Asks for another attempt a few times before it replies.", "", ""))
+	w.Handle("fail", fail, worker.Describe("Fails as it is told to.", "", ""))
 }
 
 // echo gives the body back, with its content type.

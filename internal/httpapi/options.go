@@ -64,6 +64,9 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 	if sub.IdempotencyKey, err = idempotencyKey(h); err != nil {
 		return sub, err
 	}
+	if sub.Tags, err = tags(api.HeaderTag, h.Values(api.HeaderTag)); err != nil {
+		return sub, err
+	}
 	if sub.Callback, err = s.callback(h); err != nil {
 		return sub, err
 	}
@@ -83,7 +86,7 @@ func vet(h http.Header) error {
 			return fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", quoted(name), strings.Join(api.Options, ", "))
 		}
 		single := option || name == "Content-Type"
-		if single && len(values) > 1 {
+		if single && len(values) > 1 && name != api.HeaderTag {
 			return fail("invalid-option", "%s is given %d times. Nothing was accepted; give it once.", name, len(values))
 		}
 		if (single || isForwarded(name)) && slices.ContainsFunc(values, unfit) {

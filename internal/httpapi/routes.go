@@ -22,6 +22,7 @@ func (s *Server) routes() http.Handler {
 	for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} { // below the service, for its backend
 		r.MethodFunc(method, "/v1/services/{service}/requests/*", s.handle(s.submit, auth.Submit))
 	}
+	r.Get("/v1/requests", s.handle(s.list, auth.Read))
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))
@@ -36,6 +37,9 @@ func (s *Server) routes() http.Handler {
 
 	r.Post("/v1/services/{service}/claims", s.handle(s.claim, auth.Work))
 	r.Post("/v1/claims/{token}/replies", s.handle(s.answer, auth.Work))
+	r.Get("/v1/services/{service}/openapi.json", s.handle(s.serviceContract, auth.Read))
+	r.Get("/v1/workers", s.handle(s.workers, auth.Read))
+	r.Post("/v1/workers/{name}/drain", s.handle(s.drain, auth.Admin))
 
 	r.Get("/livez", s.handle(s.livez))
 	r.Get("/readyz", s.handle(s.readyz))

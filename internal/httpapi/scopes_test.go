@@ -25,22 +25,26 @@ var needed = map[string]auth.Scope{
 	"PATCH /v1/services/{service}/requests/*":  auth.Submit,
 	"DELETE /v1/services/{service}/requests/*": auth.Submit,
 
-	"DELETE /v1/requests/{id}":             auth.Cancel,
-	"GET /v1/requests/{id}/reply":          auth.Read,
-	"GET /v1/requests/{id}/events":         auth.Read,
-	"POST /v1/requests/{id}/cancel":        auth.Cancel,
-	"POST /v1/requests/{id}/stream-ticket": auth.Read,
-	"GET /v1/services":                     auth.Read,
-	"GET /v1/services/{service}":           auth.Read,
-	"POST /v1/services/{service}/pause":    auth.Admin,
-	"POST /v1/services/{service}/resume":   auth.Admin,
-	"POST /v1/services/{service}/claims":   auth.Work,
-	"POST /v1/claims/{token}/replies":      auth.Work,
-	"GET /metrics":                         auth.Admin,
-	"GET /livez":                           "",
-	"GET /readyz":                          "",
-	"GET /openapi.yaml":                    "",
-	"GET /problems/{slug}":                 "",
+	"DELETE /v1/requests/{id}":                auth.Cancel,
+	"GET /v1/requests/{id}/reply":             auth.Read,
+	"GET /v1/requests/{id}/events":            auth.Read,
+	"POST /v1/requests/{id}/cancel":           auth.Cancel,
+	"POST /v1/requests/{id}/stream-ticket":    auth.Read,
+	"GET /v1/services":                        auth.Read,
+	"GET /v1/services/{service}":              auth.Read,
+	"POST /v1/services/{service}/pause":       auth.Admin,
+	"POST /v1/services/{service}/resume":      auth.Admin,
+	"POST /v1/services/{service}/claims":      auth.Work,
+	"POST /v1/claims/{token}/replies":         auth.Work,
+	"GET /metrics":                            auth.Admin,
+	"GET /livez":                              "",
+	"GET /readyz":                             "",
+	"GET /openapi.yaml":                       "",
+	"GET /problems/{slug}":                    "",
+	"GET /v1/services/{service}/openapi.json": auth.Read,
+	"GET /v1/requests":                        auth.Read,
+	"GET /v1/workers":                         auth.Read,
+	"POST /v1/workers/{name}/drain":           auth.Admin,
 }
 
 // withKeys has a key for each scope of the tenant acme, named like the scope,
@@ -90,7 +94,8 @@ func TestEveryRouteNeedsItsScope(t *testing.T) {
 				d := f.submit("x", as("submit"))
 				token := f.claim().Token
 				f.post(d.Links.Cancel, "", as("cancel")) // or its stream would not end
-				fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID, "{token}", token)
+				fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID, "{token}", token, "{name}", "w1")
+				f.announce("w1", "echo")
 				if key == "" {
 					return f.call(method, fill.Replace(path), nil)
 				}

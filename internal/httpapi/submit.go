@@ -114,5 +114,10 @@ func (s *Server) document(ctx context.Context, record broker.Record) api.Status 
 	if position, start, ok := s.Broker.Position(ctx, record); ok {
 		d.QueuePosition, d.EstimatedStart = position, api.Time(start)
 	}
+	if record.Status == broker.Queued || record.Status == broker.Scheduled {
+		if n, ok := s.Broker.LiveWorkers(ctx, record.Service); ok {
+			d.LiveWorkers = &n
+		}
+	}
 	return d
 }

@@ -257,6 +257,38 @@ func begin(t *testing.T, worker *exec.Cmd) {
 	})
 }
 
+// TestAnnouncedByHand: a plain worker is in the registry by the commands shown.
+func TestAnnouncedByHand(t *testing.T) {
+	redis, addr := redistest.Start(t), freeAddr(t)
+	run(t, addr, binary(t), "serve", "--addr", addr, "--redis-url", redis.URL)
+	lines := section(t, "A worker in another\nlanguage does so", "Without that")
+	n := 0
+	for line := range strings.Lines("HSETNX cc:services shout '{}'\n" + lines) {
+		command, is := strings.CutPrefix(line, "    ")
+		if !is && n > 0 {
+			continue
+		}
+		n++
+		c := exec.Command("redis-cli", "-u", redis.URL)
+		c.Stdin = strings.NewReader(command)
+		if out, err := c.CombinedOutput(); err != nil || strings.Contains(string(out), "ERR") {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+	}
+	ready(t, "http://"+addr+"/v1/services/shout") // known within a second
+	answer, err := http.Get("http://" + addr + "/v1/services/shout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	raw, err := io.ReadAll(answer.Body)
+	for _, want := range []string{`"description":"Writes it louder."`, `"live_workers":1,"slots":1`, `"name":"me","version":"1.0"`} {
+		if err != nil || !strings.Contains(string(raw), want) {
+			t.Errorf("no %s: %s, %v", want, raw, err)
+		}
+	}
+}
+
 func TestWorkerByHand(t *testing.T) {
 	redis, addr := redistest.Start(t), freeAddr(t)
 	run(t, addr, binary(t), "serve", "--addr", addr, "--redis-url", redis.URL)

@@ -35,6 +35,7 @@ const (
 	lapseEvery   = time.Second
 	regulateEach = time.Second // how soon a limit follows the workers
 	sweepEvery   = 5 * time.Second
+	pruneEvery   = 5 * time.Second
 	tidyEvery    = time.Minute
 	retireAfter  = time.Hour              // of silence, which no living worker or gateway keeps
 	troublePause = 250 * time.Millisecond // after an error of Redis
@@ -116,6 +117,7 @@ func (s *Steward) tend(ctx context.Context, p int) {
 	loops.Go(func() { s.every(holding, p, lapseEvery, "look for lapsed leases", s.lapse) })
 	loops.Go(func() { s.every(holding, p, regulateEach, "release what waits", s.regulate) })
 	loops.Go(func() { s.every(holding, p, sweepEvery, "sweep the queues", s.sweep()) })
+	loops.Go(func() { s.every(holding, p, pruneEvery, "prune the listing", s.prune()) })
 	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
 	s.renew(holding, p)
 	lost()
@@ -278,8 +280,19 @@ func (s *Steward) tidy(ctx context.Context, p int) error {
 	if _, err := s.broker.Tidy(ctx, p); err != nil {
 		return err
 	}
-	_, err := s.broker.Retire(ctx, p, retireAfter)
-	return err
+	if _, err := s.broker.Retire(ctx, p, retireAfter); err != nil || p > 0 {
+		return err
+	}
+	return s.broker.Muster(ctx)
+}
+
+// prune goes on in each index where its last call ended.
+func (s *Steward) prune() func(context.Context, int) error {
+	var walk broker.Walk
+	return func(ctx context.Context, p int) (err error) {
+		walk, err = s.broker.Prune(ctx, p, walk)
+		return err
+	}
 }
 
 func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doing string, do func(context.Context, int) error) {

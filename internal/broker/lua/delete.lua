@@ -15,5 +15,6 @@ if not TERMINAL[r.status] then
   conclude()
 end
 kept(r, -1)
+redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
 redis.call('DEL', r.key, events_key(r.id), binding(r))
 return { 'deleted', line }

@@ -23,6 +23,9 @@ local function finish(r, o)
   expire(r)
   wake(r)
   kept(r, 1)
+  redis.call('ZREM', listing_key('open', r.tenant), r.id)
+  redis.call('ZADD', listing_key(r.status, r.tenant), int(r.created), r.id)
+  if r.status == 'failed' then count('e', r.service, 1) end
   if claimed then
     count('f', r.service, 1)
     count('b', r.service, math.max(0, NOW - claimed))
@@ -75,7 +78,7 @@ end
 -- inline is the largest reply body that is returned; owed shows a record that
 -- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders' }
+  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags' }
 local function view(id, inline, owed)
   local r = load(id)
   if not r or (gone(r) and not owed) then return nil end

@@ -8,7 +8,7 @@
 -- The record, a hash at <prefix>request:<id>. Values of up to 64 bytes keep it
 -- in Redis' compact encoding:
 --
---   service tenant nonce trace callback retry_of idem      set by submit
+--   service tenant nonce trace callback retry_of idem tags set by submit
 --   plan      "created timeout start run lease max retention events ordinal
 --             backoff" in ms; events is a subset of the letters sftcp, or "-"
 --   policy    "weight limit gate flow", only where one holds for the request:
@@ -59,6 +59,9 @@ local function events_key(id) return P .. 'events:' .. id end
 local function queue_key(service) return P .. 'queue:' .. service end
 local function waiting_key(service) return P .. 'waiting:' .. service end
 local function gate_key(r) return P .. 'gate:' .. r.service .. ':' .. r.gate end
+-- listing_key is the index of a tenant's requests by created, see list.lua:
+-- "open", or an outcome.
+local function listing_key(status, tenant) return P .. 'listing:' .. status .. ':' .. (tenant or '') end
 
 local TERMINAL = { succeeded = 's', failed = 'f', timed_out = 't', canceled = 'c' }
 
@@ -73,12 +76,12 @@ end
 local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
-    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy')
+    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
     seq = tonumber(v[9] or 0), waiters = v[10], nonce = v[11], idem = v[12],
-    release = tonumber(v[13] or nil), callback = v[14], finished = tonumber(v[15] or nil) }
+    release = tonumber(v[13] or nil), callback = v[14], finished = tonumber(v[15] or nil), tenant = v[17] }
   local created, timeout, start, run, lease, max, retention, events, backoff =
     string.match(v[2], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) %d+ (%d+)$')
   r.created, r.start, r.run, r.lease = tonumber(created), tonumber(start), tonumber(run), tonumber(lease)
@@ -210,6 +213,7 @@ local function next_attempt(r, code, message)
   r.attempt = r.attempt + 1
   r.started, r.recorded, r.worker, r.wseq, r.release = nil, false, nil, 0, nil
   redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release', 'acked')
+  redis.call('HINCRBY', P .. 'counts', 'r:' .. r.service, 1)
 end
 
 -- Wake-ups are gathered and published once a gateway by conclude.
@@ -248,7 +252,8 @@ local function expire(r)
   if bound then redis.call('PEXPIREAT', bound, int(r.finished + r.retention)) end
 end
 
--- Counters of a service: a(dded to the stream), f(inished after a claim), b(usy ms).
+-- Counters of a service: a(dded to the stream), f(inished after a claim), b(usy ms),
+-- r(etried), e(nded in failure).
 local function count(field, service, by) return redis.call('HINCRBY', P .. 'counts', field .. ':' .. service, int(by)) end
 
 -- kept tells the table how many records of a status are forgotten by when, in

@@ -10,7 +10,8 @@
 --     [15] most requests that are queued or wait, [16] idempotency hash or '',
 --     [17] fingerprint or '', [18] ms after which the key has another home, 0 for
 --     never, [19] back-off, [20] delay, [21] policy or '' (see prelude.lua),
---     [22] content type, [23] headers, [24] body
+--     [22] content type, [23] headers, [24] body, [25] tags, separated by spaces,
+--     [26] 1 to register the tenant for prune.lua
 -- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved', …}:
 --     accepted: created, entry or '', ordinal or 0, status; replayed: the ID of
 --     the earlier request
@@ -56,6 +57,7 @@ set('tenant', ARGV[5])
 set('callback', ARGV[13])
 set('trace', ARGV[14])
 set('idem', idem)
+set('tags', ARGV[25])
 set('policy', ARGV[21])
 set('release', r.release and int(r.release))
 redis.call('HSET', key, unpack(f))
@@ -65,4 +67,6 @@ if idem ~= '' then
   redis.call('PEXPIREAT', KEYS[2], int(r.deadline + WEEK))
 end
 schedule(r)
+redis.call('ZADD', listing_key('open', ARGV[5]), int(NOW), id)
+if ARGV[26] == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), ARGV[5]) end
 return { 'accepted', int(NOW), r.entry or '', int(r.ordinal), r.status }
