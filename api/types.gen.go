@@ -359,8 +359,10 @@ type Status struct {
 	DeadlineAt Time `json:"deadline_at"`
 
 	// ExpiresAt RFC 3339, UTC, milliseconds
-	ExpiresAt Time   `json:"expires_at,omitempty,omitzero"`
-	RetryOf   string `json:"retry_of,omitempty,omitzero"`
+	ExpiresAt Time `json:"expires_at,omitempty,omitzero"`
+
+	// RetryOf The dead letter that this request was made of
+	RetryOf string `json:"retry_of,omitempty,omitzero"`
 
 	// QueuePosition An estimate, at most a second old
 	QueuePosition int `json:"queue_position,omitempty,omitzero"`
@@ -373,6 +375,9 @@ type Status struct {
 
 	// Reply What the worker sent; above 64 KiB the body is left out and served by its own link
 	Reply Reply `json:"reply,omitempty,omitzero"`
+
+	// RetriedAs The request that was made of this dead letter
+	RetriedAs string `json:"retried_as,omitempty,omitzero"`
 }
 
 // StatusStatus defines model for Status.Status.

@@ -19,7 +19,7 @@ func Document(r Record, publicURL string) api.Status {
 	self := strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + r.ID.String()
 	d := api.Status{
 		CorrelationID: r.ID.String(), Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
-		Attempt: r.Attempt, Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf,
+		Attempt: r.Attempt, Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf, RetriedAs: r.RetriedAs,
 		CreatedAt: api.Time(r.Created), QueuedAt: api.Time(r.Queued), StartedAt: api.Time(r.Started),
 		FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
 		Links: api.Links{Self: self, Reply: self + "/reply", Events: self + "/events", Cancel: self + "/cancel"},

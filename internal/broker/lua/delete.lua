@@ -14,6 +14,5 @@ if not TERMINAL[r.status] then
     message = 'The request was deleted by its client.' })
   conclude()
 end
-kept(r, -1)
-redis.call('DEL', r.key, events_key(r.id), binding(r))
+forget(r)
 return { 'deleted', line }
