@@ -50,7 +50,7 @@ local key = dead_key(v[4], v[5], v[6])
 local looked, offset, stopped, page = 0, 0, false, nil
 while not stopped and looked < 128 and done + failed < total do
   page = redis.call('ZRANGEBYSCORE', key, at, v[9], 'WITHSCORES', 'LIMIT', offset, 64)
-  local from = at
+  local from, before = at, done
   for i = 1, #page, 2 do
     local id = dead_letter(page[i])
     if tonumber(page[i + 1]) ~= tonumber(from) or id > after then
@@ -70,8 +70,7 @@ while not stopped and looked < 128 and done + failed < total do
     stopped = true
     total = done + failed -- the others were redriven or forgotten by somebody else, or have another status
   end
-  offset = at == from and offset + 64 or 0
-  if looked == 0 and offset > 6400 then break end
+  offset = at == from and offset + 64 - (done - before) or 0 -- many died at one instant
 end
 redis.call('HSET', job, 'done', int(done), 'failed', int(failed), 'at', at, 'after', after)
 if done + failed >= total then
