@@ -18,7 +18,10 @@ local function finish(r, o)
   set('reply', o.reply)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
-  if o.status == 'failed' or o.status == 'timed_out' then park(r) end -- a dead letter, to be redriven
+  if o.status == 'failed' or o.status == 'timed_out' then -- a dead letter, to be redriven
+    park(r)
+    bury(r)
+  end
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
   expire(r)
   wake(r)
@@ -78,7 +81,7 @@ end
 -- inline is the largest reply body that is returned; owed shows a record that
 -- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags' }
+  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'retried_as' }
 local function view(id, inline, owed)
   local r = load(id)
   if not r or (gone(r) and not owed) then return nil end
