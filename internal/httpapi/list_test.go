@@ -35,7 +35,9 @@ func TestList(t *testing.T) {
 		small := f.post("/v1/services/small/requests", "b", "Coatcheck-Tag: nightly").status(t)
 		time.Sleep(time.Minute)
 		f.echo() // answers the first
-		waiting, failing := f.submit("c"), f.submit("d")
+		waiting := f.submit("c")
+		time.Sleep(time.Millisecond) // of one millisecond, none is the newer one
+		failing := f.submit("d")
 		f.call("POST", "/v1/requests/"+failing.CorrelationID+"/cancel", nil)
 		running := f.claim().ID
 		if running != waiting.CorrelationID {
