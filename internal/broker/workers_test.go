@@ -45,8 +45,12 @@ func TestWorkers(t *testing.T) {
 		enlist(t, w, broker.Enlistment{Version: "1.4.2", Slots: 4, Services: map[string]broker.Description{"echo": {}, "other": {}}, First: true})
 		// Any client of Redis can do it, in one command; what is no worker is ignored.
 		for _, fields := range [][]string{
-			{"name", "plain", "services", "echo bad/name echo"}, {"name", "", "services", "echo"}, {"name", "a b", "services", "echo"},
-			{"name", strings.Repeat("x", 129), "services", "echo"}, {"name", "idle"}, {"nothing", "at all"},
+			{"name", "plain", "services", "echo bad/name echo"},
+			{"name", "", "services", "echo"},
+			{"name", "a b", "services", "echo"},
+			{"name", strings.Repeat("x", 129), "services", "echo"},
+			{"name", "idle"},
+			{"nothing", "at all"},
 		} {
 			if err := r.Client.XAdd(t.Context(), xadd("cc:workers", fields...)).Err(); err != nil {
 				t.Fatal(err)
