@@ -42,12 +42,7 @@ local r = { id = id, key = key, service = service, nonce = nonce, attempt = 1, c
   deadline = NOW + tonumber(ARGV[6]), start = tonumber(ARGV[7]), run = tonumber(ARGV[8]), lease = tonumber(ARGV[9]) }
 if delay > 0 then r.release = NOW + delay end
 policy(r, ARGV[21])
-limited(service, ARGV[27])
-if r.gate then
-  local last = redis.call('ZRANGE', gate_key(r), -1, -1, 'WITHSCORES')[2]
-  redis.call('ZADD', gate_key(r), int(tonumber(last or 0) + 1), id)
-end
-admit(r, { content_type = ARGV[22], traceparent = ARGV[14], headers = ARGV[23], body = ARGV[24] })
+accept(r, ARGV[27], { content_type = ARGV[22], traceparent = ARGV[14], headers = ARGV[23], body = ARGV[24] })
 local plan = table.concat({ int(NOW), ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], int(r.ordinal), ARGV[19] }, ' ')
 local f = { 'service', service, 'nonce', nonce, 'plan', plan, 'status', r.status, 'attempt', '1' }
 local function set(name, value)
@@ -60,6 +55,7 @@ set('trace', ARGV[14])
 set('idem', idem)
 set('tags', ARGV[25])
 set('policy', ARGV[21])
+set('delay', delay > 0 and ARGV[20])
 set('release', r.release and int(r.release))
 set('place', r.place and string.format('%.6f', r.place))
 redis.call('HSET', key, unpack(f))
