@@ -42,7 +42,7 @@ local function look(id)
     done, spare, moved = done + 1, spare + 2, moved + bytes
   elseif made == 'taken' then
     spare = spare + 2
-    return false
+    return look(id)
   end
   return moved < MOVED
 end

@@ -6,10 +6,10 @@
 -- ARGV[2] id, [3] ID and [4] nonce of the new request, [5] most requests that are
 --     queued or wait, [6] concurrency of the service or 0
 -- Returns {'accepted' | 'replayed', ID of the new request} | {'refused' where it is
---     open, succeeded or canceled, or a scatter, of which no body is kept} | {'full'} | {'lost'} | {'taken'} | {'gone'}.
+--     open, succeeded or canceled} | {'full'} | {'lost'} | {'taken'} | {'gone'}.
 local r = load(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
-if r.legs or (r.status ~= 'failed' and r.status ~= 'timed_out') then return { 'refused' } end
+if r.status ~= 'failed' and r.status ~= 'timed_out' then return { 'refused' } end
 local earlier = redis.call('HGET', r.key, 'retried_as')
 if earlier then return { earlier == ARGV[3] and 'accepted' or 'replayed', earlier } end
 local verdict = redrive(r, ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6])
