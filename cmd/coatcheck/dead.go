@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,14 +13,18 @@ import (
 	"github.com/coatcheck/coatcheck/api/client"
 )
 
-const jobPause = 500 * time.Millisecond // between two looks at a job
+const (
+	deadPage = 1000                   // dead letters that a gateway gives at once
+	jobPause = 500 * time.Millisecond // between two looks at a job
+)
 
 // retry redrives one dead letter.
 func retry() *cobra.Command {
 	var t target
+	var waits bool
 	c := &cobra.Command{
 		Use: "retry ID", Short: "Redrive a failed or timed-out request; prints the new one", Args: one("ID"),
-		Long: "Redrive a failed or timed-out request: a new one is made of its body and options,\nand printed. A repeat prints the same new one.",
+		Long: "Redrive a failed or timed-out request: a new one is made of its body and options,\nand printed, with --wait its outcome. A repeat prints the same new one.\n\n" + exitCodes,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -30,10 +34,18 @@ func retry() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return t.print(out(c), s)
+			if !waits {
+				return t.print(out(c), s)
+			}
+			fmt.Fprintln(os.Stderr, "waiting for", s.CorrelationID)
+			if s, err = cl.Wait(c.Context(), s.CorrelationID); err != nil {
+				return err
+			}
+			return t.conclude(out(c), s)
 		},
 	}
 	t.flags(c)
+	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome of the new one")
 	return c
 }
 
@@ -50,7 +62,7 @@ func filterFlags(c *cobra.Command, f *client.DeadFilter) {
 func deadList() *cobra.Command {
 	var t target
 	var f client.DeadFilter
-	var most int
+	var limit int
 	c := &cobra.Command{
 		Use: "list", Short: "List dead letters, newest first", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -58,9 +70,16 @@ func deadList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var all []api.DeadLetter
-			for cursor := ""; len(all) < most; {
-				page, err := cl.DeadLetters(c.Context(), f, cursor, min(most-len(all), 1000))
+			if limit < 0 {
+				return usage{fmt.Errorf("limit %d is negative; 0 lists all", limit)}
+			}
+			all := []api.DeadLetter{}
+			for cursor := ""; limit == 0 || len(all) < limit; {
+				most := deadPage
+				if limit > 0 {
+					most = min(limit-len(all), deadPage)
+				}
+				page, err := cl.DeadLetters(c.Context(), f, cursor, most)
 				if err != nil {
 					return err
 				}
@@ -69,25 +88,15 @@ func deadList() *cobra.Command {
 					break
 				}
 			}
-			return t.printDead(out(c), all)
+			return printAll(&t, out(c), all, []string{"CORRELATION ID", "SERVICE", "STATUS", "FINISHED", "ERROR", "MESSAGE"}, func(d api.DeadLetter) []string {
+				return []string{d.CorrelationID, d.Service, d.Status, d.FinishedAt.String(), d.Error.Code, d.Error.Message}
+			})
 		},
 	}
 	t.flags(c)
 	filterFlags(c, &f)
-	c.Flags().IntVar(&most, "limit", 100, "how many at most")
+	c.Flags().IntVar(&limit, "limit", 50, "most dead letters; 0 for all")
 	return c
-}
-
-func (t *target) printDead(w io.Writer, all []api.DeadLetter) error {
-	if t.output != "table" {
-		return t.encode(w, all)
-	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "correlation_id\tservice\tstatus\tfinished_at\terror\tmessage")
-	for _, d := range all {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", d.CorrelationID, d.Service, d.Status, d.FinishedAt, d.Error.Code, d.Error.Message)
-	}
-	return table.Flush()
 }
 
 func deadRedrive() *cobra.Command {

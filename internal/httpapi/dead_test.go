@@ -37,8 +37,62 @@ func TestRetry(t *testing.T) {
 		if after.StatusCode != 200 || after.status(t).RetriedAs != made.CorrelationID || after.status(t).Status != "failed" {
 			t.Errorf("the old one: %d %s", after.StatusCode, after.body)
 		}
+		began := time.Now()
+		waited := f.get(old.Links.Self+"?wait=10s", "If-None-Match: "+before.Header.Get("ETag"))
+		if waited.StatusCode != 200 || waited.status(t).RetriedAs != made.CorrelationID || time.Since(began) > time.Second {
+			t.Errorf("a long-poll of the old one: %d %s after %v", waited.StatusCode, waited.body, time.Since(began))
+		}
+		if a := f.get(old.Links.Self, "If-None-Match: "+after.Header.Get("ETag")); a.StatusCode != 304 {
+			t.Errorf("known: %d", a.StatusCode)
+		}
+		if a := f.get(made.Links.Self).status(t); a.RetryOf != old.CorrelationID || a.RetriedAs != "" {
+			t.Errorf("the new one: %+v", a)
+		}
 		f.call(http.MethodDelete, old.Links.Self, nil)
 		f.post(old.Links.Self+"/retry", "").problem(t, "gone")
+	})
+}
+
+// TestRetryHasAllOptions: what a client said by headers holds for the new request.
+func TestRetryHasAllOptions(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		old := f.fails("boom", "Coatcheck-Timeout: 7m", "Coatcheck-Priority: low", "Coatcheck-Tag: a,b", "Coatcheck-Max-Attempts: 9",
+			"Content-Type: text/x-own", "X-Mine: yes", "Idempotency-Key: k")
+		made := f.post(old.Links.Self+"/retry", "").status(t)
+		if took := time.Time(made.DeadlineAt).Sub(time.Time(made.CreatedAt)); took != 7*time.Minute || made.Priority != "low" || len(made.Tags) != 2 || made.MaxAttempts != 9 {
+			t.Errorf("made %+v", made)
+		}
+		d := f.claim()
+		if d.ID != made.CorrelationID || string(d.Body) != "x" || d.ContentType != "text/x-own" || d.Headers["x-mine"] != "yes" {
+			t.Errorf("the worker got %+v", d)
+		}
+		if l := f.list("?status=any&tag=a"); len(l.Requests) != 2 {
+			t.Errorf("listed by its tag: %v", ids(l))
+		}
+		f.send(d, broker.WorkerReply{Type: "final", Body: []byte("done")})
+		if now := f.get(made.Links.Self + "?wait=5s").status(t); now.Status != api.Succeeded {
+			t.Errorf("it is %+v", now)
+		}
+	})
+}
+
+// TestRetryOfAScatter says what to do instead.
+func TestRetryOfAScatter(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		d := f.scatter("/v1/scatter?services=echo,small", "x")
+		f.send(f.claimOf("echo"), broker.WorkerReply{Type: "failed"})
+		if now := f.get(d.Links.Self + "?wait=5s").status(t); now.Status != api.Failed {
+			t.Fatalf("it is %+v", now)
+		}
+		a := f.post(d.Links.Self+"/retry", "")
+		a.problem(t, "not-dead")
+		if a.StatusCode != 409 || !strings.Contains(string(a.body), "submit the scatter anew") {
+			t.Errorf("%d %s", a.StatusCode, a.body)
+		}
+		var l api.DeadLetterList
+		if err := json.Unmarshal(f.get("/v1/dead-letters").body, &l); err != nil || len(l.DeadLetters) != 0 {
+			t.Errorf("listed: %+v, %v", l, err)
+		}
 	})
 }
 
