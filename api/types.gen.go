@@ -1138,6 +1138,12 @@ type EventsParams struct {
 // EventsParamsRedact defines parameters for Events.
 type EventsParamsRedact string
 
+// RetryParams defines parameters for Retry.
+type RetryParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+}
+
 // ScatterParams defines parameters for Scatter.
 type ScatterParams struct {
 	// Services 2 to 100 different ones, repeated or comma-separated; then the body is opaque

@@ -70,6 +70,9 @@ func TestRetryHasAllOptions(t *testing.T) {
 			t.Errorf("listed by its tag: %v", ids(l))
 		}
 		f.send(d, broker.WorkerReply{Type: "final", Body: []byte("done")})
+		if a := f.post(old.Links.Self+"/retry", "", "Prefer: wait=5"); a.StatusCode != 200 || string(a.body) != "done" || a.Header.Get("Preference-Applied") != "wait=5" || a.Header.Get("Location") != made.Links.Self {
+			t.Errorf("a repeat that waits: %d %v %s", a.StatusCode, a.Header, a.body)
+		}
 		if now := f.get(made.Links.Self + "?wait=5s").status(t); now.Status != api.Succeeded {
 			t.Errorf("it is %+v", now)
 		}

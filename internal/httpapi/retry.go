@@ -3,9 +3,7 @@ package httpapi
 import (
 	"errors"
 	"net/http"
-	"strconv"
 
-	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
@@ -28,15 +26,5 @@ func (s *Server) retry(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refused(r, err, record.Service)
 	}
-	callOf(r).id = record.ID.String()
-	h := w.Header()
-	h.Set("Location", broker.Document(record, s.PublicURL).Links.Self)
-	if replayed {
-		h.Set(api.HeaderIdempotencyReplayed, "true")
-	}
-	if !record.Status.Terminal() {
-		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
-	}
-	s.writeJSON(w, r, http.StatusAccepted, s.document(r.Context(), record))
-	return nil
+	return s.accepted(w, r, record, replayed)
 }
