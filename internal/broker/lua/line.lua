@@ -207,7 +207,7 @@ local touched = {}
 -- conclude is the last call of a script that moved requests.
 local function conclude()
   for service in pairs(touched) do
-    if limit_of(service) then release(service) end
+    if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
   end
   for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, ids) end
 end
