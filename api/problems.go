@@ -60,6 +60,10 @@ var Problems = []ProblemType{
 		Meaning: "The request has its outcome, or another attempt at it has begun, for example because its lease ended without a sign of life. The reply was not taken and none would be. Stop the work and claim anew.",
 	},
 	{
+		Slug: "not-dead", Status: 409, Title: "The request is no dead letter", Retry: false,
+		Meaning: "Only a request that failed or timed out is redriven, and no scatter, which keeps no body of its own. This one is open, succeeded or was canceled, or is a scatter; the detail says which. Nothing was accepted; submit it anew if it shall run again.",
+	},
+	{
 		Slug: "canceled", Status: 409, Title: "The request was canceled", Retry: false,
 		Meaning: "The request was canceled, so there is no reply and there will be none.",
 	},

@@ -311,11 +311,20 @@ type Attempts struct {
 	// Seconds How far back this goes, about a minute where somebody looks often
 	Seconds float32 `json:"seconds"`
 
+	// Depth Requests that no worker has yet
+	Depth int `json:"depth,omitempty,omitzero"`
+
 	// Started Attempts begun, the first ones and the others
 	Started int `json:"started"`
 
 	// Retried Further attempts called for: by a worker, or by a lapsed lease
-	Retried int `json:"retried"`
+	Retried          int     `json:"retried"`
+	Running          int     `json:"running,omitempty,omitzero"`
+	OldestAgeSeconds float32 `json:"oldest_age_seconds,omitempty,omitzero"`
+	StartedPerSecond float32 `json:"started_per_second,omitempty,omitzero"`
+
+	// RunSeconds Recent mean from claim to outcome
+	RunSeconds float32 `json:"run_seconds,omitempty,omitzero"`
 }
 
 // Claim One attempt at a request, which is the worker's until its lease ends
@@ -369,6 +378,49 @@ type ClaimOptions struct {
 
 	// Wait A duration such as 10s, or seconds
 	Wait string `json:"wait,omitempty,omitzero"`
+}
+
+// DeadLetter A request that failed or timed out and was not redriven
+type DeadLetter struct {
+	CorrelationID string `json:"correlation_id"`
+	Service       string `json:"service"`
+	Status        string `json:"status"`
+	Attempt       int    `json:"attempt"`
+
+	// Error Why a request did not succeed
+	Error Error `json:"error"`
+
+	// CreatedAt RFC 3339, UTC, milliseconds
+	CreatedAt Time `json:"created_at"`
+
+	// FinishedAt RFC 3339, UTC, milliseconds
+	FinishedAt Time `json:"finished_at"`
+
+	// ExpiresAt RFC 3339, UTC, milliseconds
+	ExpiresAt Time `json:"expires_at"`
+
+	// ContentType Of the body
+	ContentType string `json:"content_type,omitempty,omitzero"`
+
+	// Size Of the body, in bytes
+	Size int `json:"size"`
+
+	// Links Where to go from a dead letter
+	Links DeadLetterLinks `json:"links"`
+}
+
+// DeadLetterLinks Where to go from a dead letter
+type DeadLetterLinks struct {
+	Self  string `json:"self"`
+	Retry string `json:"retry"`
+}
+
+// DeadLetterList A page of dead letters
+type DeadLetterList struct {
+	DeadLetters []DeadLetter `json:"dead_letters"`
+
+	// Next The cursor of the next page, left out on the last
+	Next string `json:"next,omitempty,omitzero"`
 }
 
 // Error Why a request did not succeed
@@ -490,6 +542,64 @@ type Problem struct {
 
 	// Errors What is wrong with a JSON body, place by place
 	Errors []Fault `json:"errors,omitempty,omitzero"`
+}
+
+// Purged What a purge did
+type Purged struct {
+	// Purged How many were forgotten
+	Purged int `json:"purged"`
+
+	// Left Whether there may be more that match
+	Left bool `json:"left"`
+}
+
+// Redrive A job that redrives all dead letters that match
+type Redrive struct {
+	ID    string `json:"id"`
+	State string `json:"state"`
+
+	// Total How many it has to do; until it is done, more than there are where others redrive or forget them, or have another status
+	Total int `json:"total"`
+
+	// Done How many it redrove
+	Done int `json:"done"`
+
+	// Failed How many have no body any more
+	Failed  int    `json:"failed"`
+	Service string `json:"service,omitempty,omitzero"`
+	Error   string `json:"error,omitempty,omitzero"`
+	Status  string `json:"status,omitempty,omitzero"`
+	Limit   int    `json:"limit"`
+
+	// CreatedAt RFC 3339, UTC, milliseconds
+	CreatedAt Time `json:"created_at"`
+
+	// FinishedAt RFC 3339, UTC, milliseconds
+	FinishedAt Time `json:"finished_at,omitempty,omitzero"`
+
+	// Links Where to go from a job
+	Links RedriveLinks `json:"links"`
+}
+
+// RedriveLinks Where to go from a job
+type RedriveLinks struct {
+	Self   string `json:"self"`
+	Cancel string `json:"cancel"`
+}
+
+// RedriveRequest Which dead letters to redrive
+type RedriveRequest struct {
+	// Service Only those of this service
+	Service string `json:"service,omitempty,omitzero"`
+
+	// Error Only those with this error code
+	Error string `json:"error,omitempty,omitzero"`
+
+	// Status Only those with this status
+	Status string `json:"status,omitempty,omitzero"`
+
+	// Limit How many at most; a million without it
+	Limit int `json:"limit,omitempty,omitzero"`
 }
 
 // Reply What the worker sent, or the GatheredReplies of a scatter; above 64 KiB the body is left out and served by its own link
@@ -665,8 +775,13 @@ type Status struct {
 	DeadlineAt Time `json:"deadline_at"`
 
 	// ExpiresAt RFC 3339, UTC, milliseconds
-	ExpiresAt Time   `json:"expires_at,omitempty,omitzero"`
-	RetryOf   string `json:"retry_of,omitempty,omitzero"`
+	ExpiresAt Time `json:"expires_at,omitempty,omitzero"`
+
+	// RetriedAs The request that was made of this dead letter
+	RetriedAs string `json:"retried_as,omitempty,omitzero"`
+
+	// RetryOf The dead letter that this request was made of
+	RetryOf string `json:"retry_of,omitempty,omitzero"`
 
 	// Scatter How far a request to several services is
 	Scatter Scatter `json:"scatter,omitempty,omitzero"`
@@ -785,6 +900,9 @@ type MaxAttempts = string
 // MaxClaims defines model for MaxClaims.
 type MaxClaims = int
 
+// OfService defines model for OfService.
+type OfService = string
+
 // OrderingKey defines model for OrderingKey.
 type OrderingKey = string
 
@@ -796,6 +914,9 @@ type Priority = string
 
 // Redact defines model for Redact.
 type Redact string
+
+// RedriveID defines model for RedriveId.
+type RedriveID = string
 
 // Retention defines model for Retention.
 type Retention = string
@@ -820,6 +941,9 @@ type Traceparent = string
 
 // WaitFor defines model for WaitFor.
 type WaitFor = string
+
+// WithError defines model for WithError.
+type WithError = string
 
 // Accepted The status document: the same in poll, long-poll, the outcome event and a callback
 type Accepted = Status
@@ -866,8 +990,14 @@ type ProblemNoRoomNow = Problem
 // ProblemNoSuchRoute An error (RFC 9457)
 type ProblemNoSuchRoute = Problem
 
+// ProblemNotDead An error (RFC 9457)
+type ProblemNotDead = Problem
+
 // ProblemNotFound An error (RFC 9457)
 type ProblemNotFound = Problem
+
+// ProblemNotFoundOrService An error (RFC 9457)
+type ProblemNotFoundOrService = Problem
 
 // ProblemNotReady An error (RFC 9457)
 type ProblemNotReady = Problem
@@ -877,6 +1007,9 @@ type ProblemPayload = Problem
 
 // ProblemQueueFull An error (RFC 9457)
 type ProblemQueueFull = Problem
+
+// ProblemRedriveRefused An error (RFC 9457)
+type ProblemRedriveRefused = Problem
 
 // ProblemReplyFailedApplicationJSON The reply of a scatter
 type ProblemReplyFailedApplicationJSON = GatheredReplies
@@ -907,6 +1040,9 @@ type ProblemUnknownWorker = Problem
 
 // ProblemUnreadable An error (RFC 9457)
 type ProblemUnreadable = Problem
+
+// RedriveDocument A job that redrives all dead letters that match
+type RedriveDocument = Redrive
 
 // ReplyPending The status document: the same in poll, long-poll, the outcome event and a callback
 type ReplyPending = Status
@@ -957,6 +1093,30 @@ type AnswerParams struct {
 
 	// ErrorCodeHeader The same as error_code
 	ErrorCodeHeader string `json:"Coatcheck-Error-Code,omitempty,omitzero"`
+}
+
+// PurgeParams defines parameters for Purge.
+type PurgeParams struct {
+	// Service Only those of this service
+	Service OfService `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// Error Only those with this error code
+	Error WithError `form:"error,omitempty" json:"error,omitempty,omitzero"`
+}
+
+// DeadLettersParams defines parameters for DeadLetters.
+type DeadLettersParams struct {
+	// Cursor The `next` of the page before
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// Limit Most on a page, 1 to 1000, default 100
+	Limit string `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Service Only those of this service
+	Service OfService `form:"service,omitempty" json:"service,omitempty,omitzero"`
+
+	// Error Only those with this error code
+	Error WithError `form:"error,omitempty" json:"error,omitempty,omitzero"`
 }
 
 // ListParams defines parameters for List.
@@ -1019,6 +1179,12 @@ type EventsParams struct {
 
 // EventsParamsRedact defines parameters for Events.
 type EventsParamsRedact string
+
+// RetryParams defines parameters for Retry.
+type RetryParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+}
 
 // ScatterParams defines parameters for Scatter.
 type ScatterParams struct {
@@ -1421,3 +1587,6 @@ type PutBelowParams struct {
 	// Traceparent W3C Trace Context, carried to the worker and the callback
 	Traceparent Traceparent `json:"traceparent,omitempty,omitzero"`
 }
+
+// RedriveAllJSONRequestBody defines body for RedriveAll for application/json ContentType.
+type RedriveAllJSONRequestBody = RedriveRequest

@@ -74,6 +74,8 @@ func (t *target) print(w io.Writer, s api.Status) error {
 	row("attempt", fmt.Sprint(s.Attempt))
 	row("worker", s.Worker)
 	row("cache", string(s.Cache))
+	row("retry_of", s.RetryOf)
+	row("retried_as", s.RetriedAs)
 	for _, at := range []struct {
 		name string
 		time api.Time

@@ -196,9 +196,14 @@ func (b *Broker) plan(s Submission) ServiceConfig {
 	if p.StartTimeout > 0 {
 		p.StartTimeout += s.Delay
 	}
-	n := b.Partitions()
-	p.MaxQueued = (p.MaxQueued + n - 1) / n
+	p.MaxQueued = b.shareOf(p.MaxQueued)
 	return p
+}
+
+// shareOf is what one partition may have of n.
+func (b *Broker) shareOf(n int) int {
+	partitions := b.Partitions()
+	return (n + partitions - 1) / partitions
 }
 
 // service is what holds for a service: configuration over announcement over defaults.

@@ -19,7 +19,7 @@ func Document(r Record, publicURL string) api.Status {
 	self := strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + r.ID.String()
 	d := api.Status{
 		CorrelationID: r.ID.String(), Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
-		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Attempts: attempts(r), Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf, Tags: r.Tags,
+		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Attempts: attempts(r), Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf, RetriedAs: r.RetriedAs, Tags: r.Tags,
 		CreatedAt: api.Time(r.Created), QueuedAt: api.Time(r.Queued), StartedAt: api.Time(r.Started),
 		ScheduledFor: api.Time(r.Release), FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
 		Links: api.Links{Self: self, Reply: self + "/reply", Events: self + "/events", Cancel: self + "/cancel"},

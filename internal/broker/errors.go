@@ -11,6 +11,9 @@ var (
 	ErrGone = errors.New("request is gone")
 	// ErrTerminal is returned by Cancel for a request that has its outcome.
 	ErrTerminal = errors.New("request has its outcome already")
+	// ErrNotDead is returned by Retry for a request that did not fail or time out, and
+	// for a scatter.
+	ErrNotDead = errors.New("request is no dead letter")
 	// ErrUnknownService is returned by Submit for a service that is neither
 	// configured nor was ever announced by a worker.
 	ErrUnknownService = errors.New("unknown service")

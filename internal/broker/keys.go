@@ -49,6 +49,9 @@ func (p partition) listing(status, tenant string) string {
 	return p.prefix() + "listing:" + status + ":" + tenantText(tenant)
 }
 
+func (p partition) graves() string                   { return p.prefix() + "graves" }
+func (p partition) redrives() string                 { return p.prefix() + "redrives" }
+func (p partition) redrive(id correlation.ID) string { return p.prefix() + "redrive:" + id.String() }
 func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
 func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }
 func (p partition) record(name string) string        { return p.prefix() + "request:" + name } // of a leg too

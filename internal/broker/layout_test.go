@@ -48,6 +48,16 @@ func TestKeyLayout(t *testing.T) {
 				send(t, b, claim(t, b), broker.WorkerReply{Type: "retry", Delay: time.Minute})
 				settle(t, b)
 			}},
+			{"failed, two dead letters", func() {
+				fails(t, b, "body", "boom")
+				fails(t, b, "body", "boom")
+			}},
+			{"one of them redriven by a job", func() {
+				if _, err := b.RedriveAll(t.Context(), broker.RedriveFilter{Limit: 1}); err != nil {
+					t.Fatal(err)
+				}
+				pursue(t, b)
+			}},
 		}
 		var layout strings.Builder
 		for _, stage := range stages {
@@ -85,6 +95,9 @@ func shape(key string) string {
 	}
 	if head, _, found = strings.Cut(key, ":events:"); found {
 		return head + ":events:<id>"
+	}
+	if head, _, found = strings.Cut(key, ":redrive:"); found {
+		return head + ":redrive:<id>"
 	}
 	if head, _, found = strings.Cut(key, ":idempotency:"); found {
 		return head + ":idempotency:<hash>"

@@ -38,7 +38,7 @@ type life struct {
 type witness struct {
 	record broker.Record
 	body   string
-	label  string         // its own
+	name   string         // its own: the body, where that is shared a number, and for each redrive a stroke
 	seen   map[int]string // event number → body
 }
 
@@ -48,7 +48,7 @@ type witness struct {
 // numbers of events only grow, nothing accepted is gone, nothing runs too often.
 func TestLifeOfARequest(outer *testing.T) {
 	rapid.Check(outer, func(t *rapid.T) {
-		history := rapid.Custom(func(t *rapid.T) []step { return rapid.SliceOfN(drawStep(), 1, 60).Draw(t, "steps") }).Draw(t, "history")
+		history := rapid.Custom(func(t *rapid.T) []step { return rapid.SliceOfN(drawStep(), rapid.SampledFrom([]int{1, 30}).Draw(t, "least"), 60).Draw(t, "steps") }).Draw(t, "history")
 		var broken string
 		synctest.Test(outer, func(bubble *testing.T) { broken = live(bubble, history) })
 		if broken != "" {
@@ -126,6 +126,7 @@ func drawStep() *rapid.Generator[step] {
 				"reserve", "reserve", "entrust", "entrust", "unclaim",
 				"submit same", "submit same", "submit same", "claim same", "claim same",
 				"scatter", "scatter", "claim leg", "claim leg", "claim leg",
+				"submit short", "submit short", "redrive", "redrive", "redrive",
 			}).Draw(t, "do"),
 			Pick: rapid.IntRange(0, 1000).Draw(t, "pick"),
 			Wait: time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond,
@@ -195,7 +196,7 @@ func (l *life) step(t *testing.T, s step) error {
 	ctx := t.Context()
 	l.seq++
 	switch s.Do {
-	case "submit", "submit ordered", "submit delayed", "submit high", "submit with a key", "submit same":
+	case "submit", "submit ordered", "submit delayed", "submit high", "submit with a key", "submit same", "submit short":
 		sub := broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: fmt.Appendf(nil, "body %d", l.seq)}
 		switch s.Do {
 		case "submit ordered":
@@ -209,12 +210,21 @@ func (l *life) step(t *testing.T, s step) error {
 			sub.Timeout = time.Duration(5+s.Pick%20) * time.Second
 		case "submit with a key":
 			sub.ConcurrencyKey = "key"
+		case "submit short": // soon a dead letter
+			sub.Timeout = s.Wait / 10
+			if s.Pick%2 == 0 {
+				sub.OrderingKey = "key 0"
+			}
 		}
 		r, _, err := l.b.Submit(ctx, sub)
 		if err != nil {
 			return err
 		}
-		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), label: fmt.Sprint(l.seq), seen: map[int]string{}}
+		name := string(sub.Body)
+		if sub.Service == "same" {
+			name = fmt.Sprintf("%s, %d", name, l.seq)
+		}
+		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), name: name, seen: map[int]string{}}
 		if sub.OrderingKey != "" {
 			l.order[sub.OrderingKey] = append(l.order[sub.OrderingKey], r.ID)
 		}
@@ -236,7 +246,7 @@ func (l *life) step(t *testing.T, s step) error {
 		if err != nil {
 			return err
 		}
-		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), label: fmt.Sprint(l.seq), seen: map[int]string{}}
+		l.requests[r.ID] = &witness{record: r, body: string(sub.Body), name: string(sub.Body), seen: map[int]string{}}
 	case "claim", "claim leg", "claim same", "reserve":
 		var got []broker.Delivery
 		var err error
@@ -305,7 +315,7 @@ func (l *life) step(t *testing.T, s step) error {
 		l.sent[string(r.Body)] = d.Attempt
 		return l.b.Send(ctx, d, r)
 	case "cancel", "delete":
-		if id, ok := l.chosen(s.Pick); ok {
+		if id, ok := l.chosen(s.Pick, anyone); ok {
 			var err error
 			if s.Do == "cancel" {
 				_, err = l.b.Cancel(ctx, id)
@@ -316,6 +326,18 @@ func (l *life) step(t *testing.T, s step) error {
 				return err
 			}
 			return nil
+		}
+	case "redrive":
+		time.Sleep(s.Wait / 10)
+		if err := errors.Join(l.upkeep(t), l.check(t)); err != nil {
+			return err
+		}
+		wanted := (*witness).dead
+		if s.Pick%4 == 0 {
+			wanted = anyone
+		}
+		if id, ok := l.chosen(s.Pick, wanted); ok {
+			return l.redrive(t, id)
 		}
 	case "settle":
 		_, _, err := l.b.Settle(ctx, 0)
@@ -367,6 +389,37 @@ func (l *life) wanted(d broker.Delivery) error {
 	return fmt.Errorf("delivered %+v, which nobody waits for", d)
 }
 
+// redrive asks to run a request again, whatever it is. It is done once, for what
+// failed or timed out, and from then on the new request is one like any other.
+func (l *life) redrive(t *testing.T, id correlation.ID) error {
+	w := l.requests[id]
+	r, replayed, err := l.b.Retry(t.Context(), id)
+	made, parsed := correlation.Parse(w.record.RetriedAs)
+	switch {
+	case !w.dead():
+		if !errors.Is(err, broker.ErrNotDead) {
+			return fmt.Errorf("it is %s and was redriven: %w", w.record.Status, err)
+		}
+	case parsed == nil && l.requests[made] == nil: // that was deleted
+		if !errors.Is(err, broker.ErrGone) {
+			return fmt.Errorf("redriven as %v, which is gone: %w", made, err)
+		}
+	case err != nil || replayed != (parsed == nil) || replayed && r.ID != made || r.RetryOf != id.String():
+		return fmt.Errorf("redriven as %+v, replayed %v: %w", r, replayed, err)
+	case !replayed:
+		if old, err := l.b.Status(t.Context(), id); err != nil || old.RetriedAs != r.ID.String() || old.Status != w.record.Status {
+			return fmt.Errorf("redriven as %s, it is %+v: %w", r.ID, old, err)
+		}
+		l.requests[r.ID] = &witness{record: r, body: w.body, name: w.name + "'", seen: map[int]string{}}
+		for key, ids := range l.order {
+			if slices.Contains(ids, id) {
+				l.order[key] = append(ids, r.ID)
+			}
+		}
+	}
+	return nil
+}
+
 // inOrder tells whether everything that was accepted before a delivered request
 // with the same ordering key has its outcome.
 func (l *life) inOrder(id correlation.ID) error {
@@ -381,16 +434,25 @@ func (l *life) inOrder(id correlation.ID) error {
 }
 
 // chosen is one of the requests, the same for the same history.
-func (l *life) chosen(pick int) (id correlation.ID, ok bool) {
-	bodies := map[string]correlation.ID{}
+func (l *life) chosen(pick int, wanted func(*witness) bool) (id correlation.ID, ok bool) {
+	names := map[string]correlation.ID{}
 	for id, w := range l.requests {
-		bodies[w.label] = id
+		if wanted(w) {
+			names[w.name] = id
+		}
 	}
-	if len(bodies) == 0 {
+	if len(names) == 0 {
 		return id, false
 	}
-	sorted := slices.Sorted(maps.Keys(bodies))
-	return bodies[sorted[pick%len(sorted)]], true
+	sorted := slices.Sorted(maps.Keys(names))
+	return names[sorted[pick%len(sorted)]], true
+}
+
+func anyone(*witness) bool { return true }
+
+// dead tells whether a request is to be redriven.
+func (w *witness) dead() bool {
+	return w.record.Legs == nil && (w.record.Status == broker.Failed || w.record.Status == broker.TimedOut)
 }
 
 func (l *life) upkeep(t *testing.T) error {
@@ -415,6 +477,9 @@ func (l *life) check(t *testing.T) error {
 		old := w.record
 		if old.Status.Terminal() && (r.Status != old.Status || !r.Finished.Equal(old.Finished) || r.Events != old.Events) {
 			return fmt.Errorf("%s was %s with %d events, is %s with %d", id, old.Status, old.Events, r.Status, r.Events)
+		}
+		if old.RetriedAs != "" && r.RetriedAs != old.RetriedAs {
+			return fmt.Errorf("%s was redriven as %s and as %q", id, old.RetriedAs, r.RetriedAs)
 		}
 		if r.Attempt < old.Attempt || r.Attempt > 3 || r.Events < old.Events {
 			return fmt.Errorf("%s went from attempt %d, event %d to %d, %d", id, old.Attempt, old.Events, r.Attempt, r.Events)

@@ -293,3 +293,24 @@ func TestPauseBesideAnAcknowledgedEntry(t *testing.T) {
 		}
 	})
 }
+
+// TestLineIsClosedAfterItsLimit: a limit that goes while its requests are on the
+// stream leaves no line behind.
+func TestLineIsClosedAfterItsLimit(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		if err := b.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		submit(t, b, "1")
+		if err := b.Resume(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		regulate(t, b, "echo")
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		settle(t, b) // and no Regulate, since there is no limit
+		if redis.Client.Exists(t.Context(), "cc:{0}:line:echo").Val() != 0 {
+			t.Error("its line is left behind")
+		}
+	})
+}

@@ -26,7 +26,7 @@ var weights = map[Priority]int{PriorityHigh: 16, PriorityNormal: 4, PriorityLow:
 
 // The scores in the zset of those that wait, see line.lua.
 const (
-	firstInstant = "1000000000000"
+	firstInstant = "900000000000"
 	gated        = "9007199254740991"
 )
 

@@ -56,7 +56,8 @@ type Record struct {
 	// leaves Body nil above InlineReply; Size is always there.
 	Reply *Reply
 
-	RetryOf     string
+	RetryOf     string // the dead letter that it was made of
+	RetriedAs   string // the request that was made of it
 	Traceparent string
 	Callback    *Callback
 	Tags        []string // to find it in the listing by; nil for none

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"embed"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -20,8 +21,12 @@ type script struct {
 
 var scripts []*script // all of them, for load
 
-func newScript(verb string) *script {
-	s := &script{source: readLua("prelude") + readLua("line") + readLua("share") + readLua("outcome") + readLua(verb)}
+// newScript reads the script of a verb. with names what it needs beside what all share.
+func newScript(verb string, with ...string) *script {
+	s := &script{}
+	for _, name := range slices.Concat([]string{"prelude", "line", "share", "dead", "outcome"}, with, []string{verb}) {
+		s.source += readLua(name)
+	}
 	sum := sha1.Sum([]byte(s.source)) // the digest that EVALSHA is defined by
 	s.sha = hex.EncodeToString(sum[:])
 	scripts = append(scripts, s)

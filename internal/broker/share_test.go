@@ -192,6 +192,12 @@ func TestShareFailure(t *testing.T) {
 				t.Errorf("its body is kept as %q", body)
 			}
 		}
+		for _, id := range []correlation.ID{first.ID, second.ID} { // each is a dead letter of its own
+			again, replayed, err := b.Retry(t.Context(), id)
+			if d := claim(t, b); err != nil || replayed || again.RetryOf != id.String() || d.ID != again.ID.String() || string(d.Body) != "x" {
+				t.Errorf("redriven as %+v, delivered as %+v, %v", again, d, err)
+			}
+		}
 		if r := submit(t, b, "x"); r.Cache != broker.CacheMiss {
 			t.Errorf("the next is a %q", r.Cache)
 		}

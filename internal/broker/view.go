@@ -40,6 +40,7 @@ const (
 	viewReplyHeaders
 	viewTags
 	viewScatter
+	viewRetriedAs
 	viewShared
 	viewReplySize
 	viewReply
@@ -85,7 +86,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Reason: v[viewReason], Attempt: int(number(v[viewAttempt])), Worker: validText(v[viewWorker]),
 		Created: created, Queued: entryTime(v[viewEntry]), Started: millis(v[viewStarted]),
 		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
-		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
+		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], RetriedAs: v[viewRetriedAs], Traceparent: v[viewTrace],
 		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
 		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}

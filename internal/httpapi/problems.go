@@ -58,6 +58,7 @@ var table = []struct {
 	{broker.ErrUnknownOutcome, "effect-unknown"}, // it wraps what broke the connection
 	{broker.ErrGone, "gone"},
 	{broker.ErrTerminal, "already-terminal"},
+	{broker.ErrNotDead, "not-dead"},
 	{broker.ErrUnknownService, "unknown-service"},
 	{broker.ErrUnknownClaim, "unknown-claim"},
 	{broker.ErrIdempotencyMismatch, "idempotency-mismatch"},

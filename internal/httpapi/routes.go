@@ -29,7 +29,14 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))
 	r.Get("/v1/requests/{id}/events", s.handle(s.events)) // an API key with read, or a ticket
 	r.Post("/v1/requests/{id}/cancel", s.handle(s.cancel, auth.Cancel))
+	r.Post("/v1/requests/{id}/retry", s.handle(s.retry, auth.Submit))
 	r.Post("/v1/requests/{id}/stream-ticket", s.handle(s.streamTicket, auth.Read))
+
+	r.Get("/v1/dead-letters", s.handle(s.deadLetters, auth.Read))
+	r.Delete("/v1/dead-letters", s.handle(s.purge, auth.Admin))
+	r.Post("/v1/redrives", s.handle(s.redriveAll, auth.Admin))
+	r.Get("/v1/redrives/{id}", s.handle(s.redrive, auth.Admin))
+	r.Post("/v1/redrives/{id}/cancel", s.handle(s.stopRedrive, auth.Admin))
 
 	r.Get("/v1/services", s.handle(s.services, auth.Read))
 	r.Get("/v1/services/{service}", s.handle(s.service, auth.Read))

@@ -46,6 +46,12 @@ var needed = map[string]auth.Scope{
 	"GET /v1/requests":                        auth.Read,
 	"GET /v1/workers":                         auth.Read,
 	"POST /v1/workers/{name}/drain":           auth.Admin,
+	"POST /v1/requests/{id}/retry":            auth.Submit,
+	"GET /v1/dead-letters":                    auth.Read,
+	"DELETE /v1/dead-letters":                 auth.Admin,
+	"POST /v1/redrives":                       auth.Admin,
+	"GET /v1/redrives/{id}":                   auth.Admin,
+	"POST /v1/redrives/{id}/cancel":           auth.Admin,
 }
 
 // withKeys has a key for each scope of the tenant acme, named like the scope,

@@ -69,6 +69,9 @@ func (s *Server) look(r *http.Request, id correlation.ID, prefer preference, kno
 // etag covers what a waiter waits for, and no estimates: so a long-poll rests
 // and a poll gets its 304.
 func etag(r broker.Record) string {
+	if r.RetriedAs != "" { // the one thing that changes after the outcome
+		return fmt.Sprintf(`W/"%s.%d.%d.retried"`, r.Status, r.Attempt, r.Events)
+	}
 	return fmt.Sprintf(`W/"%s.%d.%d"`, r.Status, r.Attempt, r.Events)
 }
 

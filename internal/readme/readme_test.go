@@ -153,6 +153,22 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+func TestSeveralServices(t *testing.T) {
+	addr, path := freeAddr(t), binary(t)
+	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
+	for _, service := range []string{"echo", "upper"} {
+		ready(t, "http://"+addr+"/v1/services/"+service)
+	}
+	typed(t, addr, path, section(t, "## One request to several services", "## "), 3)
+}
+
+func TestDeadLetters(t *testing.T) {
+	addr, path := freeAddr(t), binary(t)
+	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
+	ready(t, "http://"+addr+"/v1/services/fail")
+	typed(t, addr, path, section(t, "## Dead letters", "## "), 11)
+}
+
 // typed types the commands of a text into a shell, and compares what comes out.
 // path is where coatcheck is, for commands that need it.
 func typed(t *testing.T, addr, path, text string, atLeast int) {

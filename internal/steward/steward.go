@@ -36,6 +36,7 @@ const (
 	regulateEach = time.Second // how soon a limit follows the workers
 	sweepEvery   = 5 * time.Second
 	pruneEvery   = 5 * time.Second
+	pursueEvery  = 200 * time.Millisecond // how soon a job begins, and goes on while a queue is full
 	tidyEvery    = time.Minute
 	retireAfter  = time.Hour              // of silence, which no living worker or gateway keeps
 	troublePause = 250 * time.Millisecond // after an error of Redis
@@ -118,6 +119,7 @@ func (s *Steward) tend(ctx context.Context, p int) {
 	loops.Go(func() { s.every(holding, p, regulateEach, "release what waits", s.regulate) })
 	loops.Go(func() { s.every(holding, p, sweepEvery, "sweep the queues", s.sweep()) })
 	loops.Go(func() { s.every(holding, p, pruneEvery, "prune the listing", s.prune()) })
+	loops.Go(func() { s.every(holding, p, pursueEvery, "redrive dead letters", s.pursue) })
 	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
 	s.renew(holding, p)
 	lost()
@@ -276,8 +278,22 @@ func (s *Steward) sweep() func(context.Context, int) error {
 	}
 }
 
+// pursue goes on with the jobs that redrive dead letters.
+func (s *Steward) pursue(ctx context.Context, p int) error {
+	for ctx.Err() == nil {
+		more, err := s.broker.Pursue(ctx, p)
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *Steward) tidy(ctx context.Context, p int) error {
 	if _, err := s.broker.Tidy(ctx, p); err != nil {
+		return err
+	}
+	if err := s.broker.Clear(ctx, p); err != nil {
 		return err
 	}
 	if _, err := s.broker.Retire(ctx, p, retireAfter); err != nil || p > 0 {

@@ -14,9 +14,5 @@ if not TERMINAL[r.status] then
     message = 'The request was deleted by its client.' })
   conclude()
 end
-kept(r, -1)
-redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
-for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg)) end
-redis.call('DEL', r.key, events_key(r.id), binding(r))
-forsake(r)
+forget(r)
 return { 'deleted', line }

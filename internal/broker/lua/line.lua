@@ -108,6 +108,17 @@ local function admit(r, c)
   r.ordinal = count('a', r.service, 1)
 end
 
+-- accept is admit for r, which comes into being with the content c: it gets its turn
+-- at its gate, and the concurrency of its service holds from now on at the latest.
+local function accept(r, concurrency, c)
+  limited(r.service, concurrency)
+  if r.gate then
+    local last = redis.call('ZRANGE', gate_key(r), -1, -1, 'WITHSCORES')[2]
+    redis.call('ZADD', gate_key(r), int(tonumber(last or 0) + 1), r.id)
+  end
+  admit(r, c)
+end
+
 -- record_place writes where r stands after admit.
 local function record_place(r)
   redis.call('HSET', r.key, 'status', r.status, 'attempt', int(r.attempt))
@@ -196,7 +207,7 @@ local touched = {}
 -- conclude is the last call of a script that moved requests.
 local function conclude()
   for service in pairs(touched) do
-    if limit_of(service) then release(service) end
+    if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
   end
   for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, ids) end
 end

@@ -27,7 +27,8 @@ local function finish(r, o)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')
-  if dead then park(r, r.via and body_of(r.via)) end -- a dead letter, to be redriven
+  if dead then park(r, r.via and body_of(r.via)) end -- to be redriven
+  if dead and not r.legs then bury(r) end -- a scatter has no body that could be kept
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
   wake(r)
   if not r.parents then -- a leg is kept, and found, with its whole
@@ -198,7 +199,7 @@ end
 -- inline is the largest reply body that is returned; owed shows a record that
 -- is kept only for a callback.
 local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'scatter', 'shared' }
+  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'scatter', 'retried_as', 'shared' }
 
 -- legs adds to the view v of the scatter whole what there is to see of each leg, 13
 -- values; the replies only where all of them together have no more than inline

@@ -1,5 +1,5 @@
--- prelude.lua stands before every script of this room, and then line.lua, share.lua
--- and outcome.lua. It knows the record of a request and the moves that several verbs
+-- prelude.lua stands before every script of this room, and then line.lua, share.lua,
+-- dead.lua and outcome.lua. It knows the record of a request and the moves that several verbs
 -- share: claim, enqueue, park, wake.
 --
 -- ARGV[1] is always the prefix of the partition, e.g. "cc:{0}:"; every key
@@ -8,7 +8,7 @@
 -- The record, a hash at <prefix>request:<id>. Values of up to 64 bytes keep it
 -- in Redis' compact encoding:
 --
---   service tenant nonce trace callback retry_of idem tags set by submit
+--   service tenant nonce trace callback retry_of idem tags set by submit or redrive (idem by submit alone)
 --   plan      "created timeout start run lease max retention events ordinal
 --             backoff" in ms; events is a subset of the letters sftcp, or "-"
 --   policy    "weight limit gate flow", only where one holds for the request:
@@ -19,11 +19,13 @@
 --   acked     last sign of life of a worker that acked its entry itself
 --   release                                                while scheduled
 --   place     its place in the line                        where its service has a limit
+--   delay     in ms, that timeout and start have on top        where it has one
 --   history   the attempts before this one, a line each    after a retry
 --   seq       number of the latest progress or partial reply
 --   waiters   gateways to wake, separated by spaces
 --   owed      callbacks not yet delivered
 --   finished reason code message rtype rstatus rheaders reply   the outcome
+--   retried_as                                             the request that was made of it
 --   body content_type headers                              while it waits, or as a dead letter
 --
 -- A scatter is a record with the service "*" and no entry anywhere; each of its
@@ -56,7 +58,7 @@ local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
 local MAX_CODE = 64          -- bytes of a worker's error code that are kept
 local MAX_REPLY_HEADERS = 8192 -- bytes of the headers of a reply, as JSON; more are dropped
 local MAX_HISTORY = 20       -- attempts that are remembered
-local INSTANT = 1e12         -- scores from here on are instants, below are places in the line
+local INSTANT = 9e11         -- scores from here on are instants (in ms, since 1998), below are places in the line
 local GATED = 9007199254740991 -- the score of what waits for its gate (2^53 - 1)
 local MOVED = 1048576        -- bytes of bodies that one script moves, about
 local FIRST_LIMIT = 64       -- entries on a stream that has a line, until a steward has looked

@@ -51,12 +51,7 @@ local function add(leg, at)
     deadline = deadline, start = tonumber(ARGV[at + 1]), run = tonumber(ARGV[at + 2]), lease = tonumber(ARGV[at + 3]) }
   if delay > 0 then r.release = NOW + delay end
   policy(r, ARGV[at + 7])
-  limited(r.service, ARGV[at + 11])
-  if r.gate then
-    local last = redis.call('ZRANGE', gate_key(r), -1, -1, 'WITHSCORES')[2]
-    redis.call('ZADD', gate_key(r), int(tonumber(last or 0) + 1), name)
-  end
-  admit(r, { content_type = ARGV[at + 8], traceparent = ARGV[9], headers = ARGV[at + 9], body = ARGV[19 + tonumber(ARGV[at + 10])] })
+  accept(r, ARGV[at + 11], { content_type = ARGV[at + 8], traceparent = ARGV[9], headers = ARGV[at + 9], body = ARGV[19 + tonumber(ARGV[at + 10])] })
   local plan = table.concat({ int(NOW), ARGV[5], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[6], '-', int(r.ordinal), ARGV[at + 5] }, ' ')
   local f = { 'service', r.service, 'nonce', nonce, 'plan', plan, 'status', r.status, 'attempt', '1', 'parents', id }
   set(f, 'entry', r.entry)

@@ -79,12 +79,7 @@ local function queue(r)
   local delay = tonumber(ARGV[20])
   if delay > 0 then r.release = NOW + delay end
   policy(r, ARGV[21])
-  limited(service, ARGV[27])
-  if r.gate then
-    local last = redis.call('ZRANGE', gate_key(r), -1, -1, 'WITHSCORES')[2]
-    redis.call('ZADD', gate_key(r), int(tonumber(last or 0) + 1), r.id)
-  end
-  admit(r, { content_type = ARGV[22], traceparent = ARGV[14], headers = ARGV[23], body = ARGV[24] })
+  accept(r, ARGV[27], { content_type = ARGV[22], traceparent = ARGV[14], headers = ARGV[23], body = ARGV[24] })
 end
 
 local function request(name, ends)
@@ -116,7 +111,7 @@ else
   shared = run.id .. ' ' .. how .. ' ' .. (how == 'hit' and int(run.finished) or '0')
 end
 store(r, plan_of(r, ARGV[6], ARGV[7], ARGV[8], ARGV[12]),
-  { 'tenant', ARGV[5], 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25], 'shared', shared })
+  { 'tenant', ARGV[5], 'delay', ARGV[20] ~= '0' and ARGV[20] or '', 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25], 'shared', shared })
 if idem ~= '' then
   redis.call('SET', KEYS[2], id .. ' ' .. ARGV[17])
   redis.call('PEXPIREAT', KEYS[2], int(r.deadline + WEEK))

@@ -1,0 +1,101 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+const maxRedriveBody = 4 << 10 // bytes of a filter
+
+// redriveAll begins a job over the tenant's dead letters that match.
+func (s *Server) redriveAll(w http.ResponseWriter, r *http.Request) error {
+	if s.draining.Load() {
+		return failure{slug: "draining"}
+	}
+	share := memory{server: s}
+	defer share.release()
+	r.Body = http.MaxBytesReader(w, r.Body, maxRedriveBody)
+	body, err := s.body(w, r, &share)
+	if err != nil {
+		return err
+	}
+	var ask api.RedriveRequest
+	if len(body) > 0 {
+		decoder := json.NewDecoder(bytes.NewReader(body))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&ask); err != nil || decoder.Decode(&struct{}{}) != io.EOF {
+			return fail("invalid-request", "The body is no JSON object with service, error, status and limit, or it has something else too. No job was begun.")
+		}
+		if status := broker.Status(ask.Status); status != "" && status != broker.Failed && status != broker.TimedOut {
+			return fail("invalid-option", "The status %s must be failed or timed_out, or left out. No job was begun.", quoted(ask.Status))
+		}
+		if ask.Limit < 0 || ask.Limit > broker.MostRedriven || ask.Limit == 0 && strings.Contains(string(body), `"limit"`) {
+			return fail("invalid-option", "The limit must be a number from 1 to %d, or left out. No job was begun.", broker.MostRedriven)
+		}
+	}
+	job, err := s.Broker.RedriveAll(r.Context(), broker.RedriveFilter{
+		DeadFilter: broker.DeadFilter{Tenant: callOf(r).who.Tenant, Service: ask.Service, Code: ask.Error},
+		Status:     broker.Status(ask.Status), Limit: ask.Limit,
+	})
+	if err != nil {
+		return err
+	}
+	document := s.redriveDocument(job)
+	w.Header().Set("Location", document.Links.Self)
+	s.writeJSON(w, r, http.StatusAccepted, document)
+	return nil
+}
+
+// redrive tells how far a job is.
+func (s *Server) redrive(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.id(r)
+	if err != nil {
+		return err
+	}
+	job, err := s.Broker.RedriveStatus(r.Context(), id)
+	if err != nil {
+		return redriveGone(err)
+	}
+	s.writeJSON(w, r, http.StatusOK, s.redriveDocument(job))
+	return nil
+}
+
+// stopRedrive stops a job.
+func (s *Server) stopRedrive(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.id(r)
+	if err != nil {
+		return err
+	}
+	job, err := s.Broker.StopRedrive(r.Context(), id)
+	if errors.Is(err, broker.ErrTerminal) {
+		return fail("already-terminal", "The job is done, since %s; there was nothing to stop. It redrove %d.", api.Time(job.Finished), job.Done)
+	}
+	if err != nil {
+		return redriveGone(err)
+	}
+	s.writeJSON(w, r, http.StatusOK, s.redriveDocument(job))
+	return nil
+}
+
+func redriveGone(err error) error {
+	if errors.Is(err, broker.ErrGone) {
+		return fail("gone", "No job is known by this ID: it ended more than a day ago, or it is the ID of something else. What it redrove stays redriven; see /v1/dead-letters for what is left.")
+	}
+	return err
+}
+
+func (s *Server) redriveDocument(j broker.Redrive) api.Redrive {
+	self := strings.TrimSuffix(s.PublicURL, "/") + "/v1/redrives/" + j.ID.String()
+	return api.Redrive{
+		ID: j.ID.String(), State: string(j.State), Total: j.Total, Done: j.Done, Failed: j.Failed,
+		Service: j.Filter.Service, Error: j.Filter.Code, Status: string(j.Filter.Status), Limit: j.Filter.Limit,
+		CreatedAt: api.Time(j.Created), FinishedAt: api.Time(j.Finished), Links: api.RedriveLinks{Self: self, Cancel: self + "/cancel"},
+	}
+}

@@ -1,0 +1,30 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+// retry redrives a dead letter: the answer is the new request's, as of a submit.
+func (s *Server) retry(w http.ResponseWriter, r *http.Request) error {
+	id, err := s.id(r)
+	if err != nil {
+		return err
+	}
+	if s.draining.Load() {
+		return failure{slug: "draining"}
+	}
+	record, replayed, err := s.Broker.Retry(r.Context(), id)
+	if errors.Is(err, broker.ErrNotDead) && record.Legs != nil {
+		return fail("not-dead", "A scatter keeps no body of its own, so it is not redriven. Nothing was accepted; submit the scatter anew if it shall run again.")
+	}
+	if errors.Is(err, broker.ErrNotDead) {
+		return fail("not-dead", "The request is %s, and only one that failed or timed out is redriven. Nothing was accepted; submit it anew if it shall run again.", record.Status)
+	}
+	if err != nil {
+		return s.refused(r, err, record.Service)
+	}
+	return s.accepted(w, r, record, replayed)
+}
