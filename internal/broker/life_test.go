@@ -48,7 +48,9 @@ type witness struct {
 // numbers of events only grow, nothing accepted is gone, nothing runs too often.
 func TestLifeOfARequest(outer *testing.T) {
 	rapid.Check(outer, func(t *rapid.T) {
-		history := rapid.Custom(func(t *rapid.T) []step { return rapid.SliceOfN(drawStep(), rapid.SampledFrom([]int{1, 30}).Draw(t, "least"), 60).Draw(t, "steps") }).Draw(t, "history")
+		history := rapid.Custom(func(t *rapid.T) []step {
+			return rapid.SliceOfN(drawStep(), rapid.SampledFrom([]int{1, 30}).Draw(t, "least"), 60).Draw(t, "steps")
+		}).Draw(t, "history")
 		var broken string
 		synctest.Test(outer, func(bubble *testing.T) { broken = live(bubble, history) })
 		if broken != "" {
