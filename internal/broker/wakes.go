@@ -70,20 +70,20 @@ func (b *Broker) listen(ctx context.Context, channels []string, message func(cha
 		stop()
 		sub.Close()
 	}()
+	probed := false
 	for {
 		got, err := sub.ReceiveTimeout(ctx, pubsubSilence)
-		if err != nil {
-			if isTimeout(err) {
-				if err := sub.Ping(ctx); err != nil {
-					return err
-				}
-				if _, err := sub.ReceiveTimeout(ctx, pubsubSilence); err != nil {
-					return err // neither message nor answer: the connection is dead
-				}
-				continue
+		if isTimeout(err) && !probed {
+			if err := sub.Ping(ctx); err != nil {
+				return err
 			}
-			return err
+			probed = true // whatever comes now may be a message that was under way
+			continue
 		}
+		if err != nil {
+			return err // or neither message nor answer: the connection is dead
+		}
+		probed = false
 		switch m := got.(type) {
 		case *subscription:
 			resumed()
