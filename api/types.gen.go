@@ -171,6 +171,24 @@ func (e EventsParamsRedact) Valid() bool {
 	}
 }
 
+// Defines values for RepliesParamsRedact.
+const (
+	RepliesParamsRedactFalse RepliesParamsRedact = "false"
+	RepliesParamsRedactTrue  RepliesParamsRedact = "true"
+)
+
+// Valid indicates whether the value is a known member of the RepliesParamsRedact enum.
+func (e RepliesParamsRedact) Valid() bool {
+	switch e {
+	case RepliesParamsRedactFalse:
+		return true
+	case RepliesParamsRedactTrue:
+		return true
+	default:
+		return false
+	}
+}
+
 // Claim One attempt at a request, which is the worker's until its lease ends
 type Claim struct {
 	// Token Goes with every reply
@@ -295,6 +313,25 @@ type Reply struct {
 
 // ReplyEncoding defines model for Reply.Encoding.
 type ReplyEncoding string
+
+// ReplyPage Progress and partial replies, oldest first
+type ReplyPage struct {
+	CorrelationID string       `json:"correlation_id"`
+	Status        StatusStatus `json:"status"`
+
+	// Last Number of the latest progress or partial reply, 0 for none
+	Last int `json:"last"`
+
+	// After What to ask for the next page with
+	After int `json:"after"`
+
+	// More There are more by now
+	More bool `json:"more"`
+
+	// Reset History that was asked for has been cut
+	Reset   Reset   `json:"reset,omitempty,omitzero"`
+	Replies []Event `json:"replies"`
+}
 
 // Reset History that was asked for has been cut
 type Reset struct {
@@ -565,7 +602,7 @@ type StatusParams struct {
 	// Redact true leaves out what the operator does not want shown to people; the page asks for it
 	Redact StatusParamsRedact `form:"redact,omitempty" json:"redact,omitempty,omitzero"`
 
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer      Prefer      `json:"Prefer,omitempty,omitzero"`
 	IfNoneMatch IfNoneMatch `json:"If-None-Match,omitempty,omitzero"`
 }
@@ -591,6 +628,21 @@ type EventsParams struct {
 // EventsParamsRedact defines parameters for Events.
 type EventsParamsRedact string
 
+// RepliesParams defines parameters for Replies.
+type RepliesParams struct {
+	// After Number of the last reply that was seen
+	After int `form:"after,omitempty" json:"after,omitempty,omitzero"`
+
+	// Limit Most replies of the page, default 100
+	Limit int `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// Redact true leaves out what the operator does not want shown to people; the page asks for it
+	Redact RepliesParamsRedact `form:"redact,omitempty" json:"redact,omitempty,omitzero"`
+}
+
+// RepliesParamsRedact defines parameters for Replies.
+type RepliesParamsRedact string
+
 // ClaimParams defines parameters for Claim.
 type ClaimParams struct {
 	// Wait How long this call may rest, at most 60s: a duration such as 10s, or seconds
@@ -599,7 +651,7 @@ type ClaimParams struct {
 	// Max How many requests this worker can take, 1 by default
 	Max MaxClaims `form:"max,omitempty" json:"max,omitempty,omitzero"`
 
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// Accept application/json, or application/octet-stream for the raw form
@@ -608,7 +660,7 @@ type ClaimParams struct {
 
 // SubmitParams defines parameters for Submit.
 type SubmitParams struct {
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
@@ -638,7 +690,7 @@ type SubmitParams struct {
 
 // DeleteBelowParams defines parameters for DeleteBelow.
 type DeleteBelowParams struct {
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
@@ -668,7 +720,7 @@ type DeleteBelowParams struct {
 
 // GetBelowParams defines parameters for GetBelow.
 type GetBelowParams struct {
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
@@ -698,7 +750,7 @@ type GetBelowParams struct {
 
 // PatchBelowParams defines parameters for PatchBelow.
 type PatchBelowParams struct {
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
@@ -728,7 +780,7 @@ type PatchBelowParams struct {
 
 // PostBelowParams defines parameters for PostBelow.
 type PostBelowParams struct {
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
@@ -758,7 +810,7 @@ type PostBelowParams struct {
 
 // PutBelowParams defines parameters for PutBelow.
 type PutBelowParams struct {
-	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `respond-async` is what happens anyway.
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
 	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters

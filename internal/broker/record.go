@@ -59,6 +59,7 @@ type Record struct {
 	RetryOf     string
 	Traceparent string
 	Callback    *Callback
+	Minimal     bool // no reply is kept, only the outcome
 
 	Priority    Priority
 	Release     time.Time // while scheduled: when its delay or back-off is over

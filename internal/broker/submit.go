@@ -38,6 +38,7 @@ type Submission struct {
 	Body            []byte            // not copied; must not change until Submit returns
 	IdempotencyKey  string            // "" for none
 	Callback        *Callback         // nil for none
+	Minimal         bool              // the outcome is wanted, the reply is not kept
 
 	// Where above 0, these override what is configured for the service.
 	Timeout, StartTimeout, RunTimeout, Retention, Backoff time.Duration
@@ -143,7 +144,7 @@ func (s *submission) record(answer []string) Record {
 	return Record{
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
-		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]),
+		Traceparent: s.Traceparent, Callback: s.Callback, Minimal: s.Minimal, Ordinal: number(answer[3]),
 	}
 }
 
@@ -214,6 +215,9 @@ func (s *submission) command() (keys []string, args []any) {
 	url, events := "", "-"
 	if s.Callback != nil {
 		url, events = s.Callback.URL, eventLetters(s.Callback.Events)
+	}
+	if s.Minimal {
+		events += "m"
 	}
 	until := int64(0)
 	if !s.until.IsZero() {

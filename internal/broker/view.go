@@ -66,7 +66,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
 		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
 		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
-		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
+		Minimal: strings.Contains(plan[7], "m"), MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}
 	if r.Tenant == "" {
 		r.Tenant = DefaultTenant
@@ -83,7 +83,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		r.Error = &Error{Code: validText(v[viewCode]), Message: validText(v[viewMessage])}
 	}
 	size := int(number(v[viewReplySize]))
-	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded {
+	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded && !r.Minimal {
 		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: int(number(v[viewReplyStatus])), Size: size}
 		if text := v[viewReplyHeaders]; text != "" {
 			if json.Unmarshal([]byte(text), &r.Reply.Headers) != nil {

@@ -25,6 +25,7 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))
+	r.Get("/v1/requests/{id}/replies", s.handle(s.replies, auth.Read))
 	r.Get("/v1/requests/{id}/events", s.handle(s.events)) // an API key with read, or a ticket
 	r.Post("/v1/requests/{id}/cancel", s.handle(s.cancel, auth.Cancel))
 	r.Post("/v1/requests/{id}/stream-ticket", s.handle(s.streamTicket, auth.Read))

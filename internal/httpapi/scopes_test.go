@@ -27,6 +27,7 @@ var needed = map[string]auth.Scope{
 
 	"DELETE /v1/requests/{id}":             auth.Cancel,
 	"GET /v1/requests/{id}/reply":          auth.Read,
+	"GET /v1/requests/{id}/replies":        auth.Read,
 	"GET /v1/requests/{id}/events":         auth.Read,
 	"POST /v1/requests/{id}/cancel":        auth.Cancel,
 	"POST /v1/requests/{id}/stream-ticket": auth.Read,

@@ -24,13 +24,13 @@ type stream struct {
 	control *http.ResponseController
 }
 
-func openStream(w http.ResponseWriter) *stream {
+func openStream(w http.ResponseWriter, status int) *stream {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
+	w.WriteHeader(status)
 	return &stream{w, http.NewResponseController(w)}
 }
 

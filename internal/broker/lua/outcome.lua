@@ -12,10 +12,12 @@ local function finish(r, o)
   end
   set('code', o.code and string.sub(o.code, 1, MAX_CODE))
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
-  set('rtype', o.rtype)
-  set('rstatus', o.rstatus)
-  set('rheaders', o.rheaders)
-  set('reply', o.reply)
+  if not string.find(r.events, 'm', 1, true) then -- the client asked for no reply
+    set('rtype', o.rtype)
+    set('rstatus', o.rstatus)
+    set('rheaders', o.rheaders)
+    set('reply', o.reply)
+  end
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   if o.status == 'failed' or o.status == 'timed_out' then park(r) end -- a dead letter, to be redriven

@@ -10,7 +10,8 @@
 --
 --   service tenant nonce trace callback retry_of idem      set by submit
 --   plan      "created timeout start run lease max retention events ordinal
---             backoff" in ms; events is a subset of the letters sftcp, or "-"
+--             backoff" in ms; events is a subset of the letters sftcp, or "-";
+--             an m in it says that no reply is kept
 --   policy    "weight limit gate flow", only where one holds for the request:
 --             its weight in the line, how many requests its gate lets in at
 --             once, the gate or "-", and whose share of the line it takes
@@ -20,6 +21,7 @@
 --   release                                                while scheduled
 --   history   the attempts before this one, a line each    after a retry
 --   seq       number of the latest progress or partial reply
+--   event_bytes   of the progress and partial replies that are kept
 --   waiters   gateways to wake, separated by spaces
 --   owed      callbacks not yet delivered
 --   finished reason code message rtype rstatus rheaders reply   the outcome

@@ -6,7 +6,9 @@
 --
 -- KEYS[1] reply stream of the partition
 -- ARGV[2] most replies, [3] bytes after which it stops, [4] a random number in
---     [0,1) for the back-off, [5] most events kept a request, [6] largest event,
+--     [0,1) for the back-off, [5] how many events and bytes of
+--     them a request keeps, a line "service events bytes" each, "*" for the others,
+--     [6] largest event,
 --     [7] largest reply, [8] most replies set aside, [9] services whose final
 --     replies are judged first, each between spaces, "*" for all; then seven for
 --     each verdict: [10] entry, 'pass', 'change' or 'fail', error code, message,
@@ -69,6 +71,25 @@ local function renew(r, at)
   else
     redis.call('HSET', r.key, 'acked', int(at)) -- see sweep.lua
   end
+end
+
+local event_limits = {} -- by service: how many events, and bytes of them, a request keeps
+for service, n, bytes in string.gmatch(ARGV[5], '(%S+) (%d+) (%d+)\n') do
+  event_limits[service] = { tonumber(n), tonumber(bytes) }
+end
+
+-- remember numbers an event and keeps it. Beyond the limits the oldest go; the
+-- latest always stays.
+local function remember(r, line)
+  local key, most = events_key(r.id), event_limits[r.service] or event_limits['*']
+  local n = redis.call('RPUSH', key, line)
+  local bytes = tonumber(redis.call('HGET', r.key, 'event_bytes') or 0) + #line
+  while n > 1 and (n > most[1] or bytes > most[2]) do
+    bytes, n = bytes - #redis.call('LPOP', key), n - 1
+  end
+  redis.call('PEXPIREAT', key, int(r.deadline + WEEK))
+  r.seq = r.seq + 1
+  redis.call('HSET', r.key, 'seq', int(r.seq), 'event_bytes', int(math.max(bytes, 0)))
 end
 
 local function retry(r, f, n)
@@ -155,11 +176,7 @@ local function settle(entry, f, n)
   if seq then redis.call('HSET', r.key, 'wseq', int(seq)) end
   if kind == 'heartbeat' then return note('heartbeat', id, r.service) end
   if #body > tonumber(ARGV[6]) then return aside('oversize', 'event', entry, f) end
-  r.seq = r.seq + 1
-  redis.call('RPUSH', events_key(id), int(at) .. ' ' .. kind .. ' ' .. content_type(f) .. '\n' .. body)
-  redis.call('LTRIM', events_key(id), -tonumber(ARGV[5]), -1)
-  redis.call('PEXPIREAT', events_key(id), int(r.deadline + WEEK))
-  redis.call('HSET', r.key, 'seq', int(r.seq))
+  remember(r, int(at) .. ' ' .. kind .. ' ' .. content_type(f) .. '\n' .. body)
   if kind == 'progress' and r.callback and string.find(r.events, 'p', 1, true) then owe(r, 'progress', r.seq) end
   wake(r)
   note('event', id, r.service)
