@@ -37,11 +37,14 @@ func (p partition) kept() string    { return p.prefix() + "kept" }
 func (p partition) aside() string   { return p.prefix() + "aside" }
 func (p partition) counts() string  { return p.prefix() + "counts" }
 
-func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
-func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }
-func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
-func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
-func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }
+func (p partition) callbacks() string                  { return p.prefix() + "callbacks" }
+func (p partition) request(id correlation.ID) string   { return p.prefix() + "request:" + id.String() }
+func (p partition) queue(service string) string        { return p.prefix() + "queue:" + service }
+func (p partition) waiting(service string) string      { return p.prefix() + "waiting:" + service }
+func (p partition) idempotency(hash string) string     { return p.prefix() + "idempotency:" + hash }
+func (p partition) batch(id correlation.ID) string     { return p.prefix() + "batch:" + id.String() }
+func (p partition) batchOpen(id correlation.ID) string { return p.prefix() + "open:" + id.String() }
+func (p partition) outcomes(id correlation.ID) string  { return p.prefix() + "outcomes:" + id.String() }
 func (p partition) gate(service, gate string) string {
 	return p.prefix() + "gate:" + service + ":" + gate
 }

@@ -38,6 +38,7 @@ type Submission struct {
 	Body            []byte            // not copied; must not change until Submit returns
 	IdempotencyKey  string            // "" for none
 	Callback        *Callback         // nil for none
+	Batch           *Item             // what it is of a batch; nil for nothing
 	Minimal         bool              // the outcome is wanted, the reply is not kept
 
 	// Where above 0, these override what is configured for the service.
@@ -232,7 +233,7 @@ func (s *submission) command() (keys []string, args []any) {
 		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(),
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
-		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
+		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body, s.Batch.String(),
 	}
 }
 

@@ -141,7 +141,7 @@ func FuzzIdempotencyKey(f *testing.F) {
 // that name, with those lines.
 func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id uint16, data []byte) {
-		stream := append(httpapi.Frame("progress", int(id), data), httpapi.Frame("outcome", 0, []byte("{}"))...)
+		stream := append(httpapi.Frame("progress", strconv.Itoa(int(id)), data), httpapi.Frame("outcome", 0, []byte("{}"))...)
 		got := readEvents(t, stream)
 		lines := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data))
 		if len(got) != 2 || got[0].Type != "progress" || got[0].Data != lines || got[1].Type != "outcome" || got[1].Data != "{}" {

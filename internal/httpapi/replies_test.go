@@ -45,7 +45,7 @@ func TestReplies(t *testing.T) {
 			t.Errorf("behind the end: %+v", p)
 		}
 		for _, wrong := range []string{"?after=-1", "?after=x", "?limit=0", "?limit=257"} {
-			f.get(path + wrong).problem(t, "invalid-option")
+			f.get(path+wrong).problem(t, "invalid-option")
 		}
 	})
 }
@@ -115,7 +115,9 @@ func TestMinimal(t *testing.T) {
 			t.Errorf("the reply is %d %s", a.StatusCode, a.body)
 		}
 		d = f.submit("x", "Prefer: return=minimal")
-		f.echo(func(r *broker.WorkerReply) { r.Type, r.Error, r.Body = "failed", &broker.Error{Message: "out of paper"}, []byte("long story") })
+		f.echo(func(r *broker.WorkerReply) {
+			r.Type, r.Error, r.Body = "failed", &broker.Error{Message: "out of paper"}, []byte("long story")
+		})
 		if why := f.get(d.Links.Reply).problem(t, "reply-failed"); !strings.HasPrefix(why, "out of paper.") {
 			t.Errorf("the failure says %q", why)
 		}

@@ -30,6 +30,11 @@ func (s *Server) routes() http.Handler {
 	r.Post("/v1/requests/{id}/cancel", s.handle(s.cancel, auth.Cancel))
 	r.Post("/v1/requests/{id}/stream-ticket", s.handle(s.streamTicket, auth.Read))
 
+	r.Post("/v1/batches", s.handle(s.submitBatch, auth.Submit))
+	r.Get("/v1/batches/{id}", s.handle(s.batch, auth.Read))
+	r.Get("/v1/batches/{id}/events", s.handle(s.batchEvents, auth.Read))
+	r.Post("/v1/batches/{id}/cancel", s.handle(s.cancelBatch, auth.Cancel))
+
 	r.Get("/v1/services", s.handle(s.services, auth.Read))
 	r.Get("/v1/services/{service}", s.handle(s.service, auth.Read))
 

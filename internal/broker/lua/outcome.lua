@@ -1,5 +1,28 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
+-- A batch has in each partition in which it has items: the hash batch:<id> with
+-- how many were accepted and how many have which outcome, the set open:<id> of
+-- the others, and the list outcomes:<id> of "id number status ms".
+
+-- tally counts the outcome of r in its batch. What a batch has in a partition is
+-- forgotten with the last of its items there.
+local function tally(r)
+  local batch, number = string.match(r.batch, '^(%S+) (%d+)$')
+  local key, list = P .. 'batch:' .. batch, P .. 'outcomes:' .. batch
+  redis.call('HINCRBY', key, r.status, 1)
+  redis.call('RPUSH', list, table.concat({ r.id, number, r.status, int(NOW) }, ' '))
+  redis.call('SREM', P .. 'open:' .. batch, r.id)
+  local v = redis.call('HMGET', key, 'until', 'waiters', 'ends')
+  local last = math.max(tonumber(v[1] or 0), NOW + r.retention, tonumber(v[3] or 0))
+  redis.call('HSET', key, 'until', int(last))
+  if redis.call('EXISTS', P .. 'open:' .. batch) == 1 then
+    last = NOW + math.max(redis.call('PTTL', key), last - NOW)
+  end
+  redis.call('PEXPIREAT', key, int(last))
+  redis.call('PEXPIREAT', list, int(last))
+  wake({ id = batch, waiters = v[2] })
+end
+
 -- finish records the one outcome of r. o: status, reason, code, message, and
 -- rtype, rstatus, reply of the worker. Everything is added before anything is
 -- taken away. Returns a line for the report.
@@ -35,6 +58,7 @@ local function finish(r, o)
   if o.status == 'succeeded' or o.status == 'canceled' then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
+  if r.batch then tally(r) end
   touched[r.service] = true
   return 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)

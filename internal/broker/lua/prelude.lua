@@ -12,6 +12,7 @@
 --   plan      "created timeout start run lease max retention events ordinal
 --             backoff" in ms; events is a subset of the letters sftcp, or "-";
 --             an m in it says that no reply is kept
+--   batch     "id number" of the batch that it is an item of, if any
 --   policy    "weight limit gate flow", only where one holds for the request:
 --             its weight in the line, how many requests its gate lets in at
 --             once, the gate or "-", and whose share of the line it takes
@@ -75,7 +76,7 @@ end
 local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
-    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy')
+    'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'batch')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
@@ -88,6 +89,7 @@ local function load(id)
   r.max, r.retention, r.events, r.backoff = tonumber(max), tonumber(retention), events, tonumber(backoff)
   r.recorded = r.started ~= nil
   policy(r, v[16])
+  r.batch = v[17]
   return r
 end
 

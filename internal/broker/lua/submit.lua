@@ -10,7 +10,7 @@
 --     [15] most requests that are queued or wait, [16] idempotency hash or '',
 --     [17] fingerprint or '', [18] ms after which the key has another home, 0 for
 --     never, [19] back-off, [20] delay, [21] policy or '' (see prelude.lua),
---     [22] content type, [23] headers, [24] body
+--     [22] content type, [23] headers, [24] body, [25] batch and number in it, or ''
 -- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved', …}:
 --     accepted: created, entry or '', ordinal or 0, status; replayed: the ID of
 --     the earlier request
@@ -58,8 +58,18 @@ set('trace', ARGV[14])
 set('idem', idem)
 set('policy', ARGV[21])
 set('release', r.release and int(r.release))
+set('batch', ARGV[25])
 redis.call('HSET', key, unpack(f))
 redis.call('PEXPIREAT', key, int(r.deadline + WEEK))
+if ARGV[25] ~= '' then
+  local batch = string.match(ARGV[25], '^%S+')
+  redis.call('HINCRBY', P .. 'batch:' .. batch, 'accepted', 1)
+  redis.call('SADD', P .. 'open:' .. batch, id)
+  for _, part in ipairs({ 'batch:', 'open:' }) do
+    local left = math.max(redis.call('PTTL', P .. part .. batch), r.deadline + WEEK - NOW)
+    redis.call('PEXPIREAT', P .. part .. batch, int(NOW + left))
+  end
+end
 if idem ~= '' then
   redis.call('SET', KEYS[2], id .. ' ' .. ARGV[17])
   redis.call('PEXPIREAT', KEYS[2], int(r.deadline + WEEK))
