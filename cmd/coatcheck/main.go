@@ -89,7 +89,7 @@ func commands() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(dev(), serve(), workerCommand(), submit(), status(), wait(), reply(), tail(), cancel(), keys(), version())
+	root.AddCommand(dev(), serve(), workerCommand(), submit(), status(), wait(), reply(), tail(), cancel(), batch(), keys(), version())
 	return root
 }
 
