@@ -50,6 +50,8 @@ var Defaults = ServiceConfig{
 	MaxQueued:   100_000,
 
 	KeyConcurrency: 1,
+	MaxEvents:      1000,
+	MaxEventBytes:  8 << 20,
 }
 
 // Options of Open. The zero value of a field means its default.
@@ -81,6 +83,11 @@ type ServiceConfig struct {
 
 	Concurrency    int // requests at workers at once; 0 for no limit
 	KeyConcurrency int // of one concurrency key at once
+
+	// How many progress and partial replies of one request are kept, and how many
+	// bytes of them; beyond either, the oldest go. The latest always stays.
+	MaxEvents     int
+	MaxEventBytes int
 }
 
 // over fills the zero fields of c from base.
@@ -101,6 +108,8 @@ func (c ServiceConfig) over(base ServiceConfig) ServiceConfig {
 	c.MaxQueued = cmp.Or(c.MaxQueued, base.MaxQueued)
 	c.Concurrency = cmp.Or(c.Concurrency, base.Concurrency)
 	c.KeyConcurrency = cmp.Or(c.KeyConcurrency, base.KeyConcurrency)
+	c.MaxEvents = cmp.Or(c.MaxEvents, base.MaxEvents)
+	c.MaxEventBytes = cmp.Or(c.MaxEventBytes, base.MaxEventBytes)
 	return c
 }
 

@@ -86,7 +86,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
 		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
 		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
-		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
+		Minimal: strings.Contains(plan[7], "m"), MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}
 	if v[viewTags] != "" {
 		r.Tags = strings.Fields(v[viewTags])
@@ -116,7 +116,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		return r, nil
 	}
 	size := int(number(v[viewReplySize]))
-	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded {
+	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded && !r.Minimal {
 		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: replyStatus(r.Status, v[viewReplyStatus]), Size: size}
 		if text := v[viewReplyHeaders]; text != "" {
 			if json.Unmarshal([]byte(text), &r.Reply.Headers) != nil {

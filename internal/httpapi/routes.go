@@ -27,9 +27,15 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))
+	r.Get("/v1/requests/{id}/replies", s.handle(s.replies, auth.Read))
 	r.Get("/v1/requests/{id}/events", s.handle(s.events)) // an API key with read, or a ticket
 	r.Post("/v1/requests/{id}/cancel", s.handle(s.cancel, auth.Cancel))
 	r.Post("/v1/requests/{id}/stream-ticket", s.handle(s.streamTicket, auth.Read))
+
+	r.Post("/v1/batches", s.handle(s.submitBatch, auth.Submit))
+	r.Get("/v1/batches/{id}", s.handle(s.batch, auth.Read))
+	r.Get("/v1/batches/{id}/events", s.handle(s.batchEvents, auth.Read))
+	r.Post("/v1/batches/{id}/cancel", s.handle(s.cancelBatch, auth.Cancel))
 
 	r.Get("/v1/services", s.handle(s.services, auth.Read))
 	r.Get("/v1/services/{service}", s.handle(s.service, auth.Read))

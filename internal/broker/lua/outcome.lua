@@ -1,6 +1,28 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
 local gather, close -- of a scatter, below
+-- A batch has in each partition in which it has items: the hash batch:<id> with
+-- how many were accepted and how many have which outcome, the set open:<id> of
+-- the others, and the list outcomes:<id> of "id number status ms".
+
+-- tally counts the outcome of r in its batch. What a batch has in a partition is
+-- forgotten with the last of its items there.
+local function tally(r)
+  local batch, number = string.match(r.batch, '^(%S+) (%d+)$')
+  local key, list = P .. 'batch:' .. batch, P .. 'outcomes:' .. batch
+  redis.call('HINCRBY', key, r.status, 1)
+  redis.call('RPUSH', list, table.concat({ r.id, number, r.status, int(NOW) }, ' '))
+  redis.call('SREM', P .. 'open:' .. batch, r.id)
+  local v = redis.call('HMGET', key, 'until', 'waiters', 'ends')
+  local last = math.max(tonumber(v[1] or 0), NOW + r.retention, tonumber(v[3] or 0))
+  redis.call('HSET', key, 'until', int(last))
+  if redis.call('EXISTS', P .. 'open:' .. batch) == 1 then
+    last = NOW + math.max(redis.call('PTTL', key), last - NOW)
+  end
+  redis.call('PEXPIREAT', key, int(last))
+  redis.call('PEXPIREAT', list, int(last))
+  wake({ id = batch, waiters = v[2] })
+end
 
 -- finish records the one outcome of r. o: status, reason, code, message, and
 -- rtype, rstatus, reply of the worker. Everything is added before anything is
@@ -14,10 +36,12 @@ local function finish(r, o)
   end
   set('code', o.code and string.sub(o.code, 1, MAX_CODE))
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
-  set('rtype', o.rtype)
-  set('rstatus', o.rstatus)
-  set('rheaders', o.rheaders)
-  set('reply', o.reply)
+  if not string.find(r.events, 'm', 1, true) then -- the client asked for no reply
+    set('rtype', o.rtype)
+    set('rstatus', o.rstatus)
+    set('rheaders', o.rheaders)
+    set('reply', o.reply)
+  end
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')
@@ -41,6 +65,7 @@ local function finish(r, o)
   if not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
+  if r.batch then tally(r) end
   touched[r.service] = true
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)

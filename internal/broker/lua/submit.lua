@@ -11,7 +11,8 @@
 --     [17] fingerprint or '', [18] ms after which the key has another home, 0 for
 --     never, [19] back-off, [20] delay, [21] policy or '' (see prelude.lua),
 --     [22] content type, [23] headers, [24] body, [25] tags, separated by spaces,
---     [26] 1 to register the tenant for prune.lua, [27] concurrency of the service or 0
+--     [26] 1 to register the tenant for prune.lua, [27] concurrency of the service or 0,
+--     [28] batch and number in it, or ''
 -- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved', …}:
 --     accepted: created, entry or '', ordinal or 0, status; replayed: the ID of
 --     the earlier request
@@ -62,8 +63,18 @@ set('tags', ARGV[25])
 set('policy', ARGV[21])
 set('release', r.release and int(r.release))
 set('place', r.place and string.format('%.6f', r.place))
+set('batch', ARGV[28])
 redis.call('HSET', key, unpack(f))
 redis.call('PEXPIREAT', key, int(r.deadline + WEEK))
+if ARGV[28] ~= '' then
+  local batch = string.match(ARGV[28], '^%S+')
+  redis.call('HINCRBY', P .. 'batch:' .. batch, 'accepted', 1)
+  redis.call('SADD', P .. 'open:' .. batch, id)
+  for _, part in ipairs({ 'batch:', 'open:' }) do
+    local left = math.max(redis.call('PTTL', P .. part .. batch), r.deadline + WEEK - NOW)
+    redis.call('PEXPIREAT', P .. part .. batch, int(NOW + left))
+  end
+end
 if idem ~= '' then
   redis.call('SET', KEYS[2], id .. ' ' .. ARGV[17])
   redis.call('PEXPIREAT', KEYS[2], int(r.deadline + WEEK))

@@ -1,0 +1,62 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/coatcheck/coatcheck/api"
+)
+
+// Replies reads a page of the progress and partial replies numbered above after.
+func (c *Client) Replies(ctx context.Context, id string, after int) (p api.ReplyPage, err error) {
+	err = c.json(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d", requestPath(id, "/replies"), after), nil, nil, &p)
+	return p, err
+}
+
+// SubmitBatch hands in a JSON array of items, or JSON Lines. The same key and body
+// give the same batch, so a try whose answer was lost submits nothing twice.
+func (c *Client) SubmitBatch(ctx context.Context, key string, items []byte) (a api.BatchAnswer, err error) {
+	h := Request{IdempotencyKey: key, ContentType: "application/json"}.headers()
+	err = c.json(ctx, http.MethodPost, "/v1/batches", h, items, &a)
+	return a, err
+}
+
+// Batch counts the outcomes of a batch.
+func (c *Client) Batch(ctx context.Context, id string) (b api.Batch, err error) {
+	err = c.json(ctx, http.MethodGet, "/v1/batches/"+url.PathEscape(id), nil, nil, &b)
+	return b, err
+}
+
+// WaitBatch long-polls until nothing of the batch is open, or ctx ends.
+func (c *Client) WaitBatch(ctx context.Context, id string) (b api.Batch, err error) {
+	for !b.Complete && err == nil {
+		err = c.json(ctx, http.MethodGet, "/v1/batches/"+url.PathEscape(id)+"?wait="+pollWait.String(), nil, nil, &b)
+		if err == nil && !b.Complete {
+			err = rest(ctx, leastPoll)
+		}
+	}
+	return b, err
+}
+
+// CancelBatch cancels what is open of a batch.
+func (c *Client) CancelBatch(ctx context.Context, id string) (b api.Batch, err error) {
+	err = c.json(ctx, http.MethodPost, "/v1/batches/"+url.PathEscape(id)+"/cancel", nil, nil, &b)
+	return b, err
+}
+
+// json calls and reads a JSON document.
+func (c *Client) json(ctx context.Context, method, path string, h http.Header, body []byte, into any) error {
+	return c.call(ctx, method, path, h, body, func(response *http.Response) error {
+		raw, err := readAll(response, maxDocument)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(raw, into); err != nil {
+			return fmt.Errorf("the answer is not what a gateway says: %w", err)
+		}
+		return nil
+	})
+}

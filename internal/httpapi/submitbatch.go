@@ -1,0 +1,151 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+)
+
+const (
+	maxItems     = 1000
+	itemsAtOnce  = 128 // what one shared pipeline takes
+	copiesOfBody = 2   // the items, and what was read of them
+)
+
+// submitBatch takes many requests in, each for itself: a bad one does not hurt
+// the others. They are committed in shared pipelines.
+func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
+	if s.draining.Load() {
+		return failure{slug: "draining"}
+	}
+	if err := vet(r.Header); err != nil {
+		return err
+	}
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return err
+	}
+	share := memory{server: s}
+	defer share.release()
+	body, err := s.body(w, r, &share)
+	if err != nil {
+		return err
+	}
+	if err := share.grow(r.Context(), min(copiesOfBody*int64(len(body)), s.Inflight-share.held)); err != nil {
+		return err
+	}
+	raw, err := batchItems(body)
+	if err != nil {
+		return err
+	}
+	subs, errs := make([]broker.Submission, len(raw)), make([]error, len(raw))
+	for i := range raw {
+		subs[i], errs[i] = s.batchItem(r, raw[i])
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), 2*submitTimeout)
+	defer stop()
+	id, replayed, err := s.Broker.OpenBatch(ctx, callOf(r).who.Tenant, key, body, subs)
+	if err != nil {
+		return err
+	}
+	records := s.submitItems(ctx, id, key != "", subs, errs)
+	answer := api.BatchAnswer{BatchID: id.String(), Links: s.batchLinks(id), Items: make([]api.BatchItemAnswer, len(raw))}
+	var accepted []correlation.ID
+	for i := range raw {
+		if errs[i] != nil {
+			answer.Refused++
+			answer.Items[i] = s.refusedItem(r, errs[i], subs[i].Service)
+			continue
+		}
+		answer.Accepted++
+		accepted = append(accepted, records[i].ID)
+		answer.Items[i] = api.BatchItemAnswer{StatusCode: http.StatusAccepted, CorrelationID: records[i].ID.String(), Status: api.StatusStatus(records[i].Status)}
+	}
+	if err := s.Broker.CloseBatch(ctx, id, accepted); err != nil { // it counts as closed after a while
+		s.log(r).Debug("close a batch", "error", err)
+	}
+	w.Header().Set("Location", answer.Links.Self)
+	if replayed {
+		w.Header().Set(api.HeaderIdempotencyReplayed, "true")
+	}
+	status := http.StatusAccepted
+	if len(accepted) == 0 {
+		status = http.StatusOK // a 202 would say that something runs
+	}
+	s.writeJSON(w, r, status, answer)
+	return nil
+}
+
+// submitItems submits those without an error, many at once, so that they share
+// pipelines.
+func (s *Server) submitItems(ctx context.Context, id correlation.ID, keyed bool, subs []broker.Submission, errs []error) []broker.Record {
+	records := make([]broker.Record, len(subs))
+	var all sync.WaitGroup
+	slots := make(chan struct{}, itemsAtOnce)
+	for i := range subs {
+		if errs[i] != nil {
+			continue
+		}
+		subs[i].Batch = &broker.Item{Batch: id, Number: i}
+		if keyed && subs[i].IdempotencyKey == "" { // a repeat of the call must not submit it again
+			subs[i].IdempotencyKey = id.String() + "." + strconv.Itoa(i)
+		}
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			sub, err := s.intercepted(ctx, subs[i])
+			if err == nil {
+				records[i], _, err = s.Broker.Submit(ctx, sub)
+			}
+			errs[i] = err
+		})
+	}
+	all.Wait()
+	return records
+}
+
+// refusedItem is the problem that a submit of the item alone had met.
+func (s *Server) refusedItem(r *http.Request, err error, service string) api.BatchItemAnswer {
+	f := describe(ofItem(s.refused(r, err, service)))
+	kind, ok := api.ProblemNamed(f.slug)
+	if !ok || f.slug == "internal" {
+		kind, _ = api.ProblemNamed("internal")
+		s.log(r).Error("an item of a batch failed", "error", f.cause)
+	}
+	p := kind.New(f.detail)
+	p.Detail = itemDetail(p.Detail)
+	p.Errors = f.faults
+	return api.BatchItemAnswer{StatusCode: p.Status, Problem: p}
+}
+
+// batchItems splits a JSON array, or JSON Lines, into its items.
+func batchItems(body []byte) (items []json.RawMessage, err error) {
+	if text := bytes.TrimSpace(body); len(text) > 0 && text[0] == '[' {
+		if err := json.Unmarshal(text, &items); err != nil {
+			return nil, failure{slug: "invalid-request", cause: err, detail: "The body is no JSON array. Nothing was accepted; send an array of items, or one item a line."}
+		}
+	} else {
+		for line := range strings.Lines(string(body)) {
+			if line = strings.TrimSpace(line); line != "" {
+				items = append(items, json.RawMessage(line))
+			}
+		}
+	}
+	if len(items) == 0 || len(items) > maxItems {
+		return nil, fail("invalid-request", "The batch has %d items; it must have 1 to %d. Nothing was accepted.", len(items), maxItems)
+	}
+	return items, nil
+}
+
+func (s *Server) batchLinks(id correlation.ID) api.BatchLinks {
+	self := strings.TrimSuffix(s.PublicURL, "/") + "/v1/batches/" + id.String()
+	return api.BatchLinks{Self: self, Events: self + "/events", Cancel: self + "/cancel"}
+}
