@@ -407,8 +407,15 @@ type BatchItem struct {
 	StartTimeout   string            `json:"start_timeout,omitempty,omitzero"`
 	RunTimeout     string            `json:"run_timeout,omitempty,omitzero"`
 	Retention      string            `json:"retention,omitempty,omitzero"`
+	MaxAttempts    int               `json:"max_attempts,omitempty,omitzero"`
+	Backoff        string            `json:"backoff,omitempty,omitzero"`
+	Delay          string            `json:"delay,omitempty,omitzero"`
+	Priority       string            `json:"priority,omitempty,omitzero"`
+	OrderingKey    string            `json:"ordering_key,omitempty,omitzero"`
+	ConcurrencyKey string            `json:"concurrency_key,omitempty,omitzero"`
 	CallbackURL    string            `json:"callback_url,omitempty,omitzero"`
 	CallbackEvents []string          `json:"callback_events,omitempty,omitzero"`
+	Tag            []string          `json:"tag,omitempty,omitzero"`
 	Traceparent    string            `json:"traceparent,omitempty,omitzero"`
 }
 
@@ -421,12 +428,20 @@ type BatchItemReturn string
 // BatchItemAnswer What became of an item
 type BatchItemAnswer struct {
 	// StatusCode What a submit of its own had been answered with
-	StatusCode    int          `json:"status_code"`
-	CorrelationID string       `json:"correlation_id,omitempty,omitzero"`
-	Status        StatusStatus `json:"status,omitempty,omitzero"`
+	StatusCode    int    `json:"status_code"`
+	CorrelationID string `json:"correlation_id,omitempty,omitzero"`
+
+	// Status Left out where an item that was accepted before is forgotten by now
+	Status StatusStatus `json:"status,omitempty,omitzero"`
+
+	// Replayed An idempotency key, of the item or of the batch, had been used: this is the request of then
+	Replayed bool `json:"replayed,omitempty,omitzero"`
 
 	// Problem An error (RFC 9457)
 	Problem Problem `json:"problem,omitempty,omitzero"`
+
+	// RetryAfter Seconds after which the item may be accepted; only where that can help
+	RetryAfter int `json:"retry_after,omitempty,omitzero"`
 }
 
 // BatchItemOutcome The outcome of an item
@@ -685,7 +700,7 @@ type Scatter struct {
 	Legs []Leg `json:"legs"`
 }
 
-// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, idempotency_key
+// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, traceparent, idempotency_key, and return, which is minimal or representation
 type ScatterForm struct {
 	Services []Raw `json:"services"`
 
@@ -1055,6 +1070,9 @@ type SubmitBatchJSONBody = []BatchItem
 
 // SubmitBatchParams defines parameters for SubmitBatch.
 type SubmitBatchParams struct {
+	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.
+	Prefer Prefer `json:"Prefer,omitempty,omitzero"`
+
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
 

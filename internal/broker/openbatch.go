@@ -4,30 +4,57 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
-var batchScript = newScript("batch")
+var (
+	batchScript      = newScript("batch")
+	closeBatchScript = newScript("closebatch")
+)
 
 // Item is the place of a request in a batch.
 type Item struct {
 	Batch  correlation.ID
-	Number int // from 0
+	Number int       // from 0
+	Ends   time.Time // until when the batch is remembered at least, as OpenBatch says
 }
 
-// String is how the record has it, "" for none.
-func (i *Item) String() string {
+func (i *Item) batch() string {
 	if i == nil {
 		return ""
 	}
-	return i.Batch.String() + " " + strconv.Itoa(i.Number)
+	return i.Batch.String()
+}
+
+func (i *Item) number() string {
+	if i == nil {
+		return "0"
+	}
+	return strconv.Itoa(i.Number)
+}
+
+func (i *Item) ends() int64 {
+	if i == nil {
+		return 0
+	}
+	return i.Ends.UnixMilli()
+}
+
+// Opened is a batch whose items are to be submitted.
+type Opened struct {
+	ID       correlation.ID
+	Ends     time.Time // for its items
+	Replayed bool      // its idempotency key had been used with the same payload
 }
 
 // batchOwner signs IDs of batches, so that none passes for one of a request.
@@ -40,10 +67,11 @@ func (b *Broker) VerifyBatch(id correlation.ID, tenant string) error {
 
 // OpenBatch makes the batch whose items are then submitted one by one, with their
 // place in it; CloseBatch says when all are. With a key the same payload gives the
-// same batch. ErrIdempotencyMismatch, ErrUnavailable.
-func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []byte, items []Submission) (id correlation.ID, replayed bool, err error) {
+// same batch, for as long as one of its requests may be known.
+// ErrIdempotencyMismatch, ErrUnavailable.
+func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []byte, items []Submission) (Opened, error) {
 	if err := b.Ready(); err != nil {
-		return id, false, err
+		return Opened{}, err
 	}
 	lasts := b.options.Defaults.Retention
 	for _, s := range items {
@@ -51,32 +79,73 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 		lasts = max(lasts, p.Timeout+p.Retention)
 	}
 	lasts += batchSubmits
-	home := partition(mathrand.IntN(b.Partitions()))
 	binding, fingerprint := "", ""
 	if key != "" {
-		sum := sha256.Sum256([]byte(batchOwner(tenant) + "\x00" + key))
+		// Three NULs: no binding of a request has as many, see bindingOf.
+		sum := sha256.Sum256([]byte(batchOwner(tenant) + "\x00\x00" + key))
 		binding = hex.EncodeToString(sum[:16])
-		home = homeOf(binding, b.Partitions())
 		sum = sha256.Sum256(payload)
 		fingerprint = hex.EncodeToString(sum[:16])
 	}
-	id = b.ring().Mint(time.Now(), int(home), batchOwner(tenant))
-	keys := []string{home.batch(id)}
-	if key != "" {
-		keys = append(keys, home.idempotency(binding))
+	for range submitPlaces {
+		home, olds, until, err := b.homes(ctx, binding)
+		if err != nil {
+			return Opened{}, err
+		}
+		for _, old := range olds {
+			if o, found, err := b.boundBatch(ctx, old, binding, fingerprint); found || err != nil {
+				return o, err
+			}
+		}
+		id := b.ring().Mint(time.Now(), int(home), batchOwner(tenant))
+		keys, moves := []string{home.batch(id)}, int64(0)
+		if key != "" {
+			keys = append(keys, home.idempotency(binding))
+		}
+		if !until.IsZero() {
+			moves = until.UnixMilli()
+		}
+		raw, err := batchScript.run(ctx, b.redis.commands, home, keys, id.String(), len(items), lasts.Milliseconds(), fingerprint, moves, batchSubmits.Milliseconds())
+		if err != nil {
+			return Opened{}, fault("open a batch", err)
+		}
+		v := texts(raw)
+		switch v[0] {
+		case "mismatch":
+			return Opened{}, ErrIdempotencyMismatch
+		case "moved":
+			loop.Rest(ctx, raiseMargin/4)
+			continue
+		}
+		if id, err = correlation.Parse(v[1]); err != nil {
+			return Opened{}, fmt.Errorf("read the bound ID of a batch: %w", err)
+		}
+		return Opened{id, millis(v[2]), v[0] == "replayed"}, nil
 	}
-	raw, err := batchScript.run(ctx, b.redis.commands, home, keys, id.String(), len(items), lasts.Milliseconds(), fingerprint)
-	if err != nil {
-		return id, false, fault("open a batch", err)
+	return Opened{}, fmt.Errorf("open a batch: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
+}
+
+// boundBatch looks a key up in a partition where it is no longer at home.
+func (b *Broker) boundBatch(ctx context.Context, old partition, binding, fingerprint string) (o Opened, found bool, err error) {
+	bound, err := b.redis.commands.Get(ctx, old.idempotency(binding)).Result()
+	if err == nil {
+		text, print, _ := strings.Cut(bound, " ")
+		if print != fingerprint {
+			return o, false, ErrIdempotencyMismatch
+		}
+		if o.ID, err = correlation.Parse(text); err != nil {
+			return o, false, fmt.Errorf("read the bound ID of a batch: %w", err)
+		}
+		var ends string
+		if ends, err = b.redis.commands.HGet(ctx, old.batch(o.ID), "ends").Result(); err == nil {
+			o.Ends, o.Replayed = millis(ends), true
+			return o, true, nil
+		}
 	}
-	v := texts(raw)
-	if v[0] == "mismatch" {
-		return id, false, ErrIdempotencyMismatch
+	if errors.Is(err, redis.Nil) {
+		err = nil
 	}
-	if id, err = correlation.Parse(v[1]); err != nil {
-		return id, false, fmt.Errorf("read the bound ID of a batch: %w", err)
-	}
-	return id, v[0] == "replayed", nil
+	return o, false, fault("look up the idempotency key of a batch", err)
 }
 
 // CloseBatch notes in which partitions the batch has its items. Until then it
@@ -89,6 +158,6 @@ func (b *Broker) CloseBatch(ctx context.Context, id correlation.ID, items []corr
 			in = append(in, p)
 		}
 	}
-	err := b.redis.commands.HSet(ctx, home.batch(id), "partitions", "+"+strings.Join(in, " ")).Err()
+	_, err := closeBatchScript.run(ctx, b.redis.commands, home, []string{home.batch(id)}, strings.Join(in, " "))
 	return fault("close a batch", err)
 }

@@ -141,6 +141,12 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 				continue
 			}
 			return r, true, err
+		case "item": // of a batch that was sent again; what was forgotten meanwhile is not run anew
+			r, err := b.replay(ctx, answer[1])
+			if errors.Is(err, ErrGone) {
+				r.ID, err = correlation.Parse(answer[1])
+			}
+			return r, true, err
 		case "moved":
 			loop.Rest(ctx, raiseMargin/4)
 		}
@@ -278,7 +284,8 @@ func (s *submission) command() (keys []string, args []any) {
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
 		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
-		strings.Join(s.Tags, " "), register, s.plan.Concurrency, s.Batch.String(),
+		strings.Join(s.Tags, " "), register, s.plan.Concurrency,
+		s.Batch.batch(), s.Batch.number(), s.Batch.ends(),
 	}
 }
 

@@ -100,7 +100,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	if v[viewScatter] != "" {
 		r.MinReplies = int(number(strings.Fields(v[viewScatter])[1]))
 		for at := viewFields; at < len(v); at += legFields {
-			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields]))
+			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields], r.Minimal))
 		}
 	}
 	if !r.Status.Terminal() {
@@ -130,7 +130,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	return r, nil
 }
 
-func parseLeg(v []string) Leg {
+func parseLeg(v []string, minimal bool) Leg {
 	l := Leg{
 		Service: v[legService], Status: Status(v[legStatus]), Reason: v[legReason], Attempt: int(number(v[legAttempt])),
 		Worker: validText(v[legWorker]), Started: millis(v[legStarted]), Finished: millis(v[legFinished]),
@@ -138,7 +138,7 @@ func parseLeg(v []string) Leg {
 	if v[legCode] != "" || v[legMessage] != "" {
 		l.Error = &Error{Code: validText(v[legCode]), Message: validText(v[legMessage])}
 	}
-	if size := int(number(v[legReplySize])); size > 0 || v[legReplyType] != "" || l.Status == Succeeded {
+	if size := int(number(v[legReplySize])); size > 0 || v[legReplyType] != "" || l.Status == Succeeded && !minimal {
 		l.Reply = &Reply{ContentType: v[legReplyType], StatusCode: replyStatus(l.Status, v[legReplyStatus]), Size: size}
 		if len(v[legReply]) == size {
 			l.Reply.Body = []byte(v[legReply])

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"math/rand/v2"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -42,7 +44,7 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 	if err := share.grow(r.Context(), min(copiesOfBody*int64(len(body)), s.Inflight-share.held)); err != nil {
 		return err
 	}
-	raw, err := batchItems(body)
+	raw, err := batchItems(r.Header.Get("Content-Type"), body)
 	if err != nil {
 		return err
 	}
@@ -52,12 +54,12 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), 2*submitTimeout)
 	defer stop()
-	id, replayed, err := s.Broker.OpenBatch(ctx, callOf(r).who.Tenant, key, body, subs)
+	batch, err := s.Broker.OpenBatch(ctx, callOf(r).who.Tenant, key, body, subs)
 	if err != nil {
 		return err
 	}
-	records := s.submitItems(ctx, id, key != "", subs, errs)
-	answer := api.BatchAnswer{BatchID: id.String(), Links: s.batchLinks(id), Items: make([]api.BatchItemAnswer, len(raw))}
+	records, replayed := s.submitItems(ctx, batch, key != "", subs, errs)
+	answer := api.BatchAnswer{BatchID: batch.ID.String(), Links: s.batchLinks(batch.ID), Items: make([]api.BatchItemAnswer, len(raw))}
 	var accepted []correlation.ID
 	for i := range raw {
 		if errs[i] != nil {
@@ -67,14 +69,19 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 		}
 		answer.Accepted++
 		accepted = append(accepted, records[i].ID)
-		answer.Items[i] = api.BatchItemAnswer{StatusCode: http.StatusAccepted, CorrelationID: records[i].ID.String(), Status: api.StatusStatus(records[i].Status)}
+		answer.Items[i] = api.BatchItemAnswer{StatusCode: http.StatusAccepted, CorrelationID: records[i].ID.String(), Status: api.StatusStatus(records[i].Status), Replayed: replayed[i]}
 	}
-	if err := s.Broker.CloseBatch(ctx, id, accepted); err != nil { // it counts as closed after a while
+	if err := s.Broker.CloseBatch(ctx, batch.ID, accepted); err != nil { // it counts as closed after a while
 		s.log(r).Debug("close a batch", "error", err)
 	}
 	w.Header().Set("Location", answer.Links.Self)
-	if replayed {
+	if batch.Replayed {
 		w.Header().Set(api.HeaderIdempotencyReplayed, "true")
+	}
+	prefer := preferences(r.Header)
+	prefer.wait = 0 // for a thousand answers
+	if applied := prefer.answer(); applied != "" {
+		w.Header().Set(api.HeaderPreferenceApplied, applied)
 	}
 	status := http.StatusAccepted
 	if len(accepted) == 0 {
@@ -85,31 +92,31 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 }
 
 // submitItems submits those without an error, many at once, so that they share
-// pipelines.
-func (s *Server) submitItems(ctx context.Context, id correlation.ID, keyed bool, subs []broker.Submission, errs []error) []broker.Record {
-	records := make([]broker.Record, len(subs))
+// pipelines. What goes wrong with one is in errs.
+func (s *Server) submitItems(ctx context.Context, batch broker.Opened, keyed bool, subs []broker.Submission, errs []error) (records []broker.Record, replayed []bool) {
+	records, replayed = make([]broker.Record, len(subs)), make([]bool, len(subs))
 	var all sync.WaitGroup
 	slots := make(chan struct{}, itemsAtOnce)
 	for i := range subs {
 		if errs[i] != nil {
 			continue
 		}
-		subs[i].Batch = &broker.Item{Batch: id, Number: i}
+		subs[i].Batch = &broker.Item{Batch: batch.ID, Number: i, Ends: batch.Ends}
 		if keyed && subs[i].IdempotencyKey == "" { // a repeat of the call must not submit it again
-			subs[i].IdempotencyKey = id.String() + "." + strconv.Itoa(i)
+			subs[i].IdempotencyKey = batch.ID.String() + "." + strconv.Itoa(i)
 		}
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
 			sub, err := s.intercepted(ctx, subs[i])
 			if err == nil {
-				records[i], _, err = s.Broker.Submit(ctx, sub)
+				records[i], replayed[i], err = s.Broker.Submit(ctx, sub)
 			}
 			errs[i] = err
 		})
 	}
 	all.Wait()
-	return records
+	return records, replayed
 }
 
 // refusedItem is the problem that a submit of the item alone had met.
@@ -123,19 +130,25 @@ func (s *Server) refusedItem(r *http.Request, err error, service string) api.Bat
 	p := kind.New(f.detail)
 	p.Detail = itemDetail(p.Detail)
 	p.Errors = f.faults
-	return api.BatchItemAnswer{StatusCode: p.Status, Problem: p}
+	if f.retryAfter == 0 && kind.Retry {
+		f.retryAfter = 1 + rand.IntN(retrySpread)
+	}
+	return api.BatchItemAnswer{StatusCode: p.Status, Problem: p, RetryAfter: f.retryAfter}
 }
 
-// batchItems splits a JSON array, or JSON Lines, into its items.
-func batchItems(body []byte) (items []json.RawMessage, err error) {
-	if text := bytes.TrimSpace(body); len(text) > 0 && text[0] == '[' {
+// batchItems splits a JSON array, or JSON Lines, into its items. A call that says
+// neither is taken by how it begins.
+func batchItems(contentType string, body []byte) (items []json.RawMessage, err error) {
+	media, _, _ := mime.ParseMediaType(contentType)
+	text := bytes.TrimSpace(body)
+	if media == "application/json" || media != "application/jsonl" && media != "application/x-ndjson" && bytes.HasPrefix(text, []byte("[")) {
 		if err := json.Unmarshal(text, &items); err != nil {
-			return nil, failure{slug: "invalid-request", cause: err, detail: "The body is no JSON array. Nothing was accepted; send an array of items, or one item a line."}
+			return nil, failure{slug: "invalid-request", cause: err, detail: "The body is no JSON array. Nothing was accepted; send an array of items, or one item a line as application/jsonl."}
 		}
 	} else {
-		for line := range strings.Lines(string(body)) {
-			if line = strings.TrimSpace(line); line != "" {
-				items = append(items, json.RawMessage(line))
+		for line := range bytes.Lines(text) {
+			if line = bytes.TrimSpace(line); len(line) > 0 {
+				items = append(items, line)
 			}
 		}
 	}

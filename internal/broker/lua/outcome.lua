@@ -36,12 +36,13 @@ local function finish(r, o)
   end
   set('code', o.code and string.sub(o.code, 1, MAX_CODE))
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
-  if not string.find(r.events, 'm', 1, true) then -- the client asked for no reply
-    set('rtype', o.rtype)
-    set('rstatus', o.rstatus)
-    set('rheaders', o.rheaders)
-    set('reply', o.reply)
+  if string.find(r.events, 'm', 1, true) then -- the client asked for no reply
+    o.rtype, o.rstatus, o.rheaders, o.reply = nil, nil, nil, nil
   end
+  set('rtype', o.rtype)
+  set('rstatus', o.rstatus)
+  set('rheaders', o.rheaders)
+  set('reply', o.reply)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')

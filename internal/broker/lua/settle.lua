@@ -6,13 +6,12 @@
 --
 -- KEYS[1] reply stream of the partition
 -- ARGV[2] most replies, [3] bytes after which it stops, [4] a random number in
---     [0,1) for the back-off, [5] how many events and bytes of
---     them a request keeps, a line "service events bytes" each, "*" for the others,
---     [6] largest event,
---     [7] largest reply, [8] most replies set aside, [9] services whose final
---     replies are judged first, each between spaces, "*" for all; then seven for
---     each verdict: [10] entry, 'pass', 'change' or 'fail', error code, message,
---     content type, status code, body
+--     [0,1) for the back-off, [5] how many events and bytes of them a request
+--     keeps, a line "service events bytes" each, "*" for the others, [6] largest
+--     event, [7] largest reply that is kept, [8] most replies set aside, [9] services
+--     whose final replies are judged first, each between spaces, "*" for all; then
+--     seven for each verdict: [10] entry, 'pass', 'change' or 'fail', error code,
+--     message, content type, status code, body
 -- Returns {left on the stream, now, report lines, "entry service" to be judged}: the
 -- script stops before the first final reply that wants a verdict and has none. A
 -- line is
@@ -135,7 +134,8 @@ local function settle(entry, f, n)
 
   if kind == 'final' or kind == 'failed' then
     local whole = r.parents and load(r.parents)
-    if #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
+    local kept = not string.find(r.events, 'm', 1, true)
+    if kept and #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
       report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)

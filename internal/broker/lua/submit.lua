@@ -12,10 +12,12 @@
 --     never, [19] back-off, [20] delay, [21] policy or '' (see prelude.lua),
 --     [22] content type, [23] headers, [24] body, [25] tags, separated by spaces,
 --     [26] 1 to register the tenant for prune.lua, [27] concurrency of the service or 0,
---     [28] batch and number in it, or ''
--- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved', …}:
+--     [28] batch that it is an item of or '', [29] number in it, [30] ms until which
+--     the batch is remembered at least
+-- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'item' | 'mismatch' | 'moved', …}:
 --     accepted: created, entry or '', ordinal or 0, status; replayed: the ID of
---     the earlier request
+--     the earlier request; item: the same, of one that this item was before, whether
+--     or not it is still known
 local id, nonce, service, idem = ARGV[2], ARGV[3], ARGV[4], ARGV[16]
 local key = KEYS[1]
 
@@ -25,12 +27,24 @@ if known[1] then
   local created, ordinal = string.match(known[2], '^(%d+) .* (%d+) %d+$')
   return { 'accepted', created, known[3] or '', ordinal, known[4] }
 end
+local batch = ARGV[28] ~= '' and P .. 'batch:' .. ARGV[28]
+-- is_item notes which request the item of a batch is, where its batch may be sent
+-- again, and keeps the batch that long.
+local function is_item(request, until_ms)
+  redis.call('HSET', batch, 'ends', ARGV[30])
+  if idem ~= '' then redis.call('HSET', batch, 'i' .. ARGV[29], request) end
+  local left = redis.call('PTTL', batch)
+  redis.call('PEXPIREAT', batch, int(math.max(NOW + left, tonumber(ARGV[30]), until_ms)))
+end
+local earlier_item = batch and redis.call('HGET', batch, 'i' .. ARGV[29])
+if earlier_item then return { 'item', earlier_item } end
 if idem ~= '' then
   local bound = redis.call('GET', KEYS[2])
   local other, fingerprint = string.match(bound or '', '^(%S+) (%S+)$')
   local earlier = other and load(other)
   if earlier and not gone(earlier) then
     if fingerprint ~= ARGV[17] then return { 'mismatch' } end
+    if batch then is_item(other, 0) end
     return { 'replayed', other }
   end
 end
@@ -63,17 +77,15 @@ set('tags', ARGV[25])
 set('policy', ARGV[21])
 set('release', r.release and int(r.release))
 set('place', r.place and string.format('%.6f', r.place))
-set('batch', ARGV[28])
+set('batch', batch and ARGV[28] .. ' ' .. ARGV[29])
 redis.call('HSET', key, unpack(f))
 redis.call('PEXPIREAT', key, int(r.deadline + WEEK))
-if ARGV[28] ~= '' then
-  local batch = string.match(ARGV[28], '^%S+')
-  redis.call('HINCRBY', P .. 'batch:' .. batch, 'accepted', 1)
-  redis.call('SADD', P .. 'open:' .. batch, id)
-  for _, part in ipairs({ 'batch:', 'open:' }) do
-    local left = math.max(redis.call('PTTL', P .. part .. batch), r.deadline + WEEK - NOW)
-    redis.call('PEXPIREAT', P .. part .. batch, int(NOW + left))
-  end
+if batch then
+  local open = P .. 'open:' .. ARGV[28]
+  is_item(id, r.deadline + WEEK)
+  redis.call('HINCRBY', batch, 'accepted', 1)
+  redis.call('SADD', open, id)
+  redis.call('PEXPIREAT', open, int(NOW + math.max(redis.call('PTTL', open), r.deadline + WEEK - NOW)))
 end
 if idem ~= '' then
   redis.call('SET', KEYS[2], id .. ' ' .. ARGV[17])
