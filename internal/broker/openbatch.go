@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -67,18 +68,19 @@ func (b *Broker) VerifyBatch(id correlation.ID, tenant string) error {
 
 // OpenBatch makes the batch whose items are then submitted one by one, with their
 // place in it; CloseBatch says when all are. With a key the same payload gives the
-// same batch, for as long as one of its requests may be known.
+// same batch, for as long as one of its requests may be known. had is how many items
+// the call had, and items are those of them that can be submitted.
 // ErrIdempotencyMismatch, ErrUnavailable.
-func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []byte, items []Submission) (Opened, error) {
+func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []byte, had int, items []Submission) (Opened, error) {
 	if err := b.Ready(); err != nil {
 		return Opened{}, err
 	}
-	lasts := b.options.Defaults.Retention
+	var lasts time.Duration
 	for _, s := range items {
 		p := b.plan(s)
 		lasts = max(lasts, p.Timeout+p.Retention)
 	}
-	lasts += batchSubmits
+	lasts = cmp.Or(lasts, b.options.Defaults.Retention) + batchSubmits
 	binding, fingerprint := "", ""
 	if key != "" {
 		// Three NULs: no binding of a request has as many, see bindingOf.
@@ -105,7 +107,7 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 		if !until.IsZero() {
 			moves = until.UnixMilli()
 		}
-		raw, err := batchScript.run(ctx, b.redis.commands, home, keys, id.String(), len(items), lasts.Milliseconds(), fingerprint, moves, batchSubmits.Milliseconds())
+		raw, err := batchScript.run(ctx, b.redis.commands, home, keys, id.String(), had, lasts.Milliseconds(), fingerprint, moves, batchSubmits.Milliseconds())
 		if err != nil {
 			return Opened{}, fault("open a batch", err)
 		}

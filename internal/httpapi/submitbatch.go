@@ -49,12 +49,15 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	subs, errs := make([]broker.Submission, len(raw)), make([]error, len(raw))
+	var good []broker.Submission
 	for i := range raw {
-		subs[i], errs[i] = s.batchItem(r, raw[i])
+		if subs[i], errs[i] = s.batchItem(r, raw[i]); errs[i] == nil {
+			good = append(good, subs[i])
+		}
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), 2*submitTimeout)
 	defer stop()
-	batch, err := s.Broker.OpenBatch(ctx, callOf(r).who.Tenant, key, body, subs)
+	batch, err := s.Broker.OpenBatch(ctx, callOf(r).who.Tenant, key, body, len(raw), good)
 	if err != nil {
 		return err
 	}
