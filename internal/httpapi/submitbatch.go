@@ -98,28 +98,52 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 // pipelines. What goes wrong with one is in errs.
 func (s *Server) submitItems(ctx context.Context, batch broker.Opened, keyed bool, subs []broker.Submission, errs []error) (records []broker.Record, replayed []bool) {
 	records, replayed = make([]broker.Record, len(subs)), make([]bool, len(subs))
+	one := func(i int) {
+		sub, err := s.intercepted(ctx, subs[i])
+		if err == nil {
+			records[i], replayed[i], err = s.Broker.Submit(ctx, sub)
+		}
+		errs[i] = err
+	}
 	var all sync.WaitGroup
 	slots := make(chan struct{}, itemsAtOnce)
-	for i := range subs {
-		if errs[i] != nil {
-			continue
-		}
-		subs[i].Batch = &broker.Item{Batch: batch.ID, Number: i, Ends: batch.Ends}
-		if keyed && subs[i].IdempotencyKey == "" { // a repeat of the call must not submit it again
-			subs[i].IdempotencyKey = batch.ID.String() + "." + strconv.Itoa(i)
+	for _, lane := range lanes(subs, errs) {
+		for _, i := range lane {
+			subs[i].Batch = &broker.Item{Batch: batch.ID, Number: i, Ends: batch.Ends}
+			if keyed && subs[i].IdempotencyKey == "" { // a repeat of the call must not submit it again
+				subs[i].IdempotencyKey = batch.ID.String() + "." + strconv.Itoa(i)
+			}
 		}
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			sub, err := s.intercepted(ctx, subs[i])
-			if err == nil {
-				records[i], replayed[i], err = s.Broker.Submit(ctx, sub)
+			for _, i := range lane {
+				one(i)
 			}
-			errs[i] = err
 		})
 	}
 	all.Wait()
 	return records, replayed
+}
+
+// lanes are the items without an error, by what may be submitted at once: those with
+// one ordering key are accepted in the order of the call.
+func lanes(subs []broker.Submission, errs []error) (all [][]int) {
+	type key struct{ service, ordering string }
+	ordered := map[key]int{}
+	for i, sub := range subs {
+		if errs[i] != nil {
+			continue
+		}
+		k := key{sub.Service, sub.OrderingKey}
+		if lane, known := ordered[k]; known && k.ordering != "" {
+			all[lane] = append(all[lane], i)
+			continue
+		}
+		ordered[k] = len(all)
+		all = append(all, []int{i})
+	}
+	return all
 }
 
 // refusedItem is the problem that a submit of the item alone had met.
