@@ -652,7 +652,7 @@ type Reply struct {
 // ReplyEncoding defines model for Reply.Encoding.
 type ReplyEncoding string
 
-// ReplyPage Progress and partial replies, oldest first
+// ReplyPage Progress and partial replies, oldest first; on the last page of a request that has its outcome also the final reply, or the error
 type ReplyPage struct {
 	CorrelationID string       `json:"correlation_id"`
 	Status        StatusStatus `json:"status"`
@@ -669,6 +669,12 @@ type ReplyPage struct {
 	// Reset History that was asked for has been cut
 	Reset   Reset   `json:"reset,omitempty,omitzero"`
 	Replies []Event `json:"replies"`
+
+	// Final What the worker sent, or the GatheredReplies of a scatter; above 64 KiB the body is left out and served by its own link
+	Final Reply `json:"final,omitempty,omitzero"`
+
+	// Error Why a request did not succeed
+	Error Error `json:"error,omitempty,omitzero"`
 }
 
 // RequestList A page of the listing, newest first

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,17 +11,32 @@ import (
 	"github.com/coatcheck/coatcheck/api"
 )
 
-// Replies reads a page of the progress and partial replies numbered above after.
+// Replies reads a page of the progress and partial replies numbered above after; the
+// last one of a request that has its outcome has the final reply, too.
 func (c *Client) Replies(ctx context.Context, id string, after int) (p api.ReplyPage, err error) {
 	err = c.json(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d", requestPath(id, "/replies"), after), nil, nil, &p)
 	return p, err
 }
 
-// SubmitBatch hands in a JSON array of items, or JSON Lines. The same key and body
-// give the same batch, so a try whose answer was lost submits nothing twice.
-func (c *Client) SubmitBatch(ctx context.Context, key string, items []byte) (a api.BatchAnswer, err error) {
-	h := Request{IdempotencyKey: key, ContentType: "application/json"}.headers()
-	err = c.json(ctx, http.MethodPost, "/v1/batches", h, items, &a)
+// SubmitBatch hands in up to 1,000 items, each of which may
+// have all options of a submit. The same key and items give the same batch, so a
+// try whose answer was lost submits nothing twice; "" is a random key. What became
+// of each is in the answer: an item that was refused is no error.
+func (c *Client) SubmitBatch(ctx context.Context, key string, items ...api.BatchItem) (api.BatchAnswer, error) {
+	body, err := json.Marshal(items)
+	if err != nil {
+		return api.BatchAnswer{}, fmt.Errorf("write the batch: %w", err)
+	}
+	return c.SubmitBatchJSON(ctx, key, body)
+}
+
+// SubmitBatchJSON is SubmitBatch of a JSON array of items, or of JSON Lines.
+func (c *Client) SubmitBatchJSON(ctx context.Context, key string, items []byte) (a api.BatchAnswer, err error) {
+	contentType := "application/jsonl"
+	if bytes.HasPrefix(bytes.TrimSpace(items), []byte("[")) {
+		contentType = "application/json"
+	}
+	err = c.json(ctx, http.MethodPost, "/v1/batches", Request{IdempotencyKey: key, ContentType: contentType}.headers(), items, &a)
 	return a, err
 }
 

@@ -24,7 +24,7 @@ func batch() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := cl.SubmitBatch(c.Context(), key, items)
+			a, err := cl.SubmitBatchJSON(c.Context(), key, items)
 			if err != nil {
 				return err
 			}
@@ -39,8 +39,8 @@ func batch() *cobra.Command {
 				if err := json.NewEncoder(out(c)).Encode(b); err != nil {
 					return err
 				}
-				if b.Succeeded < b.Items {
-					return fmt.Errorf("%d of %d requests succeeded", b.Succeeded, b.Items)
+				if b.Succeeded < b.Accepted {
+					return fmt.Errorf("%d of %d requests succeeded", b.Succeeded, b.Accepted)
 				}
 			}
 			if a.Refused > 0 {

@@ -19,7 +19,7 @@ func submit() *cobra.Command {
 	var timeout, delay, backoff time.Duration
 	var priority, ordering, concurrency string
 	var attempts int
-	var waits bool
+	var waits, follows, minimal bool
 	var tags []string
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
@@ -35,11 +35,15 @@ func submit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := cl.Submit(c.Context(), args[0], client.Request{
+			r := client.Request{
 				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
 				Delay: delay, Priority: priority, OrderingKey: ordering, ConcurrencyKey: concurrency,
-				MaxAttempts: attempts, Backoff: backoff,
-			})
+				MaxAttempts: attempts, Backoff: backoff, Minimal: minimal,
+			}
+			if follows {
+				return t.follow(out(c), cl.Follow(c.Context(), args[0], r))
+			}
+			s, err := cl.Submit(c.Context(), args[0], r)
 			if err != nil {
 				return err
 			}
@@ -67,6 +71,9 @@ func submit() *cobra.Command {
 	c.Flags().IntVar(&attempts, "max-attempts", 0, "attempts before it fails; 0 leaves what the gateway has set")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
+	c.Flags().BoolVar(&follows, "follow", false, "follow its events until the outcome, a line an event")
+	c.Flags().BoolVar(&minimal, "minimal", false, "the outcome is wanted, the reply is not kept")
+	c.MarkFlagsMutuallyExclusive("wait", "follow")
 	return c
 }
 

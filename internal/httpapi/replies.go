@@ -8,14 +8,15 @@ import (
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
-// How many replies one page has: 256 of the largest are what one read brings.
+// How many replies one page has, and after how many bytes of them it ends.
 const (
 	defaultPage = 100
 	largestPage = 256
+	pageBytes   = 1 << 20
 )
 
 // replies lists the progress and partial replies of a request that are kept,
-// oldest first, by pages.
+// oldest first, by pages; behind the last, the final one.
 func (s *Server) replies(w http.ResponseWriter, r *http.Request) error {
 	id, err := s.id(r)
 	if err != nil {
@@ -51,11 +52,17 @@ func (s *Server) replies(w http.ResponseWriter, r *http.Request) error {
 	if first > after+1 {
 		page.Reset, page.After = api.Reset{First: first, Last: record.Events}, first-1
 	}
-	for _, e := range events {
+	for size, i := 0, 0; i < len(events) && (i == 0 || size+len(events[i].Body) <= pageBytes); i++ {
+		e := events[i]
+		size += len(e.Body)
 		page.Replies = append(page.Replies, hide.event(broker.EventDocument(e)))
 		page.After = e.Number
 	}
 	page.More = page.After < last
+	if record.Status.Terminal() && !page.More {
+		d := hide.status(broker.Document(record, s.PublicURL))
+		page.Final, page.Error = d.Reply, d.Error
+	}
 	s.writeJSON(w, r, http.StatusOK, page)
 	return nil
 }

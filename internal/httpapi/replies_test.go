@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func TestReplies(t *testing.T) {
 		f.send(work, progress(`{"percent":50}`))
 		f.send(work, broker.WorkerReply{Type: "partial", ContentType: "text/plain", Body: []byte("two")})
 		f.send(work, broker.WorkerReply{Type: "partial", ContentType: "image/png", Body: []byte{0xff, 0}})
-		f.send(work, broker.WorkerReply{Type: "final"})
+		f.send(work, broker.WorkerReply{Type: "final", ContentType: "text/plain", Body: []byte("done")})
 		p := f.get(path + "?limit=2").page(t)
 		if len(p.Replies) != 2 || p.Replies[0].Type != "progress" || string(p.Replies[1].Body) != `"two"` || !p.More || p.After != 2 || p.Status != "succeeded" {
 			t.Errorf("the first page: %+v", p)
@@ -43,6 +44,12 @@ func TestReplies(t *testing.T) {
 		}
 		if p = f.get(path + "?after=99").page(t); len(p.Replies) != 0 || p.After != 3 || p.More {
 			t.Errorf("behind the end: %+v", p)
+		}
+		if p.Final.StatusCode != 200 || string(p.Final.Body) != `"done"` {
+			t.Errorf("the final one is %+v", p.Final)
+		}
+		if first := f.get(path + "?limit=2").page(t); first.Final.StatusCode != 0 {
+			t.Errorf("the final one is on the first page: %+v", first.Final)
 		}
 		for _, wrong := range []string{"?after=-1", "?after=x", "?limit=0", "?limit=257"} {
 			f.get(path+wrong).problem(t, "invalid-option")
@@ -125,6 +132,84 @@ func TestMinimal(t *testing.T) {
 		f.echo()
 		if a := f.get(d.Links.Reply); string(a.body) != "x" {
 			t.Errorf("the reply is %d %s", a.StatusCode, a.body)
+		}
+	})
+}
+
+// TestRepliesAreBounded: a page ends after its bytes, and whatever was cut is said,
+// in pages and in streams.
+func TestRepliesAreBounded(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		d := f.submit("x")
+		work := f.claim()
+		large := strings.Repeat("x", 200<<10)
+		for range 60 { // 12 MB, of which 8 MiB are kept
+			f.send(work, broker.WorkerReply{Type: "partial", ContentType: "text/plain", Body: []byte(large)})
+		}
+		f.send(work, broker.WorkerReply{Type: "failed", Error: &broker.Error{Message: "enough"}})
+		seen, pages := 0, 0
+		for after, more := 0, true; more; pages++ {
+			a := f.get(fmt.Sprintf("%s/replies?after=%d&limit=256", d.Links.Self, after))
+			p := a.page(t)
+			if (p.Reset.First > 0) != (pages == 0) || len(a.body) > 3<<19 || len(p.Replies) == 0 {
+				t.Fatalf("page %d after %d has %d bytes, %d replies, reset %+v", pages, after, len(a.body), len(p.Replies), p.Reset)
+			}
+			if p.Replies[0].Number != max(after+1, p.Reset.First) || (p.Error.Message == "enough") != !p.More {
+				t.Errorf("page %d begins with %d, error %q", pages, p.Replies[0].Number, p.Error.Message)
+			}
+			after, more, seen = p.After, p.More, seen+len(p.Replies)
+		}
+		if seen != 40 {
+			t.Errorf("%d replies on %d pages", seen, pages)
+		}
+		f.wantEvents(f.follow(d.Links.Events, "Last-Event-ID: 58"), "retry status partial59 partial60 outcome61 end")
+		f.wantEvents(f.follow(d.Links.Events, "Last-Event-ID: 18"), "retry status reset partial21 partial22")
+	})
+}
+
+// TestMinimalEverywhere: no reply is kept of a scatter, of its legs, in the stream;
+// a call that waits learns the outcome, and a reply too large to be kept is no failure.
+func TestMinimalEverywhere(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		d := f.scatter("/v1/scatter?services=echo,small", "x", "Prefer: return=minimal")
+		for _, service := range []string{"echo", "small"} {
+			f.send(f.claimOf(service), text("final", "secret of "+service))
+		}
+		f.wantEvents(f.follow(d.Links.Events), "retry status partial1 partial2 outcome3 end")
+		done := f.get(d.Links.Self)
+		if s := done.status(t); s.Status != "succeeded" || s.Scatter.Succeeded != 2 || s.Reply.StatusCode != 0 {
+			t.Errorf("the scatter is %s", done.body)
+		}
+		if a := f.get(d.Links.Reply); a.StatusCode != http.StatusNoContent {
+			t.Errorf("its reply is %d %s", a.StatusCode, a.body)
+		}
+		if a := f.get(d.Links.Self + "/replies"); strings.Contains(string(a.body), "secret") || len(a.page(t).Replies) != 2 {
+			t.Errorf("its replies are %s", a.body)
+		}
+		for _, key := range f.mini.Keys() {
+			if strings.Contains(key, ":request:") && f.mini.HGet(key, "reply") != "" {
+				t.Errorf("%s has a reply", key)
+			}
+		}
+		form := f.scatter("/v1/scatter", `{"services":["echo","small"],"return":"minimal"}`)
+		f.post("/v1/scatter", `{"services":["echo","small"],"return":"nothing"}`).problem(t, "invalid-option")
+		if r := f.record(form.CorrelationID); !r.Minimal {
+			t.Errorf("the form makes %+v", r)
+		}
+		f.post(form.Links.Cancel, "")
+
+		go f.echo()
+		a := f.post("/v1/services/echo/requests", "x", "Prefer: return=minimal, wait=5")
+		if s := a.status(t); a.StatusCode != http.StatusAccepted || s.Status != "succeeded" || a.Header.Get("Preference-Applied") != "wait=5, return=minimal" {
+			t.Errorf("who waits gets %d %v %s", a.StatusCode, a.Header, a.body)
+		}
+		large := strings.Repeat("x", 17<<20)
+		for header, want := range map[string]api.StatusStatus{"Prefer: return=minimal": "succeeded", "X-None: 1": "failed"} {
+			d := f.submit("x", header)
+			f.echo(func(r *broker.WorkerReply) { r.Body = []byte(large) })
+			if s := f.get(d.Links.Self).status(t); s.Status != want {
+				t.Errorf("%s and a large reply: %s %+v", header, s.Status, s.Error)
+			}
 		}
 	})
 }
