@@ -110,10 +110,16 @@ func (f *following) stream(ctx context.Context) error {
 		f.over = true
 		return nil
 	}
-	if id := response.Header.Get(api.HeaderCorrelationID); f.method == http.MethodPost && id != "" { // accepted: from here on it is only read
+	id := response.Header.Get(api.HeaderCorrelationID)
+	accepted := f.method == http.MethodPost && id != ""
+	if accepted { // from here on it is only read
 		f.method, f.path, f.header, f.body = http.MethodGet, requestPath(id, "/events"), nil, nil
 	}
-	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media != "text/event-stream" {
+	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	switch {
+	case media != "text/event-stream" && accepted: // by a gateway that streams by the other call alone
+		return f.stream(ctx)
+	case media != "text/event-stream":
 		return fmt.Errorf("the answer is no event stream but %q: is this the address of a gateway?", media)
 	}
 	body := reading{response.Body, func() { silence.Reset(streamSilence) }}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,7 +21,7 @@ func submit() *cobra.Command {
 	var priority, ordering, concurrency string
 	var attempts int
 	var waits, follows, minimal bool
-	var tags []string
+	var tags, events []string
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
 		Short: "Submit a request; prints its status, with --wait its outcome",
@@ -31,12 +32,15 @@ func submit() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if waits && follows {
+				return usage{errors.New("--follow waits for the outcome already: leave --wait out")}
+			}
 			body, err := readData(c, data)
 			if err != nil {
 				return err
 			}
 			r := client.Request{
-				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
+				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, CallbackEvents: events, Tags: tags,
 				Delay: delay, Priority: priority, OrderingKey: ordering, ConcurrencyKey: concurrency,
 				MaxAttempts: attempts, Backoff: backoff, Minimal: minimal,
 			}
@@ -62,6 +66,7 @@ func submit() *cobra.Command {
 	c.Flags().StringVar(&contentType, "content-type", "application/json", "content type of the body")
 	c.Flags().StringVar(&key, "idempotency-key", "", "the same key and body give the same request")
 	c.Flags().StringVar(&callback, "callback-url", "", "where to post the outcome")
+	c.Flags().StringSliceVar(&events, "callback-events", nil, "what to post: succeeded, failed, timed_out, canceled, progress (default the four outcomes)")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "accepted to outcome; 0 leaves what the gateway has set")
 	c.Flags().DurationVar(&delay, "delay", 0, "not before; the other clocks start when it is over")
 	c.Flags().StringVar(&priority, "priority", "", "high, normal or low")
@@ -73,7 +78,6 @@ func submit() *cobra.Command {
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
 	c.Flags().BoolVar(&follows, "follow", false, "follow its events until the outcome, a line an event")
 	c.Flags().BoolVar(&minimal, "minimal", false, "the outcome is wanted, the reply is not kept")
-	c.MarkFlagsMutuallyExclusive("wait", "follow")
 	return c
 }
 

@@ -64,8 +64,8 @@ func TestItemOptions(t *testing.T) {
 			r.ID, r.Created, r.Queued = correlation.ID{}, time.Time{}, time.Time{}
 			r.Deadline, r.Release, r.Ordinal, r.Rank = r.Deadline.Truncate(time.Minute), r.Release.Truncate(time.Minute), 0, 0
 			text := fmt.Sprintf("%+v", r.Callback)
-		r.Callback = nil
-		return fmt.Sprintf("%+v %s", r, text)
+			r.Callback = nil
+			return fmt.Sprintf("%+v %s", r, text)
 		}
 		for name, o := range options {
 			d := f.batch(fmt.Sprintf(`[{"service":"echo","content_type":"text/plain","encoding":"text","body":"x",%q:%s}]`, name, o.item))
