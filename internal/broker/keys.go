@@ -48,15 +48,16 @@ func (p partition) listing(status, tenant string) string {
 	return p.prefix() + "listing:" + status + ":" + tenantText(tenant)
 }
 
-func (p partition) callbacks() string                  { return p.prefix() + "callbacks" }
-func (p partition) request(id correlation.ID) string   { return p.prefix() + "request:" + id.String() }
-func (p partition) record(name string) string          { return p.prefix() + "request:" + name } // of a leg too
-func (p partition) queue(service string) string        { return p.prefix() + "queue:" + service }
-func (p partition) waiting(service string) string      { return p.prefix() + "waiting:" + service }
-func (p partition) idempotency(hash string) string     { return p.prefix() + "idempotency:" + hash }
-func (p partition) batch(id correlation.ID) string     { return p.prefix() + "batch:" + id.String() }
-func (p partition) batchOpen(id correlation.ID) string { return p.prefix() + "open:" + id.String() }
-func (p partition) outcomes(id correlation.ID) string  { return p.prefix() + "outcomes:" + id.String() }
+func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
+func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }
+func (p partition) record(name string) string        { return p.prefix() + "request:" + name } // of a leg too
+func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
+func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
+func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }
+
+// batch is of the same batch as open:<id> and outcomes:<id>, see outcome.lua.
+func (p partition) batch(id correlation.ID) string { return p.prefix() + "batch:" + id.String() }
+
 func (p partition) gate(service, gate string) string {
 	return p.prefix() + "gate:" + service + ":" + gate
 }

@@ -48,6 +48,14 @@ func TestKeyLayout(t *testing.T) {
 				send(t, b, claim(t, b), broker.WorkerReply{Type: "retry", Delay: time.Minute})
 				settle(t, b)
 			}},
+			{"a batch, one of two items succeeded", func() {
+				o, _, _ := batchOf(t, b, "k", 2, echoes)
+				send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+				settle(t, b)
+				if _, err := b.Batch(t.Context(), o.ID, broker.BatchAsk{Attach: true}); err != nil {
+					t.Fatal(err)
+				}
+			}},
 		}
 		var layout strings.Builder
 		for _, stage := range stages {
@@ -79,14 +87,12 @@ func TestKeyLayout(t *testing.T) {
 
 // shape is a key without what differs from run to run.
 func shape(key string) string {
-	head, _, found := strings.Cut(key, ":request:")
-	if found {
-		return head + ":request:<id>"
+	for _, kind := range []string{":request:", ":events:", ":batch:", ":open:", ":outcomes:"} {
+		if head, rest, found := strings.Cut(key, kind); found && len(rest) >= 36 {
+			return head + kind + "<id>"
+		}
 	}
-	if head, _, found = strings.Cut(key, ":events:"); found {
-		return head + ":events:<id>"
-	}
-	if head, _, found = strings.Cut(key, ":idempotency:"); found {
+	if head, _, found := strings.Cut(key, ":idempotency:"); found {
 		return head + ":idempotency:<hash>"
 	}
 	return key

@@ -1,9 +1,15 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
 local gather, close -- of a scatter, below
--- A batch has in each partition in which it has items: the hash batch:<id> with
--- how many were accepted and how many have which outcome, the set open:<id> of
--- the others, and the list outcomes:<id> of "id number status ms".
+-- A batch has in each partition in which it has items: the hash batch:<id>, the set
+-- open:<id> of items without an outcome, and the list outcomes:<id> of
+-- "id number status ms". The fields of the hash:
+--
+--   accepted succeeded failed timed_out canceled   how many
+--   ends until  ms until which it is remembered: as agreed by all, and for its items
+--   waiters     gateways to wake, separated by spaces
+--   i<number>   which request the item is, where the call may be sent again
+--   created items partitions   in its home only, see batch.lua and closebatch.lua
 
 -- tally counts the outcome of r in its batch. What a batch has in a partition is
 -- forgotten with the last of its items there.
