@@ -41,8 +41,14 @@ var errCut = errors.New("the stream ended before the outcome")
 // where a connection breaks: what is numbered comes without a gap or a repeat,
 // and a status that was shown already is not shown again. An error ends it.
 func (c *Client) Events(ctx context.Context, id string) iter.Seq2[Event, error] {
+	return c.follow(ctx, id, following{client: c, method: http.MethodGet, path: requestPath(id, "/events")})
+}
+
+// follow follows what a message calls name.
+func (c *Client) follow(ctx context.Context, name string, f following) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		f := following{client: c, path: requestPath(id, "/events"), yield: yield}
+		f := f
+		f.yield = yield
 		for failures := 0; ; {
 			began, before := time.Now(), f.last
 			err := f.stream(ctx)
@@ -61,7 +67,7 @@ func (c *Client) Events(ctx context.Context, id string) iter.Seq2[Event, error] 
 				err = ctx.Err()
 			}
 			if err != nil {
-				yield(Event{}, fmt.Errorf("follow %s: %w", id, bare(err)))
+				yield(Event{}, fmt.Errorf("follow %s: %w", name, bare(err)))
 				return
 			}
 		}
@@ -71,7 +77,10 @@ func (c *Client) Events(ctx context.Context, id string) iter.Seq2[Event, error] 
 // following is one reader, over all of its connections.
 type following struct {
 	client *Client
+	method string
 	path   string
+	header http.Header // and body: of a submit, until its answer names the request
+	body   []byte
 	yield  func(Event, error) bool
 	last   int        // number of the last event
 	shown  api.Status // the last one that was yielded
@@ -84,11 +93,15 @@ func (f *following) stream(ctx context.Context) error {
 	defer stop()
 	silence := time.AfterFunc(streamSilence, stop)
 	defer silence.Stop()
-	h := http.Header{"Accept": {"text/event-stream"}}
+	h := http.Header{}
+	if f.header != nil {
+		h = f.header.Clone()
+	}
+	h.Set("Accept", "text/event-stream")
 	if f.last > 0 {
 		h.Set(api.HeaderLastEventID, strconv.Itoa(f.last))
 	}
-	response, err := f.client.once(connection, http.MethodGet, f.path, h, nil)
+	response, err := f.client.once(connection, f.method, f.path, h, f.body)
 	if err != nil {
 		return f.lost(ctx, connection, err)
 	}
@@ -97,7 +110,16 @@ func (f *following) stream(ctx context.Context) error {
 		f.over = true
 		return nil
 	}
-	if media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type")); media != "text/event-stream" {
+	id := response.Header.Get(api.HeaderCorrelationID)
+	accepted := f.method == http.MethodPost && id != ""
+	if accepted { // from here on it is only read
+		f.method, f.path, f.header, f.body = http.MethodGet, requestPath(id, "/events"), nil, nil
+	}
+	media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	switch {
+	case media != "text/event-stream" && accepted: // by a gateway that streams by the other call alone
+		return f.stream(ctx)
+	case media != "text/event-stream":
 		return fmt.Errorf("the answer is no event stream but %q: is this the address of a gateway?", media)
 	}
 	body := reading{response.Body, func() { silence.Reset(streamSilence) }}

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -46,13 +45,13 @@ func (c *Client) DeadLetters(ctx context.Context, f DeadFilter, cursor string, l
 	if limit > 0 {
 		q.Set("limit", strconv.Itoa(limit))
 	}
-	err = c.json(ctx, http.MethodGet, withQuery("/v1/dead-letters", q), nil, &page)
+	err = c.json(ctx, http.MethodGet, withQuery("/v1/dead-letters", q), nil, nil, &page)
 	return page, err
 }
 
 // Purge forgets the dead letters that match, up to 10000; call it again while Left.
 func (c *Client) Purge(ctx context.Context, f DeadFilter) (p api.Purged, err error) {
-	err = c.json(ctx, http.MethodDelete, withQuery("/v1/dead-letters", f.query()), nil, &p)
+	err = c.json(ctx, http.MethodDelete, withQuery("/v1/dead-letters", f.query()), nil, nil, &p)
 	return p, err
 }
 
@@ -62,38 +61,20 @@ func (c *Client) RedriveAll(ctx context.Context, which api.RedriveRequest) (job 
 	if err != nil {
 		return job, err
 	}
-	err = c.json(ctx, http.MethodPost, "/v1/redrives", body, &job)
+	err = c.json(ctx, http.MethodPost, "/v1/redrives", http.Header{"Content-Type": {"application/json"}}, body, &job)
 	return job, err
 }
 
 // Redrive tells how far a job is.
 func (c *Client) Redrive(ctx context.Context, id string) (job api.Redrive, err error) {
-	err = c.json(ctx, http.MethodGet, "/v1/redrives/"+url.PathEscape(id), nil, &job)
+	err = c.json(ctx, http.MethodGet, "/v1/redrives/"+url.PathEscape(id), nil, nil, &job)
 	return job, err
 }
 
 // StopRedrive stops a job. A problem already-terminal says that it was done before.
 func (c *Client) StopRedrive(ctx context.Context, id string) (job api.Redrive, err error) {
-	err = c.json(ctx, http.MethodPost, "/v1/redrives/"+url.PathEscape(id)+"/cancel", nil, &job)
+	err = c.json(ctx, http.MethodPost, "/v1/redrives/"+url.PathEscape(id)+"/cancel", nil, nil, &job)
 	return job, err
-}
-
-// json calls, and reads the answer into v.
-func (c *Client) json(ctx context.Context, method, path string, body []byte, v any) error {
-	var h http.Header
-	if body != nil {
-		h = http.Header{"Content-Type": {"application/json"}}
-	}
-	return c.call(ctx, method, path, h, body, func(response *http.Response) error {
-		raw, err := readAll(response, maxDocument)
-		if err != nil {
-			return err
-		}
-		if err := json.Unmarshal(raw, v); err != nil {
-			return errors.New("the answer is no JSON document: is this the address of a gateway?")
-		}
-		return nil
-	})
 }
 
 func withQuery(path string, q url.Values) string {

@@ -37,6 +37,8 @@ type Request struct {
 	CallbackEvents []string // of api.CallbackEventNames; default: the four outcomes
 
 	Tags []string // to find it in the listing by
+
+	Minimal bool // the outcome is wanted, the reply is not kept
 }
 
 // Submit hands a request in. The status has its correlation ID.
@@ -60,6 +62,9 @@ func (r Request) headers() http.Header {
 		h.Set(name, value)
 	}
 	h.Del(api.HeaderPrefer)
+	if r.Minimal {
+		h.Set(api.HeaderPrefer, "return=minimal")
+	}
 	set("Content-Type", r.ContentType)
 	for name, d := range map[string]time.Duration{
 		api.HeaderTimeout: r.Timeout, api.HeaderStartTimeout: r.StartTimeout,

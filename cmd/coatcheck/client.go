@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"os"
 	"strings"
@@ -213,22 +214,27 @@ func tail() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for e, err := range cl.Events(c.Context(), args[0]) {
-				if err != nil {
-					return err
-				}
-				if err := t.event(out(c), e); err != nil {
-					return err
-				}
-				if e.Kind == "outcome" {
-					return verdict(e.Status)
-				}
-			}
-			return nil
+			return t.follow(out(c), cl.Events(c.Context(), args[0]))
 		},
 	}
 	t.flags(c)
 	return c
+}
+
+// follow prints events until the outcome; one that is no success is an error.
+func (t *target) follow(w io.Writer, events iter.Seq2[client.Event, error]) error {
+	for e, err := range events {
+		if err != nil {
+			return err
+		}
+		if err := t.event(w, e); err != nil {
+			return err
+		}
+		if e.Kind == "outcome" {
+			return verdict(e.Status)
+		}
+	}
+	return nil
 }
 
 func (t *target) event(w io.Writer, e client.Event) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,8 +20,8 @@ func submit() *cobra.Command {
 	var timeout, delay, backoff time.Duration
 	var priority, ordering, concurrency, cache string
 	var attempts int
-	var waits bool
-	var tags []string
+	var waits, follows, minimal bool
+	var tags, events []string
 	c := &cobra.Command{
 		Use:   "submit SERVICE",
 		Short: "Submit a request; prints its status, with --wait its outcome",
@@ -31,15 +32,22 @@ func submit() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if waits && follows {
+				return usage{errors.New("--follow waits for the outcome already: leave --wait out")}
+			}
 			body, err := readData(c, data)
 			if err != nil {
 				return err
 			}
-			s, err := cl.Submit(c.Context(), args[0], client.Request{
-				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, Tags: tags,
+			r := client.Request{
+				ContentType: contentType, Body: body, IdempotencyKey: key, Timeout: timeout, CallbackURL: callback, CallbackEvents: events, Tags: tags,
 				Delay: delay, Priority: priority, OrderingKey: ordering, ConcurrencyKey: concurrency,
-				MaxAttempts: attempts, Backoff: backoff, CacheControl: cache,
-			})
+				MaxAttempts: attempts, Backoff: backoff, CacheControl: cache, Minimal: minimal,
+			}
+			if follows {
+				return t.follow(out(c), cl.Follow(c.Context(), args[0], r))
+			}
+			s, err := cl.Submit(c.Context(), args[0], r)
 			if err != nil {
 				return err
 			}
@@ -58,6 +66,7 @@ func submit() *cobra.Command {
 	c.Flags().StringVar(&contentType, "content-type", "application/json", "content type of the body")
 	c.Flags().StringVar(&key, "idempotency-key", "", "the same key and body give the same request")
 	c.Flags().StringVar(&callback, "callback-url", "", "where to post the outcome")
+	c.Flags().StringSliceVar(&events, "callback-events", nil, "what to post: succeeded, failed, timed_out, canceled, progress (default the four outcomes)")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "accepted to outcome; 0 leaves what the gateway has set")
 	c.Flags().DurationVar(&delay, "delay", 0, "not before; the other clocks start when it is over")
 	c.Flags().StringVar(&priority, "priority", "", "high, normal or low")
@@ -68,6 +77,8 @@ func submit() *cobra.Command {
 	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
 	c.Flags().StringVar(&cache, "cache-control", "", "no-cache, no-store, max-age=SECONDS or only-if-cached")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
+	c.Flags().BoolVar(&follows, "follow", false, "follow its events until the outcome, a line an event")
+	c.Flags().BoolVar(&minimal, "minimal", false, "the outcome is wanted, the reply is not kept")
 	return c
 }
 

@@ -50,6 +50,8 @@ var Defaults = ServiceConfig{
 	MaxQueued:   100_000,
 
 	KeyConcurrency: 1,
+	MaxEvents:      1000,
+	MaxEventBytes:  8 << 20,
 }
 
 // Options of Open. The zero value of a field means its default.
@@ -85,6 +87,11 @@ type ServiceConfig struct {
 	Coalesce     bool          // requests with the same content that are open together share one run
 	CacheTTL     time.Duration // for how long a reply answers requests with the same content; 0 where the worker says so
 	CacheHeaders []string      // names of forwarded headers that count as content
+
+	// How many progress and partial replies of one request are kept, and how many
+	// bytes of them; beyond either, the oldest go. The latest always stays.
+	MaxEvents     int
+	MaxEventBytes int
 }
 
 // over fills the zero fields of c from base.
@@ -110,6 +117,8 @@ func (c ServiceConfig) over(base ServiceConfig) ServiceConfig {
 	if c.CacheHeaders == nil {
 		c.CacheHeaders = base.CacheHeaders
 	}
+	c.MaxEvents = cmp.Or(c.MaxEvents, base.MaxEvents)
+	c.MaxEventBytes = cmp.Or(c.MaxEventBytes, base.MaxEventBytes)
 	return c
 }
 

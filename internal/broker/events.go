@@ -24,7 +24,12 @@ var eventsScript = newScript("events")
 // is kept, 0 for none: after+1 < first means that history was cut. ErrGone,
 // ErrUnavailable.
 func (b *Broker) Events(ctx context.Context, id correlation.ID, after int) (r Record, events []Event, first int, err error) {
-	raw, err := b.readEvents(ctx, id, after, eventsPage, InlineReply, false)
+	return b.Replies(ctx, id, after, eventsPage)
+}
+
+// Replies is Events with up to most of them.
+func (b *Broker) Replies(ctx context.Context, id correlation.ID, after, most int) (r Record, events []Event, first int, err error) {
+	raw, err := b.readEvents(ctx, id, after, most, InlineReply, false)
 	if err != nil {
 		return Record{}, nil, 0, err
 	}

@@ -3,10 +3,13 @@ package broker
 import "github.com/coatcheck/coatcheck/api"
 
 // gathered is the reply of a scatter that has its outcome: nil where it timed out or
-// was canceled. Its body is written here, from the records of the legs, which do not
+// was canceled, or none was wanted. Its body is written here, from the records of the legs, which do not
 // change any more: so poll, stream and callback show the same bytes, and Redis keeps
 // each answer once. Without the bodies of the legs it has none.
 func gathered(r Record) *Reply {
+	if r.Minimal {
+		return nil
+	}
 	reply := &Reply{ContentType: "application/json", StatusCode: 200}
 	switch r.Status {
 	case Succeeded:

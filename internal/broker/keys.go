@@ -58,6 +58,10 @@ func (p partition) record(name string) string        { return p.prefix() + "requ
 func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
 func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
 func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }
+
+// batch is of the same batch as open:<id> and outcomes:<id>, see outcome.lua.
+func (p partition) batch(id correlation.ID) string { return p.prefix() + "batch:" + id.String() }
+
 func (p partition) gate(service, gate string) string {
 	return p.prefix() + "gate:" + service + ":" + gate
 }

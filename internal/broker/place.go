@@ -7,10 +7,13 @@ import (
 	"encoding/hex"
 	"errors"
 	mathrand "math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // place mints the correlation ID of a submission in its partition: where its
@@ -18,38 +21,47 @@ import (
 // still be in use, before partitions were added, and returns the request that
 // the idempotency key was bound to if there is one.
 func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool, err error) {
-	home := partition(mathrand.IntN(b.Partitions()))
-	if key := s.home; key != "" {
-		if time.Since(b.shared.Load().read) > knownWithin {
-			if err := b.configure(ctx); err != nil {
-				return Record{}, false, err
+	home, olds, until, err := b.homes(ctx, s.home)
+	if err != nil {
+		return Record{}, false, err
+	}
+	s.until = until
+	for _, old := range olds {
+		if s.binding != "" {
+			if r, found, err := b.bound(ctx, s, old); found || err != nil {
+				return r, found, err
 			}
 		}
-		d := b.shared.Load()
-		var partitions int
-		partitions, s.until = d.keyed()
-		home = homeOf(key, partitions)
-		asked := map[partition]bool{home: true}
-		for _, f := range d.former {
-			old := homeOf(key, f.partitions)
-			if asked[old] {
-				continue
-			}
-			asked[old] = true
-			if s.binding != "" {
-				if r, found, err := b.bound(ctx, s, old); found || err != nil {
-					return r, found, err
-				}
-			}
-			if inUse, err := b.inUse(ctx, s, old); err != nil {
-				return Record{}, false, err
-			} else if inUse {
-				home = old
-			}
+		if inUse, err := b.inUse(ctx, s, old); err != nil {
+			return Record{}, false, err
+		} else if inUse {
+			home = old
 		}
 	}
 	s.id = b.ring().Mint(time.Now(), int(home), s.Tenant)
 	return Record{}, false, nil
+}
+
+// homes is where a key is at home, any partition for "", until when, zero for no
+// end, and where it may have been before partitions were added, oldest first.
+func (b *Broker) homes(ctx context.Context, key string) (home partition, olds []partition, until time.Time, err error) {
+	if key == "" {
+		return partition(mathrand.IntN(b.Partitions())), nil, until, nil
+	}
+	if time.Since(b.shared.Load().read) > knownWithin {
+		if err := b.configure(ctx); err != nil {
+			return 0, nil, until, err
+		}
+	}
+	d := b.shared.Load()
+	partitions, until := d.keyed()
+	home = homeOf(key, partitions)
+	for _, f := range d.former {
+		if old := homeOf(key, f.partitions); old != home && !slices.Contains(olds, old) {
+			olds = append(olds, old)
+		}
+	}
+	return home, olds, until, nil
 }
 
 // inUse tells whether requests are open in a partition where theirs is no longer
@@ -86,6 +98,19 @@ func (s *submission) gates(p partition) (keys []string) {
 
 // bound looks a key up in a partition where it is no longer at home.
 func (b *Broker) bound(ctx context.Context, s *submission, old partition) (Record, bool, error) {
+	if s.Batch != nil {
+		id, err := b.redis.commands.HGet(ctx, old.batch(s.Batch.Batch), "i"+s.Batch.number()).Result()
+		if err == nil {
+			r, err := b.replay(ctx, id)
+			if errors.Is(err, ErrGone) {
+				r.ID, err = correlation.Parse(id)
+			}
+			return r, err == nil, err
+		}
+		if !errors.Is(err, redis.Nil) {
+			return Record{}, false, fault("look up the item of a batch", err)
+		}
+	}
 	bound, err := b.redis.commands.Get(ctx, old.idempotency(s.binding)).Result()
 	if errors.Is(err, redis.Nil) {
 		return Record{}, false, nil

@@ -61,6 +61,7 @@ type Record struct {
 	Traceparent string
 	Callback    *Callback
 	Tags        []string // to find it in the listing by; nil for none
+	Minimal     bool     // no reply is kept, only the outcome
 
 	Priority    Priority
 	Release     time.Time // while scheduled: when its delay or back-off is over

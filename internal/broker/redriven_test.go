@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
@@ -32,6 +33,7 @@ func with(concurrency bool) broker.Submission {
 		Callback: &broker.Callback{URL: "https://example.com/hook", Events: []string{"failed", "progress"}}, Tags: []string{"a", "b"},
 		Timeout: 61 * time.Second, StartTimeout: 62 * time.Second, RunTimeout: 63 * time.Second, Retention: 64 * time.Second, Backoff: 65 * time.Second,
 		MaxAttempts: 6, Delay: 20 * time.Millisecond, Priority: broker.PriorityLow, OrderingKey: "o",
+		Minimal: true, Batch: &broker.Item{Batch: correlation.Keyring{correlation.NewKey()}.Mint(time.Now(), 0, "acme"), Ends: time.Now().Add(time.Hour)},
 		Cache: broker.CacheControl{NoCache: true}, // said of this submit: what is redriven runs, and alone
 	}
 	if concurrency {
@@ -86,11 +88,12 @@ func TestRedrivenHasAllThatIsTheClients(t *testing.T) {
 				t.Errorf("the worker got another one: %s", cmp.Diff(first, second))
 			}
 
-			// The idempotency key means the one that it was used for; the delay is over.
+			// The idempotency key, and the item of a batch, mean the one that was accepted
+			// with them; the delay is over.
 			// An ordinal comes over in no way: it is a number of the entry.
 			var names []string
 			for name := range was {
-				if name != "idem" && name != "delay" {
+				if name != "idem" && name != "delay" && name != "batch" {
 					names = append(names, name)
 				}
 			}
@@ -106,12 +109,12 @@ func TestRedrivenHasAllThatIsTheClients(t *testing.T) {
 			}
 			its := strings.Fields("nonce plan finished started entry") // each has its own
 			for name, value := range was {
-				if name != "idem" && name != "delay" && !slices.Contains(its, name) && is[name] != value {
+				if name != "idem" && name != "delay" && name != "batch" && !slices.Contains(its, name) && is[name] != value {
 					t.Errorf("%s was %q, is %q", name, value, is[name])
 				}
 			}
 			plan := strings.Fields(is["plan"])
-			if want := "61000 62000 63000 30000 6 64000 fp"; strings.Join(plan[1:8], " ") != want || plan[9] != "65000" {
+			if want := "61000 62000 63000 30000 6 64000 fpm"; strings.Join(plan[1:8], " ") != want || plan[9] != "65000" {
 				t.Errorf("the plan is %v, want %s … 65000", plan, want)
 			}
 			if again, replayed, err := b.Submit(t.Context(), s); err != nil || !replayed || again.ID != old.ID {

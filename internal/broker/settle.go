@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -18,8 +19,7 @@ const (
 	lapseBatch    = 32
 	sweepBytes    = 1 << 20
 
-	maxEvents    = 1000      // progress and partial replies kept a request; the oldest go first
-	maxEventSize = 256 << 10 // bytes; a larger one is set aside
+	maxEventSize = 256 << 10 // bytes of a progress or partial reply; a larger one is set aside
 	maxAside     = 100       // replies kept that nobody understands
 )
 
@@ -87,7 +87,7 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := partition(p)
 	args := []any{
-		settleReplies, settleBytes, rand.Float64(), maxEvents, maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
+		settleReplies, settleBytes, rand.Float64(), b.eventLimits(), maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
 	}
 	verdicts := args[len(args):]
 	for {
@@ -109,6 +109,19 @@ func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, er
 			return facts, false, err
 		}
 	}
+}
+
+// eventLimits is a line for each service that has limits of its own, and last one
+// for all others: "service events bytes".
+func (b *Broker) eventLimits() string {
+	var lines strings.Builder
+	for name, own := range b.options.Services {
+		if c := own.over(b.options.Defaults); c.MaxEvents != b.options.Defaults.MaxEvents || c.MaxEventBytes != b.options.Defaults.MaxEventBytes {
+			fmt.Fprintf(&lines, "%s %d %d\n", name, c.MaxEvents, c.MaxEventBytes)
+		}
+	}
+	fmt.Fprintf(&lines, "* %d %d\n", b.options.Defaults.MaxEvents, b.options.Defaults.MaxEventBytes)
+	return lines.String()
 }
 
 // Decision is what Decide and Lapse found.

@@ -32,10 +32,10 @@ const (
 
 // sharing is what submit.lua is told of the sharing of a request, "" for none, and
 // the hash of its content. A request that has its own turn to wait for, by an
-// ordering key or a delay, shares nothing.
+// ordering key or a delay, shares nothing, nor one that wants no reply.
 func (b *Broker) sharing(s Submission, plan ServiceConfig) (content, text string) {
 	caches := plan.CacheTTL > 0 || b.shared.Load().cacheable[s.Service]
-	if !caches && !plan.Coalesce || s.Cache.NoStore || s.OrderingKey != "" || s.Delay > 0 {
+	if !caches && !plan.Coalesce || s.Cache.NoStore || s.Minimal || s.OrderingKey != "" || s.Delay > 0 {
 		return "", ""
 	}
 	age := int64(math.MaxInt32) * 1000

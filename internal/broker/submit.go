@@ -39,6 +39,8 @@ type Submission struct {
 	IdempotencyKey  string            // "" for none
 	Callback        *Callback         // nil for none
 	Tags            []string          // without white space; nil for none
+	Batch           *Item             // what it is of a batch; nil for nothing
+	Minimal         bool              // the outcome is wanted, the reply is not kept
 
 	// Where above 0, these override what is configured for the service.
 	Timeout, StartTimeout, RunTimeout, Retention, Backoff time.Duration
@@ -151,6 +153,12 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 				continue
 			}
 			return r, true, err
+		case "item": // of a batch that was sent again; what was forgotten meanwhile is not run anew
+			r, err := b.replay(ctx, answer[1])
+			if errors.Is(err, ErrGone) {
+				r.ID, err = correlation.Parse(answer[1])
+			}
+			return r, true, err
 		case "moved":
 			loop.Rest(ctx, raiseMargin/4)
 		}
@@ -187,7 +195,7 @@ func (s *submission) record(answer []string) Record {
 	return Record{
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
-		Traceparent: s.Traceparent, Callback: s.Callback, Ordinal: number(answer[3]), Tags: s.Tags,
+		Traceparent: s.Traceparent, Callback: s.Callback, Minimal: s.Minimal, Ordinal: number(answer[3]), Tags: s.Tags,
 		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
 		Cache: cache, Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),
 	}
@@ -283,6 +291,9 @@ func (s *submission) command() (keys []string, args []any) {
 	if s.Callback != nil {
 		url, events = s.Callback.URL, eventLetters(s.Callback.Events)
 	}
+	if s.Minimal {
+		events += "m"
+	}
 	until := int64(0)
 	if !s.until.IsZero() {
 		until = s.until.UnixMilli()
@@ -301,6 +312,7 @@ func (s *submission) command() (keys []string, args []any) {
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
 		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
 		strings.Join(s.Tags, " "), register, s.plan.Concurrency, s.sharing,
+		s.Batch.batch(), s.Batch.number(), s.Batch.ends(),
 	}
 }
 

@@ -88,7 +88,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
 		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], RetriedAs: v[viewRetriedAs], Traceparent: v[viewTrace],
 		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
-		MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
+		Minimal: strings.Contains(plan[7], "m"), MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}
 	if v[viewTags] != "" {
 		r.Tags = strings.Fields(v[viewTags])
@@ -108,7 +108,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	if v[viewScatter] != "" {
 		r.MinReplies = int(number(strings.Fields(v[viewScatter])[1]))
 		for at := viewFields; at < len(v); at += legFields {
-			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields]))
+			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields], r.Minimal))
 		}
 	}
 	if !r.Status.Terminal() {
@@ -124,7 +124,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		return r, nil
 	}
 	size := int(number(v[viewReplySize]))
-	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded {
+	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded && !r.Minimal {
 		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: replyStatus(r.Status, v[viewReplyStatus]), Size: size}
 		if text := v[viewReplyHeaders]; text != "" {
 			if json.Unmarshal([]byte(text), &r.Reply.Headers) != nil {
@@ -138,7 +138,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	return r, nil
 }
 
-func parseLeg(v []string) Leg {
+func parseLeg(v []string, minimal bool) Leg {
 	l := Leg{
 		Service: v[legService], Status: Status(v[legStatus]), Reason: v[legReason], Attempt: int(number(v[legAttempt])),
 		Worker: validText(v[legWorker]), Started: millis(v[legStarted]), Finished: millis(v[legFinished]),
@@ -146,7 +146,7 @@ func parseLeg(v []string) Leg {
 	if v[legCode] != "" || v[legMessage] != "" {
 		l.Error = &Error{Code: validText(v[legCode]), Message: validText(v[legMessage])}
 	}
-	if size := int(number(v[legReplySize])); size > 0 || v[legReplyType] != "" || l.Status == Succeeded {
+	if size := int(number(v[legReplySize])); size > 0 || v[legReplyType] != "" || l.Status == Succeeded && !minimal {
 		l.Reply = &Reply{ContentType: v[legReplyType], StatusCode: replyStatus(l.Status, v[legReplyStatus]), Size: size}
 		if len(v[legReply]) == size {
 			l.Reply.Body = []byte(v[legReply])

@@ -37,6 +37,14 @@ const largestBody Size = 512 << 20
 // bodyRoom is what reading takes beyond a body that does not tell its length.
 const bodyRoom Size = 64 << 10
 
+// What a request may keep of progress and partial replies: at least one of the
+// largest size, and no more than one read brings.
+const (
+	mostEvents      = 100_000
+	leastEventBytes = 256 << 10
+	mostEventBytes  = 64 << 20
+)
+
 var redisScheme = regexp.MustCompile(`^(redis|rediss|unix)://.`)
 
 // Check says in one line what can't be, naming key, value and what is allowed.
@@ -164,6 +172,12 @@ func (s Limits) check(at string, b Bounds) error {
 		if !fieldName.MatchString(name) {
 			return fmt.Errorf("%s.cache_headers: %q is no name of a header", at, name)
 		}
+	}
+	if s.MaxEvents < 0 || s.MaxEvents > mostEvents {
+		return fmt.Errorf("%s.max_events: %d is outside 1..%d", at, s.MaxEvents, mostEvents)
+	}
+	if s.MaxEventBytes != 0 && (s.MaxEventBytes < leastEventBytes || s.MaxEventBytes > mostEventBytes) {
+		return fmt.Errorf("%s.max_event_bytes: %d is outside %d..%d", at, s.MaxEventBytes, leastEventBytes, mostEventBytes)
 	}
 	if s.MaxQueued < 0 {
 		return fmt.Errorf("%s.max_queued: %d is negative", at, s.MaxQueued)

@@ -91,6 +91,9 @@ type Limits struct {
 	Coalesce     bool          `yaml:"coalesce" env:"COALESCE" meaning:"requests with the same content that are open together share one run"`
 	CacheTTL     time.Duration `yaml:"cache_ttl" env:"CACHE_TTL" meaning:"how long a reply answers requests with the same content; 0 where the worker says so"`
 	CacheHeaders []string      `yaml:"cache_headers" env:"CACHE_HEADERS" meaning:"forwarded headers that count as content, comma-separated"`
+
+	MaxEvents     int `yaml:"max_events" env:"MAX_EVENTS" meaning:"progress and partial replies of a request that are kept; the oldest go first"`
+	MaxEventBytes int `yaml:"max_event_bytes" env:"MAX_EVENT_BYTES" meaning:"the same in bytes"`
 }
 
 // Bounds are what a request may ask for.
@@ -172,7 +175,7 @@ func Default() Config {
 	return Config{
 		Addr: "127.0.0.1:8080", DataDir: "data", MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainTimeout: 20 * time.Second,
 		Log:      Log{Level: "info", Format: "auto"},
-		Defaults: Limits{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1},
+		Defaults: Limits{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1, MaxEvents: 1000, MaxEventBytes: 8 << 20},
 		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour, MaxDelay: 7 * 24 * time.Hour},
 	}
 }

@@ -44,7 +44,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.streams.Add(1)
 	defer s.streams.Add(-1)
-	stream := openStream(w)
+	stream := openStream(w, http.StatusOK)
 	if r.Method == http.MethodHead {
 		return nil
 	}

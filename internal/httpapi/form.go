@@ -56,6 +56,25 @@ func optionText(raw json.RawMessage) (string, bool) {
 	return "", false
 }
 
+// formOption reads a field of a document as the header that it stands for.
+func formOption(name string, raw json.RawMessage) (header, text string, err error) {
+	text, ok := optionText(raw)
+	if !ok {
+		return "", "", fail("invalid-option", "%s must be a string, a number, true or false, or a list of strings. Nothing was accepted.", quoted(name))
+	}
+	if name == "return" {
+		if text != "minimal" && text != "representation" {
+			return "", "", fail("invalid-option", "return is %s; it must be minimal or representation. Nothing was accepted.", quoted(text))
+		}
+		return api.HeaderPrefer, "return=" + text, nil
+	}
+	header, ok = optionHeaders[name]
+	if !ok {
+		return "", "", fail("invalid-option", "There is no field %s. Nothing was accepted; the options are those of a submit in snake_case.", quoted(name))
+	}
+	return header, text, nil
+}
+
 // inForm has an error name options as the document does.
 func inForm(err error) error {
 	f, ok := errors.AsType[failure](err)

@@ -141,7 +141,7 @@ func FuzzIdempotencyKey(f *testing.F) {
 // that name, with those lines.
 func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id uint16, data []byte) {
-		stream := append(httpapi.Frame("progress", int(id), data), httpapi.Frame("outcome", 0, []byte("{}"))...)
+		stream := append(httpapi.Frame("progress", frameID(id), data), httpapi.Frame("outcome", "", []byte("{}"))...)
 		got := readEvents(t, stream)
 		lines := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data))
 		if len(got) != 2 || got[0].Type != "progress" || got[0].Data != lines || got[1].Type != "outcome" || got[1].Data != "{}" {
@@ -162,7 +162,7 @@ func FuzzEvent(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := readEvents(t, httpapi.Frame("partial", 1, data))
+		got := readEvents(t, httpapi.Frame("partial", "1", data))
 		if len(got) != 1 || got[0].Data != string(data) || got[0].LastEventID != "1" {
 			t.Fatalf("%q was read as %q", data, got)
 		}
@@ -200,4 +200,12 @@ func readEvents(t *testing.T, stream []byte) (events []sse.Event) {
 		events = append(events, e)
 	}
 	return events
+}
+
+// frameID writes a number as a stream does: 0 means none.
+func frameID(n uint16) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(n))
 }

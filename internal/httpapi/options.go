@@ -39,7 +39,7 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 	h := r.Header
 	sub := broker.Submission{
 		Tenant: callOf(r).who.Tenant, Service: service,
-		ContentType: h.Get("Content-Type"), Traceparent: traceparent(h), Cache: cacheControl(h),
+		ContentType: h.Get("Content-Type"), Traceparent: traceparent(h), Minimal: preferences(h).returns == "minimal", Cache: cacheControl(h),
 	}
 	err := vet(h)
 	if err != nil {

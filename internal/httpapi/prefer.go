@@ -13,6 +13,7 @@ import (
 type preference struct {
 	wait    time.Duration // at most longestWait; 0: not at all
 	async   bool          // respond-async, which is what happens anyway
+	returns string        // minimal, representation, or "" for what is the default
 	applied string        // the value of Preference-Applied
 }
 
@@ -30,6 +31,10 @@ func preferences(h http.Header) preference {
 			switch strings.ToLower(strings.TrimSpace(name)) {
 			case "respond-async":
 				p.async = p.async || value == ""
+			case "return":
+				if p.returns == "" && (value == "minimal" || value == "representation") {
+					p.returns = value
+				}
 			case "wait":
 				seconds, err := strconv.ParseUint(value, 10, 63)
 				if waits || err != nil {
@@ -40,6 +45,12 @@ func preferences(h http.Header) preference {
 			}
 		}
 	}
+	p.applied = p.answer()
+	return p
+}
+
+// answer is what Preference-Applied says of p.
+func (p preference) answer() string {
 	var applied []string
 	if p.async {
 		applied = append(applied, "respond-async")
@@ -47,8 +58,10 @@ func preferences(h http.Header) preference {
 	if p.wait > 0 {
 		applied = append(applied, "wait="+strconv.Itoa(int(p.wait/time.Second)))
 	}
-	p.applied = strings.Join(applied, ", ")
-	return p
+	if p.returns != "" {
+		applied = append(applied, "return="+p.returns)
+	}
+	return strings.Join(applied, ", ")
 }
 
 // waitOf reads how long a status call may rest: ?wait= over Prefer. Unlike a
@@ -60,7 +73,8 @@ func waitOf(r *http.Request) (preference, error) {
 	}
 	if text == "" {
 		p := preferences(r.Header)
-		p.async, p.applied = false, strings.TrimPrefix(strings.TrimPrefix(p.applied, "respond-async"), ", ")
+		p.async, p.returns = false, "" // of a submit
+		p.applied = p.answer()
 		return p, nil
 	}
 	d, ok := parseDuration(text)

@@ -24,7 +24,7 @@ func TestPreferences(t *testing.T) {
 		{"wait=600", "", "1m0s", "wait=60"},
 		{"wait=0", "", "0s", ""},
 		{"wait=-1", "wait=1.5", "0s", ""},
-		{"return=minimal, handling=lenient", "", "0s", ""},
+		{"return=minimal, handling=lenient", "return=representation", "0s", "return=minimal"},
 		{`foo="a, wait=3", wait=4`, "", "4s", "wait=4"},
 		{`foo="a\", wait=3", wait=4`, "", "4s", "wait=4"},
 		{`foo="never ends, wait=3`, "", "0s", ""},

@@ -36,6 +36,12 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request) error {
 		return failure{slug: "canceled"}
 	case record.Status == broker.TimedOut:
 		return failure{slug: "timed-out", detail: why(record) + final}
+	case record.Status == broker.Succeeded && record.Reply == nil: // as asked for by return=minimal
+		w.Header().Set(api.HeaderCorrelationID, id.String())
+		w.Header().Set(api.HeaderOutcome, string(record.Status))
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(http.StatusNoContent)
+		return nil
 	case record.Reply == nil: // failed, and the worker left no bytes
 		return failure{slug: "reply-failed", detail: why(record) + final}
 	}

@@ -27,6 +27,7 @@ func (s *Server) routes() http.Handler {
 	r.Get("/v1/requests/{id}", s.handle(s.status, auth.Read))
 	r.Delete("/v1/requests/{id}", s.handle(s.delete, auth.Cancel))
 	r.Get("/v1/requests/{id}/reply", s.handle(s.reply, auth.Read))
+	r.Get("/v1/requests/{id}/replies", s.handle(s.replies, auth.Read))
 	r.Get("/v1/requests/{id}/events", s.handle(s.events)) // an API key with read, or a ticket
 	r.Post("/v1/requests/{id}/cancel", s.handle(s.cancel, auth.Cancel))
 	r.Post("/v1/requests/{id}/retry", s.handle(s.retry, auth.Submit))
@@ -37,6 +38,10 @@ func (s *Server) routes() http.Handler {
 	r.Post("/v1/redrives", s.handle(s.redriveAll, auth.Admin))
 	r.Get("/v1/redrives/{id}", s.handle(s.redrive, auth.Admin))
 	r.Post("/v1/redrives/{id}/cancel", s.handle(s.stopRedrive, auth.Admin))
+	r.Post("/v1/batches", s.handle(s.submitBatch, auth.Submit))
+	r.Get("/v1/batches/{id}", s.handle(s.batch, auth.Read))
+	r.Get("/v1/batches/{id}/events", s.handle(s.batchEvents, auth.Read))
+	r.Post("/v1/batches/{id}/cancel", s.handle(s.cancelBatch, auth.Cancel))
 
 	r.Get("/v1/services", s.handle(s.services, auth.Read))
 	r.Get("/v1/services/{service}", s.handle(s.service, auth.Read))

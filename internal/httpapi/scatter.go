@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
@@ -181,21 +182,22 @@ func (s *Server) scatterForm(r *http.Request, query url.Values, body []byte) (sc
 		if slices.Contains([]string{"services", "content_type", "encoding", "body"}, name) {
 			continue
 		}
-		text, ok := optionText(value)
-		if !ok {
-			return sc, fail("invalid-option", "%s must be a string, a number, true or false, or a list of strings. Nothing was accepted.", quoted(name))
-		}
-		header, known := optionHeaders[name]
-		switch {
-		case slices.Contains(gatherOptions, name):
+		if slices.Contains(gatherOptions, name) {
+			text, ok := optionText(value)
+			if !ok {
+				return sc, fail("invalid-option", "%s must be a string, a number, or true or false. Nothing was accepted.", quoted(name))
+			}
 			gather[name] = text
-		case !known:
-			return sc, fail("invalid-option", "A scatter has no field %s. Nothing was accepted; its options are those of a submit in snake_case.", quoted(name))
-		case len(whole.Header.Values(header)) > 0:
-			return sc, fail("invalid-option", "%s is given in the document and as a header. Nothing was accepted; give it once.", quoted(name))
-		default:
-			whole.Header.Set(header, text)
+			continue
 		}
+		header, text, err := formOption(name, value)
+		if err != nil {
+			return sc, err
+		}
+		if header != api.HeaderPrefer && len(whole.Header.Values(header)) > 0 {
+			return sc, fail("invalid-option", "%s is given in the document and as a header. Nothing was accepted; give it once.", quoted(name))
+		}
+		whole.Header.Add(header, text)
 	}
 	common := content{fields["content_type"], fields["encoding"], fields["body"]}
 	services, own, err := scatterLegs(fields["services"])

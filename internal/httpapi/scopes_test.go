@@ -52,6 +52,11 @@ var needed = map[string]auth.Scope{
 	"POST /v1/redrives":                       auth.Admin,
 	"GET /v1/redrives/{id}":                   auth.Admin,
 	"POST /v1/redrives/{id}/cancel":           auth.Admin,
+	"GET /v1/requests/{id}/replies":           auth.Read,
+	"POST /v1/batches":                        auth.Submit,
+	"GET /v1/batches/{id}":                    auth.Read,
+	"GET /v1/batches/{id}/events":             auth.Read,
+	"POST /v1/batches/{id}/cancel":            auth.Cancel,
 }
 
 // withKeys has a key for each scope of the tenant acme, named like the scope,
@@ -100,7 +105,13 @@ func TestEveryRouteNeedsItsScope(t *testing.T) {
 			d := f.submit("x", as("submit"))
 			token := f.claim().Token
 			f.post(d.Links.Cancel, "", as("cancel")) // or its stream would not end
-			fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", d.CorrelationID, "{token}", token, "{name}", "w1")
+			id := d.CorrelationID
+			if strings.Contains(path, "/batches/") {
+				b := f.batch(`[{"service":"echo"}]`, as("submit"))
+				f.post(b.Links.Cancel, "", as("cancel"))
+				id = b.BatchID
+			}
+			fill := strings.NewReplacer("{service}", "echo", "{slug}", "gone", "{id}", id, "{token}", token, "{name}", "w1")
 			f.announce("w1", "echo")
 			call := func(key string) answer { // only the one with the scope may change anything
 				if key == "" {

@@ -24,13 +24,13 @@ type stream struct {
 	control *http.ResponseController
 }
 
-func openStream(w http.ResponseWriter) *stream {
+func openStream(w http.ResponseWriter, status int) *stream {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
+	w.WriteHeader(status)
 	return &stream{w, http.NewResponseController(w)}
 }
 
@@ -43,6 +43,15 @@ func (s *stream) heartbeat() error { return s.write([]byte(": heartbeat\n\n")) }
 
 // send writes one event; id 0 means none.
 func (s *stream) send(event string, id int, v any) error {
+	text := ""
+	if id > 0 {
+		text = strconv.Itoa(id)
+	}
+	return s.sendAs(event, text, v)
+}
+
+// sendAs writes one event; id "" means none.
+func (s *stream) sendAs(event, id string, v any) error {
 	data, err := broker.EncodeJSON(v)
 	if err != nil {
 		return fmt.Errorf("encode the event %s: %w", event, err)
@@ -52,12 +61,12 @@ func (s *stream) send(event string, id int, v any) error {
 
 // frame is newline-safe: each line of the data gets a field of its own. Readers
 // join them by LF, whatever the line ends were.
-func frame(event string, id int, data []byte) []byte {
+func frame(event, id string, data []byte) []byte {
 	var b bytes.Buffer
 	b.Grow(len(event) + len(data) + 48)
 	b.WriteString("event: " + event + "\n")
-	if id > 0 {
-		b.WriteString("id: " + strconv.Itoa(id) + "\n")
+	if id != "" {
+		b.WriteString("id: " + id + "\n")
 	}
 	if bytes.IndexByte(data, '\r') >= 0 {
 		data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))

@@ -45,8 +45,17 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 		h.Set(api.HeaderIdempotencyReplayed, "true")
 	}
 	prefer := preferences(r.Header)
+	streams := wantsStream(r.Header)
+	if streams {
+		prefer.wait = 0 // the stream is the waiting
+		prefer.applied = prefer.answer()
+	}
 	if prefer.applied != "" {
 		h.Set(api.HeaderPreferenceApplied, prefer.applied)
+	}
+	if streams {
+		s.follow202(w, r, record)
+		return nil
 	}
 	if prefer.wait > 0 {
 		record = s.await(r, record, prefer)

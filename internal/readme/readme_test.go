@@ -169,12 +169,26 @@ func TestDeadLetters(t *testing.T) {
 	typed(t, addr, path, section(t, "## Dead letters", "## "), 11)
 }
 
+// TestPatterns runs the examples of all that is more, or less, than one reply to one
+// request.
+func TestPatterns(t *testing.T) {
+	addr, path := freeAddr(t), binary(t)
+	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
+	for _, service := range []string{"echo", "upper", "progress", "fail"} {
+		ready(t, "http://"+addr+"/v1/services/"+service)
+	}
+	for heading, examples := range map[string]int{"One request to several services": 3, "Many replies to one request": 6, "No reply": 5, "Many requests in one call": 7} {
+		typed(t, addr, path, section(t, "## "+heading, "\n## "), examples)
+	}
+}
+
 // typed types the commands of a text into a shell, and compares what comes out.
 // path is where coatcheck is, for commands that need it.
 func typed(t *testing.T, addr, path, text string, atLeast int) {
 	t.Helper()
 	shell := exec.Command("bash")
 	shell.Env = append(os.Environ(), "COATCHECK_URL=http://"+addr, "PATH="+filepath.Dir(path)+":"+os.Getenv("PATH"))
+	shell.Dir = t.TempDir()
 	in, err := shell.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

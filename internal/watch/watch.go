@@ -50,6 +50,8 @@ type Hub struct {
 
 	mu     sync.Mutex // guards topics and what is in them
 	topics map[correlation.ID]*topic
+
+	listeners map[correlation.ID]map[*Listener]struct{} // of batches; guarded by mu
 }
 
 // topic is one request that somebody waits for.
@@ -80,7 +82,7 @@ type Watch struct {
 // New makes a hub; Run connects it.
 func New(b *broker.Broker, log *slog.Logger) *Hub {
 	return &Hub{
-		broker: b, log: log, topics: map[correlation.ID]*topic{},
+		broker: b, log: log, topics: map[correlation.ID]*topic{}, listeners: map[correlation.ID]map[*Listener]struct{}{},
 		resume: make(chan struct{}, 1), drain: make(chan struct{}),
 	}
 }
@@ -182,6 +184,9 @@ func (h *Hub) wake(ids []correlation.ID) {
 	for _, id := range ids {
 		if t := h.topics[id]; t != nil {
 			t.signal(nil)
+		}
+		for l := range h.listeners[id] {
+			poke(l.again)
 		}
 	}
 }

@@ -2,10 +2,38 @@
 
 local gather, close, part, share_out, body_of -- of what has legs, and of what is shared, below
 
+-- A batch has in each partition in which it has items: the hash batch:<id>, the set
+-- open:<id> of items without an outcome, and the list outcomes:<id> of
+-- "id number status ms". The fields of the hash:
+--
+--   accepted succeeded failed timed_out canceled   how many
+--   ends until  ms until which it is remembered: as agreed by all, and for its items
+--   waiters     gateways to wake, separated by spaces
+--   i<number>   which request the item is, where the call may be sent again
+--   created items partitions   in its home only, see batch.lua and closebatch.lua
+
+-- tally counts the outcome of r in its batch. What a batch has in a partition is
+-- forgotten with the last of its items there.
+local function tally(r)
+  local batch, number = string.match(r.batch, '^(%S+) (%d+)$')
+  local key, list = P .. 'batch:' .. batch, P .. 'outcomes:' .. batch
+  redis.call('HINCRBY', key, r.status, 1)
+  redis.call('RPUSH', list, table.concat({ r.id, number, r.status, int(NOW) }, ' '))
+  redis.call('SREM', P .. 'open:' .. batch, r.id)
+  local v = redis.call('HMGET', key, 'until', 'waiters', 'ends')
+  local last = math.max(tonumber(v[1] or 0), NOW + r.retention, tonumber(v[3] or 0))
+  redis.call('HSET', key, 'until', int(last))
+  if redis.call('EXISTS', P .. 'open:' .. batch) == 1 then
+    last = NOW + math.max(redis.call('PTTL', key), last - NOW)
+  end
+  redis.call('PEXPIREAT', key, int(last))
+  redis.call('PEXPIREAT', list, int(last))
+  wake({ id = batch, waiters = v[2] })
+end
+
 -- finish records the one outcome of r. o: status, reason, code, message, and
 -- rtype, rstatus, reply of the worker; at, when it sent that; cache, the ms for which
--- it may be cached. Everything is added before anything is
--- taken away. Returns lines for the report.
+-- it may be cached. Everything is added before anything is taken away. Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
   r.status, r.finished = o.status, NOW
@@ -15,6 +43,9 @@ local function finish(r, o)
   end
   set('code', o.code and string.sub(o.code, 1, MAX_CODE))
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
+  if string.find(r.events, 'm', 1, true) then -- the client asked for no reply
+    o.rtype, o.rstatus, o.rheaders, o.reply = nil, nil, nil, nil
+  end
   set('rtype', o.rtype)
   set('rstatus', o.rstatus)
   set('rheaders', o.rheaders)
@@ -51,6 +82,7 @@ local function finish(r, o)
   if not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
+  if r.batch then tally(r) end
   touched[r.service] = true
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)

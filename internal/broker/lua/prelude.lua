@@ -10,7 +10,9 @@
 --
 --   service tenant nonce trace callback retry_of idem tags set by submit or redrive (idem by submit alone)
 --   plan      "created timeout start run lease max retention events ordinal
---             backoff" in ms; events is a subset of the letters sftcp, or "-"
+--             backoff" in ms; events is a subset of the letters sftcp, or "-";
+--             an m in it says that no reply is kept
+--   batch     "id number" of the batch that it is an item of, if any
 --   policy    "weight limit gate flow", only where one holds for the request:
 --             its weight in the line, how many requests its gate lets in at
 --             once, the gate or "-", and whose share of the line it takes
@@ -22,6 +24,7 @@
 --   delay     in ms, that timeout and start have on top        where it has one
 --   history   the attempts before this one, a line each    after a retry
 --   seq       number of the latest progress or partial reply
+--   event_bytes   of the progress and partial replies that are kept
 --   waiters   gateways to wake, separated by spaces
 --   owed      callbacks not yet delivered
 --   finished reason code message rtype rstatus rheaders reply   the outcome
@@ -108,7 +111,7 @@ local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
     'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant', 'parents', 'scatter',
-    'shared', 'sharing')
+    'shared', 'sharing', 'batch')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
@@ -128,6 +131,7 @@ local function load(id)
     r.succeeded, r.ended, r.latest = tonumber(succeeded), tonumber(ended), tonumber(latest)
     r.bytes = tonumber(bytes)
   end
+  r.batch = v[22] or nil
   if v[21] then
     r.content, r.cache = string.match(v[21], '^(%x+) (%d+)$')
     r.cache = tonumber(r.cache)
@@ -305,12 +309,14 @@ local function next_attempt(r, code, message)
   redis.call('HINCRBY', P .. 'counts', 'r:' .. r.service, 1)
 end
 
--- append numbers an event of r and keeps it.
+-- append numbers an event of r and keeps it. Returns how many are kept, and the
+-- bytes of them.
 local function append(r, line)
   r.seq = r.seq + 1
-  redis.call('RPUSH', events_key(r.id), line)
+  local n = redis.call('RPUSH', events_key(r.id), line)
   redis.call('PEXPIREAT', events_key(r.id), int(r.deadline + WEEK))
   redis.call('HSET', r.key, 'seq', int(r.seq))
+  return n, redis.call('HINCRBY', r.key, 'event_bytes', #line)
 end
 
 -- owe stores the intent to tell the client about an event.

@@ -3,8 +3,8 @@
 
 -- COPIED are the fields of a record that are the client's own, so that the new
 -- request has them too; the plan, the body, its type and its headers come over
--- apart. Not so the idempotency key, which means the request that it was used for,
--- and the delay, which is over. A test holds each field of a record to one of these.
+-- apart. Not so the idempotency key and the item of a batch, which mean the request
+-- that was accepted with them, and the delay, which is over. A test holds each field of a record to one of these.
 local COPIED = { 'service', 'tenant', 'callback', 'trace', 'policy', 'tags' }
 
 -- redrive makes the request id of the dead letter r, with the same plan, and links

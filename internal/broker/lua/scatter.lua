@@ -45,6 +45,8 @@ local function set(f, name, value)
   if value and value ~= '' then f[#f + 1] = name; f[#f + 1] = value end
 end
 
+local minimal = string.find(ARGV[7], 'm', 1, true) and '-m' or '-' -- no leg's reply is kept where the whole's is not
+
 local function add(leg, at)
   local name = id .. '/' .. leg
   local r = { id = name, key = record_key(name), service = ARGV[at], nonce = nonce, attempt = 1, created = NOW, ordinal = 0,
@@ -52,7 +54,7 @@ local function add(leg, at)
   if delay > 0 then r.release = NOW + delay end
   policy(r, ARGV[at + 7])
   accept(r, ARGV[at + 11], { content_type = ARGV[at + 8], traceparent = ARGV[9], headers = ARGV[at + 9], body = ARGV[19 + tonumber(ARGV[at + 10])] })
-  local plan = table.concat({ int(NOW), ARGV[5], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[6], '-', int(r.ordinal), ARGV[at + 5] }, ' ')
+  local plan = table.concat({ int(NOW), ARGV[5], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[6], minimal, int(r.ordinal), ARGV[at + 5] }, ' ')
   local f = { 'service', r.service, 'nonce', nonce, 'plan', plan, 'status', r.status, 'attempt', '1', 'parents', id }
   set(f, 'entry', r.entry)
   set(f, 'trace', ARGV[9])

@@ -6,11 +6,12 @@
 --
 -- KEYS[1] reply stream of the partition
 -- ARGV[2] most replies, [3] bytes after which it stops, [4] a random number in
---     [0,1) for the back-off, [5] most events kept a request, [6] largest event,
---     [7] largest reply, [8] most replies set aside, [9] services whose final
---     replies are judged first, each between spaces, "*" for all; then seven for
---     each verdict: [10] entry, 'pass', 'change' or 'fail', error code, message,
---     content type, status code, body
+--     [0,1) for the back-off, [5] how many events and bytes of them a request
+--     keeps, a line "service events bytes" each, "*" for the others, [6] largest
+--     event, [7] largest reply that is kept, [8] most replies set aside, [9] services
+--     whose final replies are judged first, each between spaces, "*" for all; then
+--     seven for each verdict: [10] entry, 'pass', 'change' or 'fail', error code,
+--     message, content type, status code, body
 -- Returns {left on the stream, now, report lines, "entry service" to be judged}: the
 -- script stops before the first final reply that wants a verdict and has none. A
 -- line is
@@ -72,6 +73,22 @@ local function renew(r, at)
   end
 end
 
+local event_limits = {} -- by service: how many events, and bytes of them, a request keeps
+for service, n, bytes in string.gmatch(ARGV[5], '(%S+) (%d+) (%d+)\n') do
+  event_limits[service] = { tonumber(n), tonumber(bytes) }
+end
+
+-- remember is append within the limits of the service. Beyond them the oldest go;
+-- the latest always stays. A scatter has those of no service.
+local function remember(r, line)
+  local n, bytes = append(r, line)
+  local most, cut = event_limits[r.service] or event_limits['*'], 0
+  while n > 1 and (n > most[1] or bytes - cut > most[2]) do
+    cut, n = cut + #redis.call('LPOP', events_key(r.id)), n - 1
+  end
+  if cut > 0 then redis.call('HINCRBY', r.key, 'event_bytes', -cut) end
+end
+
 local function retry(r, f, n)
   local message = f.error or 'The worker asked for another attempt.'
   if r.attempt >= r.max then
@@ -117,7 +134,8 @@ local function settle(entry, f, n)
 
   if kind == 'final' or kind == 'failed' then
     local whole = r.parents and not r.content and load(r.parents)
-    if #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
+    local kept = not string.find(r.events, 'm', 1, true)
+    if kept and #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
       report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)
@@ -163,8 +181,7 @@ local function settle(entry, f, n)
     to, leg = load(r.parents), '/' .. leg_of(id)
     if not to then return note('orphan', id) end
   end
-  append(to, int(at) .. ' ' .. kind .. leg .. ' ' .. content_type(f) .. '\n' .. body)
-  redis.call('LTRIM', events_key(to.id), -tonumber(ARGV[5]), -1)
+  remember(to, int(at) .. ' ' .. kind .. leg .. ' ' .. content_type(f) .. '\n' .. body)
   if kind == 'progress' then
     local function tell(of) if of and of.callback and string.find(of.events, 'p', 1, true) then owe(of, 'progress', to.seq) end end
     tell(to)

@@ -16,10 +16,13 @@
 --     [28] '' or "content ttl join bind age only": the hash that it may share a run by,
 --     the ms for which the reply is cached where the worker says nothing, whether it
 --     may join an open run (1), whether others may join its own (1), ms of the oldest
---     cached reply that will do, -1 for none, and whether nothing else will do (1)
--- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'mismatch' | 'moved' | 'uncached', …}:
---     accepted: created, entry or '', ordinal or 0, status, and miss, shared, hit or
---     ''; replayed: the ID of the earlier request
+--     cached reply that will do, -1 for none, and whether nothing else will do (1),
+--     [29] batch that it is an item of or '', [30] number in it, [31] ms until which
+--     the batch is remembered at least
+-- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'item' | 'mismatch' | 'moved' |
+--     'uncached', …}: accepted: created, entry or '', ordinal or 0, status, and miss,
+--     shared, hit or ''; replayed: the ID of the earlier request; item: the same, of one
+--     that this item was before, whether or not it is still known
 local id, nonce, service, idem = ARGV[2], ARGV[3], ARGV[4], ARGV[16]
 local key = KEYS[1]
 
@@ -29,12 +32,24 @@ if known[1] then
   local created, ordinal = string.match(known[2], '^(%d+) .* (%d+) %d+$')
   return { 'accepted', created, known[3] or '', ordinal, known[4], string.match(known[5] or '', '^%S+ (%S+)') or '' }
 end
+local batch = ARGV[29] ~= '' and P .. 'batch:' .. ARGV[29]
+-- is_item notes which request the item of a batch is, where its batch may be sent
+-- again, and keeps the batch that long.
+local function is_item(request, until_ms)
+  redis.call('HSET', batch, 'ends', ARGV[31])
+  if idem ~= '' then redis.call('HSET', batch, 'i' .. ARGV[30], request) end
+  local left = redis.call('PTTL', batch)
+  redis.call('PEXPIREAT', batch, int(math.max(NOW + left, tonumber(ARGV[31]), until_ms)))
+end
+local earlier_item = batch and redis.call('HGET', batch, 'i' .. ARGV[30])
+if earlier_item then return { 'item', earlier_item } end
 if idem ~= '' then
   local bound = redis.call('GET', KEYS[2])
   local other, fingerprint = string.match(bound or '', '^(%S+) (%S+)$')
   local earlier = other and load(other)
   if earlier and not gone(earlier) then
     if fingerprint ~= ARGV[17] then return { 'mismatch' } end
+    if batch then is_item(other, 0) end
     return { 'replayed', other }
   end
 end
@@ -111,7 +126,14 @@ else
   shared = run.id .. ' ' .. how .. ' ' .. (how == 'hit' and int(run.finished) or '0')
 end
 store(r, plan_of(r, ARGV[6], ARGV[7], ARGV[8], ARGV[12]),
-  { 'tenant', ARGV[5], 'delay', ARGV[20] ~= '0' and ARGV[20] or '', 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25], 'shared', shared })
+  { 'tenant', ARGV[5], 'delay', ARGV[20] ~= '0' and ARGV[20] or '', 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25], 'shared', shared, 'batch', batch and ARGV[29] .. ' ' .. ARGV[30] })
+if batch then
+  local open = P .. 'open:' .. ARGV[29]
+  is_item(id, r.deadline + WEEK)
+  redis.call('HINCRBY', batch, 'accepted', 1)
+  redis.call('SADD', open, id)
+  redis.call('PEXPIREAT', open, int(NOW + math.max(redis.call('PTTL', open), r.deadline + WEEK - NOW)))
+end
 if idem ~= '' then
   redis.call('SET', KEYS[2], id .. ' ' .. ARGV[17])
   redis.call('PEXPIREAT', KEYS[2], int(r.deadline + WEEK))
