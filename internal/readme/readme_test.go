@@ -27,14 +27,19 @@ const patience = 30 * time.Second // for anything that must come
 // section is what stands between two marks of the README.
 func section(t *testing.T, from, to string) string {
 	t.Helper()
-	raw, err := os.ReadFile("../../README.md")
+	return sectionOf(t, "README.md", from, to)
+}
+
+func sectionOf(t *testing.T, page, from, to string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("../..", page))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, found := strings.Cut(string(raw), from)
 	text, _, ended := strings.Cut(rest, to)
 	if !found || !ended {
-		t.Fatalf("the README has no part from %q to %q", from, to)
+		t.Fatalf("%s has no part from %q to %q", page, from, to)
 	}
 	return text
 }
