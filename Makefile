@@ -3,11 +3,14 @@
 GO            ?= go
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# A worker in Node.js, with a lock file of its own.
+NODE_EXAMPLE = api/worker/examples/node
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .PHONY: test
 test: tools ## run all tests, with the race detector, on the embedded and on a real Redis
@@ -46,12 +49,18 @@ browser: ## the page in Chromium against the real binary (needs chromium and Nod
 ledger: tools ## kill gateways and workers under load and count every request
 	$(GO) test -count=1 -v -run TestLedger ./internal/ledger
 
+.PHONY: conformance
+conformance: tools ## run every kind of worker through its duties, and show the tables
+	$(GO) test -count=1 -v -run TestWorkersConform ./internal/conformance
+
 # What the tests need beside Go: servers and clients that real users have.
 .PHONY: tools
 tools:
-	@has() { command -v redis-server && command -v redis-cli && \
+	@has() { command -v redis-server && command -v redis-cli && command -v node && command -v npm && command -v curl && \
 	    { python3 -c 'import redis' || /usr/bin/python3 -c 'import redis'; }; } >/dev/null 2>&1; \
-	  has && exit; sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  ready() { [ -d $(NODE_EXAMPLE)/node_modules/redis ] || npm ci --silent --no-audit --no-fund --prefix $(NODE_EXAMPLE); }; \
+	  has && ready && exit; sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	  command -v apt-get >/dev/null && { $$sudo apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq redis-server python3-redis; } >/dev/null 2>&1; \
-	  has || { echo "make: the tests need redis-server 7 or newer, redis-cli and python3 with redis-py; install them (Debian: apt-get install redis-server python3-redis, macOS: brew install redis && pip3 install redis)"; exit 1; }
+	    DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends redis-server python3-redis curl \
+	      $$(command -v npm >/dev/null || echo nodejs npm); } >/dev/null 2>&1; \
+	  has && ready || { echo "make: the tests need redis-server 7 or newer, redis-cli, curl, python3 with redis-py, and Node.js with npm; install them (Debian: apt-get install redis-server python3-redis nodejs npm curl, macOS: brew install redis node && pip3 install redis)"; exit 1; }

@@ -9,7 +9,7 @@ package api
 //go:generate cp ../openapi.yaml openapi.gen.yaml
 
 import (
-	_ "embed" // of the contract
+	_ "embed" // of the contracts
 	"encoding/json"
 	"fmt"
 	"time"
@@ -20,6 +20,11 @@ import (
 //
 //go:embed openapi.gen.yaml
 var Contract []byte
+
+// WorkerProtocol is asyncapi.yaml: what workers read from Redis and write there.
+//
+//go:embed asyncapi.yaml
+var WorkerProtocol []byte
 
 // Time is an instant as the wire has it: RFC 3339 in UTC, with milliseconds
 // always, so that equal documents have equal bytes.

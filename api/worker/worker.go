@@ -34,7 +34,8 @@
 // claims more than it has slots for (Concurrency). While Redis is away, replies
 // are kept and sent again until the deadline of their request.
 //
-// Workers in other languages speak the same protocol with two Redis commands.
+// Workers in other languages speak the same protocol with two Redis commands:
+// see README.md here, and asyncapi.yaml above.
 package worker
 
 import (

@@ -32,8 +32,17 @@ func (t *target) flags(c *cobra.Command) {
 // client calls the named gateway, or the dev that runs here. The API key comes
 // from COATCHECK_API_KEY: a flag would show it to everybody on the machine.
 func (t *target) client() (*client.Client, error) {
+	url, err := t.gateway()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(url, client.APIKey(os.Getenv(config.Prefix+"API_KEY"))), nil
+}
+
+// gateway is its URL.
+func (t *target) gateway() (string, error) {
 	if t.output != "table" && t.output != "json" && t.output != "jsonl" {
-		return nil, usage{fmt.Errorf("output %q is none of table, json, jsonl", t.output)}
+		return "", usage{fmt.Errorf("output %q is none of table, json, jsonl", t.output)}
 	}
 	url := t.url
 	if url == "" {
@@ -42,14 +51,14 @@ func (t *target) client() (*client.Client, error) {
 	if url == "" {
 		found, err := discovery.Find()
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		url = found.URL
 	}
 	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
-		return nil, usage{fmt.Errorf("gateway %q must begin with http:// or https://", url)}
+		return "", usage{fmt.Errorf("gateway %q must begin with http:// or https://", url)}
 	}
-	return client.New(url, client.APIKey(os.Getenv(config.Prefix+"API_KEY"))), nil
+	return strings.TrimRight(url, "/"), nil
 }
 
 // print writes a status document to stdout.

@@ -22,6 +22,10 @@ func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"coatcheck": 
 // TestScripts runs testdata/*.txtar against the real binary. What the commands
 // beyond testscript's own do is told in script_test.go.
 func TestScripts(t *testing.T) {
+	examples, err := filepath.Abs("../../api/worker/examples")
+	if err != nil {
+		t.Fatal(err)
+	}
 	redis := redistest.Start(t)
 	evicting := redistest.Start(t, "--maxmemory-policy", "allkeys-lru")
 	testscript.Run(t, testscript.Params{
@@ -32,6 +36,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("REDIS_URL", redis.URL)
 			e.Setenv("EVICTING_REDIS_URL", evicting.URL)
 			e.Setenv("FREE", free(t))
+			e.Setenv("EXAMPLES", examples) // workers as the documentation has them
 			s := &script{running: map[string]*background{}}
 			e.Values[scriptKey{}] = s
 			e.Defer(func() { s.end(); stopServers(e.WorkDir) })

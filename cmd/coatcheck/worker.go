@@ -13,7 +13,7 @@ import (
 
 // workerCommand has the workers that come with the binary.
 func workerCommand() *cobra.Command {
-	return group("worker", "Answer requests", workerDemo(), workerExec())
+	return group("worker", "Answer requests", workerDemo(), workerExec(), workerConformance())
 }
 
 // redisFlag is the flag that redisURL looks at first.

@@ -34,6 +34,7 @@ var arrows = map[string][]string{
 	"internal/callback":     {"api", "api/webhook", "internal/broker", "internal/correlation", "internal/loop"},
 	"internal/command":      {"api/worker"},
 	"internal/config":       {"api", "api/intercept", "api/webhook", "internal/auth", "internal/correlation"},
+	"internal/conformance":  {"api", "api/client"},
 	"internal/contracttest": {"api"},
 	"internal/correlation":  {},
 	"internal/demo":         {"api/worker"},
@@ -53,8 +54,11 @@ var arrows = map[string][]string{
 	"internal/upstream":     {"api", "api/worker", "internal/loop"},
 	"internal/watch":        {"internal/broker", "internal/correlation"},
 	"web":                   {},
+	"api/worker/examples/go": {
+		"api/worker",
+	},
 	"cmd/coatcheck": {
-		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/command", "internal/config", "internal/demo", "internal/discovery",
+		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/command", "internal/config", "internal/conformance", "internal/demo", "internal/discovery",
 		"internal/embedded", "internal/gateway", "internal/inbox", "internal/localredis", "web",
 	},
 }

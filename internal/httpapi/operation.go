@@ -27,6 +27,11 @@ func (s *Server) openapi(w http.ResponseWriter, _ *http.Request) error {
 	return s.text(w, "application/yaml", api.Contract)
 }
 
+// asyncapi serves the worker protocol.
+func (s *Server) asyncapi(w http.ResponseWriter, _ *http.Request) error {
+	return s.text(w, "application/yaml", api.WorkerProtocol)
+}
+
 // metrics leaves the answer to who knows the numbers.
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 	s.Metrics.ServeHTTP(w, r)

@@ -107,7 +107,7 @@ func TestHead(t *testing.T) {
 		done := f.submit("y")
 		f.echo()
 		f.echo()
-		for _, path := range []string{d.Links.Self, d.Links.Reply, done.Links.Self, "/v1/services", "/v1/services/echo", "/livez", "/readyz", "/openapi.yaml", "/problems/gone"} {
+		for _, path := range []string{d.Links.Self, d.Links.Reply, done.Links.Self, "/v1/services", "/v1/services/echo", "/livez", "/readyz", "/openapi.yaml", "/asyncapi.yaml", "/problems/gone"} {
 			head, get := f.call("HEAD", path, nil), f.get(path)
 			if head.StatusCode != get.StatusCode || len(head.body) != 0 || head.Header.Get("Content-Type") != get.Header.Get("Content-Type") ||
 				head.Header.Get("ETag") != get.Header.Get("ETag") {

@@ -57,6 +57,7 @@ func (s *Server) routes() http.Handler {
 	r.Get("/livez", s.handle(s.livez))
 	r.Get("/readyz", s.handle(s.readyz))
 	r.Get("/openapi.yaml", s.handle(s.openapi))
+	r.Get("/asyncapi.yaml", s.handle(s.asyncapi))
 	r.Get("/problems/{slug}", s.handle(s.problem))
 	if s.Metrics != nil && !s.AdminApart {
 		r.Get("/metrics", s.handle(s.metrics, auth.Admin))

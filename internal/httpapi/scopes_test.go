@@ -41,6 +41,7 @@ var needed = map[string]auth.Scope{
 	"GET /livez":                              "",
 	"GET /readyz":                             "",
 	"GET /openapi.yaml":                       "",
+	"GET /asyncapi.yaml":                      "",
 	"GET /problems/{slug}":                    "",
 	"GET /v1/services/{service}/openapi.json": auth.Read,
 	"GET /v1/requests":                        auth.Read,

@@ -27,14 +27,19 @@ const patience = 30 * time.Second // for anything that must come
 // section is what stands between two marks of the README.
 func section(t *testing.T, from, to string) string {
 	t.Helper()
-	raw, err := os.ReadFile("../../README.md")
+	return sectionOf(t, "README.md", from, to)
+}
+
+func sectionOf(t *testing.T, page, from, to string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("../..", page))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, found := strings.Cut(string(raw), from)
 	text, _, ended := strings.Cut(rest, to)
 	if !found || !ended {
-		t.Fatalf("the README has no part from %q to %q", from, to)
+		t.Fatalf("%s has no part from %q to %q", page, from, to)
 	}
 	return text
 }
@@ -138,7 +143,7 @@ func TestFirstMinute(t *testing.T) {
 func TestExamples(t *testing.T) {
 	addr, path := freeAddr(t), binary(t)
 	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
-	for _, service := range []string{"echo", "upper", "sleep", "flaky"} {
+	for _, service := range []string{"echo", "upper", "sleep", "progress", "flaky", "fail"} {
 		ready(t, "http://"+addr+"/v1/services/"+service)
 	}
 	for _, s := range []struct {
@@ -147,39 +152,21 @@ func TestExamples(t *testing.T) {
 	}{
 		{"Who goes next", 9},
 		{"One request to several services", 3},
+		{"Many replies to one request", 6},
+		{"No reply", 5},
+		{"Many requests in one call", 7},
 		{"The same request twice", 5},
 	} {
-		t.Run(s.title, func(t *testing.T) { typed(t, addr, path, section(t, "## "+s.title, "## "), s.atLeast) })
+		t.Run(s.title, func(t *testing.T) { typed(t, addr, path, section(t, "## "+s.title, "\n## "), s.atLeast) })
 	}
 }
 
-func TestSeveralServices(t *testing.T) {
-	addr, path := freeAddr(t), binary(t)
-	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
-	for _, service := range []string{"echo", "upper"} {
-		ready(t, "http://"+addr+"/v1/services/"+service)
-	}
-	typed(t, addr, path, section(t, "## One request to several services", "## "), 3)
-}
-
+// TestDeadLetters begins without any.
 func TestDeadLetters(t *testing.T) {
 	addr, path := freeAddr(t), binary(t)
 	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
 	ready(t, "http://"+addr+"/v1/services/fail")
-	typed(t, addr, path, section(t, "## Dead letters", "## "), 11)
-}
-
-// TestPatterns runs the examples of all that is more, or less, than one reply to one
-// request.
-func TestPatterns(t *testing.T) {
-	addr, path := freeAddr(t), binary(t)
-	run(t, addr, path, "dev", "--addr", addr, "--redis-addr", freeAddr(t))
-	for _, service := range []string{"echo", "upper", "progress", "fail"} {
-		ready(t, "http://"+addr+"/v1/services/"+service)
-	}
-	for heading, examples := range map[string]int{"One request to several services": 3, "Many replies to one request": 6, "No reply": 5, "Many requests in one call": 7} {
-		typed(t, addr, path, section(t, "## "+heading, "\n## "), examples)
-	}
+	typed(t, addr, path, section(t, "## Dead letters", "\n## "), 11)
 }
 
 // typed types the commands of a text into a shell, and compares what comes out.
