@@ -1,6 +1,7 @@
 // Package ledger_test counts as Jepsen does: each submit is ok, refused or
 // unknown, and after the faults every accepted request must have exactly one
-// outcome with its own payload, whoever was killed meanwhile. Real processes, a
+// outcome with its own payload, whoever was killed meanwhile. Requests of all kinds
+// run together, see mix_test.go. Real processes, a
 // real redis-server that syncs every write, SIGKILL at random times; the seed is
 // printed, and COATCHECK_LEDGER_SEED repeats it.
 package ledger_test
@@ -35,12 +36,15 @@ const (
 	gateways = 3
 	workers  = 4
 	lease    = 2 * time.Second
-	settings = "log: {level: warn}\ndefaults: {lease: 2s, max_attempts: 20, timeout: 4m}\n"
+	settings = "log: {level: warn}\ndefaults: {lease: 2s, max_attempts: 20, timeout: 4m}\nservices: {same: {coalesce: true, cache_ttl: 1m}}\n"
 
-	quick = "quick" // answers at once
-	slow  = "slow"  // holds a request for up to longest, so that a kill meets running ones
-	stuck = "stuck" // never answers
-	every = 4       // one request in so many is a slow one
+	quick  = "quick"  // answers at once
+	slow   = "slow"   // holds a request for up to longest, so that a kill meets running ones
+	stuck  = "stuck"  // never answers
+	talk   = "talk"   // sends parts of its reply ahead
+	same   = "same"   // shares its runs and replies
+	again  = "again"  // wants a second attempt
+	broken = "broken" // fails
 
 	longest   = 600 * time.Millisecond
 	workerURL = "COATCHECK_LEDGER_WORKER" // makes this test binary a worker on the Redis it names
@@ -57,7 +61,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// work is a worker process: both services send the body back.
+// work is a worker process: most services send the body back.
 func work(redisURL string) error {
 	echo := func(longest time.Duration) worker.Handler {
 		return func(ctx context.Context, r *worker.Request) (worker.Reply, error) {
@@ -80,6 +84,24 @@ func work(redisURL string) error {
 	w.Handle(stuck, func(ctx context.Context, _ *worker.Request) (worker.Reply, error) {
 		<-ctx.Done()
 		return worker.Reply{}, context.Cause(ctx)
+	})
+	w.Handle(same, echo(0))
+	w.Handle(talk, func(ctx context.Context, r *worker.Request) (worker.Reply, error) {
+		for n := range parts {
+			if err := r.Partial(ctx, "text/plain", fmt.Appendf(nil, "%d.%d", r.Attempt, n)); err != nil {
+				return worker.Reply{}, err
+			}
+		}
+		return echo(0)(ctx, r)
+	})
+	w.Handle(again, func(ctx context.Context, r *worker.Request) (worker.Reply, error) {
+		if r.Attempt == 1 {
+			return worker.Reply{}, worker.Retry(errors.New("not yet"), 50*time.Millisecond)
+		}
+		return echo(0)(ctx, r)
+	})
+	w.Handle(broken, func(context.Context, *worker.Request) (worker.Reply, error) {
+		return worker.Reply{}, worker.Fail("broken", "as ever")
 	})
 	return w.Run(context.Background())
 }
@@ -178,11 +200,13 @@ func TestLedger(t *testing.T) {
 	f := deploy(t, r.URL)
 	ctx, stop := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer stop()
-	if _, err := submit(ctx, f, 0, "warm-up"); err != nil {
-		t.Fatalf("the fleet never came up: %v", err)
+	for n := range mix {
+		if _, err := submit(ctx, f, n, "warm-up"); err != nil {
+			t.Fatalf("the fleet never came up: %v", err)
+		}
 	}
 
-	var accepted sync.Map // ID → payload
+	var accepted sync.Map // what was accepted → how it was submitted
 	var moved, answered atomic.Int64
 	var all sync.WaitGroup
 	struck := make(chan struct{})
@@ -200,13 +224,16 @@ func TestLedger(t *testing.T) {
 		all.Go(func() {
 			for n := range jobs {
 				payload := fmt.Sprintf("payload %d of client %d, %x", n, c, seed)
+				if mix[n%len(mix)].same {
+					payload = fmt.Sprintf("payload %d for all, %x", n/100, seed)
+				}
 				tries, err := submit(ctx, f, n, payload)
 				if err != nil {
 					t.Errorf("request %d was never accepted: %v", n, err)
 					continue
 				}
 				moved.Add(int64(tries.retries))
-				if other, twice := accepted.LoadOrStore(tries.id, payload); twice {
+				if other, twice := accepted.LoadOrStore(tries.id, submitted{n, payload}); twice {
 					t.Errorf("%s was given to %q and to %q", tries.id, other, payload)
 				}
 			}
@@ -223,19 +250,18 @@ func TestLedger(t *testing.T) {
 	<-struck
 	healed := time.Now()
 
-	dispatchedAgain := 0
-	accepted.Range(func(id, payload any) bool {
+	a := &audit{t: t, fleet: f, order: map[string][]api.Status{}}
+	accepted.Range(func(id, how any) bool {
 		all.Go(func() {
-			if again := verify(ctx, t, f, id.(string), payload.(string)); again {
-				f.mu.Lock()
-				dispatchedAgain++
-				f.mu.Unlock()
-			}
+			s := how.(submitted)
+			mix[s.n%len(mix)].verify(ctx, a, id.(string), s.payload)
 			answered.Add(1)
 		})
 		return true
 	})
 	all.Wait()
+	a.inOrder()
+	dispatchedAgain := a.again
 	t.Logf("accepted %d of %d, answered with their own payload %d; %d submits moved to another gateway, %d requests dispatched again; %d processes killed in %v, all answered %v after the last",
 		count(&accepted), requests, answered.Load(), moved.Load(), dispatchedAgain, kills, healed.Sub(begun).Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
 	if answered.Load() != requests || count(&accepted) != requests {
@@ -261,13 +287,9 @@ func submit(ctx context.Context, f *fleet, n int, payload string) (receipt, erro
 	key = fmt.Sprintf("%x", key)
 	key = key[max(0, len(key)-200):]
 	for try := 0; ; try++ {
-		service := quick
-		if n%every == 1 {
-			service = slow
-		}
-		s, err := one(f, n+try).Submit(ctx, service, client.Request{ContentType: "text/plain", Body: []byte(payload), IdempotencyKey: key})
+		id, err := mix[n%len(mix)].submit(ctx, one(f, n+try), n, client.Request{ContentType: "text/plain", Body: []byte(payload), IdempotencyKey: key})
 		if err == nil {
-			return receipt{s.CorrelationID, try}, nil
+			return receipt{id, try}, nil
 		}
 		if ctx.Err() != nil {
 			return receipt{}, err
@@ -277,38 +299,6 @@ func submit(ctx context.Context, f *fleet, n int, payload string) (receipt, erro
 }
 
 func one(f *fleet, n int) *client.Client { return client.New(f.urls[n%len(f.urls)]) }
-
-// verify reads one request at every gateway: one outcome, the same bytes.
-func verify(ctx context.Context, t *testing.T, f *fleet, id, payload string) (again bool) {
-	var first api.Status
-	for n := range f.urls {
-		s, err := one(f, n).Wait(ctx, id)
-		if err != nil || s.Status != api.Succeeded {
-			t.Errorf("%s: %s, %v", id, s.Status, err)
-			return false
-		}
-		if n == 0 {
-			first = s
-		} else if s.FinishedAt != first.FinishedAt || string(s.Reply.Body) != string(first.Reply.Body) {
-			t.Errorf("%s: two gateways differ: %+v, %+v", id, first, s)
-		}
-	}
-	reply, err := one(f, len(id)).Reply(ctx, id)
-	if err != nil || string(reply.Body) != payload {
-		t.Errorf("%s: replied %q, %v; want %q", id, reply.Body, err, payload)
-	}
-	last := ""
-	for e, err := range one(f, 1).Events(ctx, id) {
-		if err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: events: %v", id, err)
-		}
-		last = e.Kind
-	}
-	if last != "outcome" {
-		t.Errorf("%s: the last event is %q", id, last)
-	}
-	return first.Attempt > 1
-}
 
 func count(m *sync.Map) (n int) {
 	m.Range(func(any, any) bool { n++; return true })
