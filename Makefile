@@ -49,6 +49,10 @@ browser: ## the page in Chromium against the real binary (needs chromium and Nod
 ledger: tools ## kill gateways and workers under load and count every request
 	$(GO) test -count=1 -v -run TestLedger ./internal/ledger
 
+.PHONY: life
+life: tools ## draw 2,000 histories of requests, and hold each to what is promised
+	$(GO) test -count=1 -v -timeout 60m -run TestLifeOfARequest ./internal/broker -rapid.checks=2000
+
 .PHONY: conformance
 conformance: tools ## run every kind of worker through its duties, and show the tables
 	$(GO) test -count=1 -v -run TestWorkersConform ./internal/conformance

@@ -9,7 +9,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
-var answerScript = newScript("answer")
+var answerScript = newPlainScript("answer")
 
 // tokenForm is what enqueue in prelude.lua writes: ID and leg of a scatter,
 // attempt, nonce.

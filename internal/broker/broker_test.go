@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -19,7 +20,10 @@ import (
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("rapid.checks", "30") // histories; `make life` draws more
+	goleak.VerifyTestMain(m)
+}
 
 // open gives a broker that knows the service "echo".
 func open(t testing.TB, r *redistest.Redis, change ...func(*broker.Options)) *broker.Broker {

@@ -15,7 +15,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
-var announceScript = newScript("announce")
+var announceScript = newPlainScript("announce")
 
 // Delivery is a work entry that a worker claimed.
 type Delivery struct {

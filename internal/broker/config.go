@@ -36,8 +36,8 @@ const (
 )
 
 var (
-	configureScript = newScript("configure")
-	groupScript     = newScript("group")
+	configureScript = newPlainScript("configure")
+	groupScript     = newPlainScript("group")
 )
 
 // deployment is what all gateways share, as last read. Never changed in place.

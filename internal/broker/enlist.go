@@ -28,7 +28,7 @@ const (
 	maxWorkerName  = 128
 )
 
-var enlistScript = newScript("enlist")
+var enlistScript = newPlainScript("enlist")
 
 // Enlistment is what a worker says of itself; its name is the broker's.
 type Enlistment struct {

@@ -14,7 +14,7 @@ const (
 	handedTo = "http:" // + gateway: work that a worker got from it
 )
 
-var entrustScript = newScript("entrust")
+var entrustScript = newPlainScript("entrust")
 
 // Reserve is Claim for a worker that this process has yet to find. To everybody else
 // what it holds is still queued. Follow it by Entrust or Unclaim: without either

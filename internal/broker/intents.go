@@ -20,9 +20,9 @@ const (
 )
 
 var (
-	deliveredScript = newScript("delivered")
-	postponeScript  = newScript("postpone")
-	reissueScript   = newScript("reissue")
+	deliveredScript = newPlainScript("delivered")
+	postponeScript  = newPlainScript("postpone")
+	reissueScript   = newPlainScript("reissue")
 )
 
 // Intent is a callback that is owed. It was stored by the operation that

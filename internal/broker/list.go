@@ -31,7 +31,7 @@ const (
 // so whoever reads in this order meets it at least once.
 var listings = []string{"open", string(Succeeded), string(Failed), string(TimedOut), string(Canceled)}
 
-var listScript = newScript("list")
+var listScript = newPlainScript("list")
 
 // Query is what List looks for. Zero values leave a limit out.
 type Query struct {

@@ -19,8 +19,8 @@ import (
 )
 
 var (
-	batchScript      = newScript("batch")
-	closeBatchScript = newScript("closebatch")
+	batchScript      = newPlainScript("batch")
+	closeBatchScript = newPlainScript("closebatch")
 )
 
 // Item is the place of a request in a batch.

@@ -16,7 +16,7 @@ const (
 	pruneShare = 500 // looked at in one index each round, beside the oldest
 )
 
-var pruneScript = newScript("prune")
+var pruneScript = newPlainScript("prune")
 
 // Walk is how far Prune came in the indexes of each tenant.
 type Walk map[string][]any

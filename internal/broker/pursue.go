@@ -14,7 +14,7 @@ const pursueBatch = 32 // dead letters that one script redrives
 
 var (
 	pursueScript = newScript("pursue", "redrive")
-	spreadScript = newScript("spread")
+	spreadScript = newPlainScript("spread")
 )
 
 // Pursue goes on with the jobs of a partition that redrive dead letters: a handful

@@ -17,7 +17,7 @@ import (
 // not closed by then lost its gateway, and what it has is all of it.
 const batchSubmits = time.Minute
 
-var tallyScript = newScript("tally")
+var tallyScript = newPlainScript("tally")
 
 // Batch is how far a batch is.
 type Batch struct {

@@ -17,7 +17,7 @@ const MostRedriven = 1_000_000
 
 var (
 	redriveallScript  = newScript("redriveall")
-	stopredriveScript = newScript("stopredrive")
+	stopredriveScript = newPlainScript("stopredrive")
 )
 
 // RedriveFilter chooses the dead letters of a job.

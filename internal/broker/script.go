@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"embed"
 	"encoding/hex"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -21,10 +22,19 @@ type script struct {
 
 var scripts []*script // all of them, for load
 
-// newScript reads the script of a verb. with names what it needs beside what all share.
+// newScript reads the script of a verb that moves requests. with names what it needs
+// beside what all of those share.
 func newScript(verb string, with ...string) *script {
+	return scriptOf(slices.Concat([]string{"prelude", "line", "share", "dead", "outcome"}, with, []string{verb})...)
+}
+
+// newPlainScript reads the script of a verb that moves none: the less stands before
+// it, the sooner it is read, by the embedded Redis at each call.
+func newPlainScript(verb string) *script { return scriptOf("prelude", verb) }
+
+func scriptOf(files ...string) *script {
 	s := &script{}
-	for _, name := range slices.Concat([]string{"prelude", "line", "share", "dead", "outcome"}, with, []string{verb}) {
+	for _, name := range files {
 		s.source += readLua(name)
 	}
 	sum := sha1.Sum([]byte(s.source)) // the digest that EVALSHA is defined by
@@ -38,8 +48,11 @@ func readLua(name string) string {
 	if err != nil {
 		panic("broker: " + err.Error()) // embedded: can't be missing in a binary that was built
 	}
-	return string(source)
+	return comments.ReplaceAllString(string(source), "")
 }
+
+// comments are lines of their own; Redis has no use for them.
+var comments = regexp.MustCompile(`(?m)^\s*--.*\n`)
 
 // load makes the scripts known to Redis, after a connect and after a restart.
 func load(ctx context.Context, c redis.Cmdable) error {

@@ -12,7 +12,7 @@ import (
 
 var (
 	statusScript = newScript("status")
-	detachScript = newScript("detach")
+	detachScript = newPlainScript("detach")
 )
 
 // readAsk is one read of a record on its way through the batch.

@@ -7,10 +7,10 @@ import (
 )
 
 var (
-	stewardScript  = newScript("steward")
-	handoverScript = newScript("handover")
-	tidyScript     = newScript("tidy")
-	retireScript   = newScript("retire")
+	stewardScript  = newPlainScript("steward")
+	handoverScript = newPlainScript("handover")
+	tidyScript     = newPlainScript("tidy")
+	retireScript   = newPlainScript("retire")
 )
 
 // Hold takes or renews the lease of a partition's upkeep for this process.

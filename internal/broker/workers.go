@@ -18,7 +18,7 @@ const (
 	drainedFor   = 24 * time.Hour // how long the order to drain a worker outlives it
 )
 
-var musterScript = newScript("muster")
+var musterScript = newPlainScript("muster")
 
 // Worker is a live worker.
 type Worker struct {

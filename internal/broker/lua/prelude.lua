@@ -1,6 +1,6 @@
--- prelude.lua stands before every script of this room, and then line.lua, share.lua,
--- dead.lua and outcome.lua. It knows the record of a request and the moves that several verbs
--- share: claim, enqueue, park, wake.
+-- prelude.lua stands before every script of this room; before those that move
+-- requests then line.lua, share.lua, dead.lua and outcome.lua. It knows the record of
+-- a request and the moves that several verbs share: claim, enqueue, park, wake.
 --
 -- ARGV[1] is always the prefix of the partition, e.g. "cc:{0}:"; every key
 -- below carries that hash tag, so one script stays in one slot. KEYS[1] routes.
