@@ -36,8 +36,14 @@ type Redis struct {
 // Each runs a test on the embedded and on the real Redis.
 func Each(t *testing.T, test func(*testing.T, *Redis)) {
 	t.Helper()
-	t.Run("miniredis", func(t *testing.T) { test(t, Embedded(t)) })
-	t.Run("redis", func(t *testing.T) { test(t, Start(t)) })
+	t.Run("miniredis", func(t *testing.T) {
+		t.Parallel() // much of a test is waiting
+		test(t, Embedded(t))
+	})
+	t.Run("redis", func(t *testing.T) {
+		t.Parallel()
+		test(t, Start(t))
+	})
 }
 
 // Mini is the URL of an embedded Redis.
