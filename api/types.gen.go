@@ -1298,7 +1298,7 @@ type AnswerParams struct {
 	// ErrorCode Of failed and retry: the same for programs
 	ErrorCode string `form:"error_code,omitempty" json:"error_code,omitempty,omitzero"`
 
-	// CacheTTL Of final: for how long it answers requests with the same content at once, such as 10m; 0 for not at all. Left out, the service has it set
+	// CacheTTL Of final: for how long it answers requests with the same content at once, such as 10m, a week at most; 0 for not at all. Left out, the service has it set
 	CacheTTL string `form:"cache_ttl,omitempty" json:"cache_ttl,omitempty,omitzero"`
 
 	// ReplyTypeHeader The same as type

@@ -53,6 +53,13 @@ local function number(text)
   return text and #text <= 15 and string.match(text, '^%d+%.?%d*$') and tonumber(text) or nil
 end
 
+-- time_to_cache is the ms for which the worker lets its reply be cached; nil where it
+-- left that to the service.
+local function time_to_cache(f)
+  local ms = number(f.cache_ttl)
+  return ms and math.floor(math.min(ms, WEEK)) or nil
+end
+
 -- renew lets the worker keep its entry from the instant at which Redis took
 -- the reply, and fixes when the attempt was claimed.
 local function renew(r, at)
@@ -150,7 +157,7 @@ local function settle(entry, f, n)
       f.content_type, f.status_code, body = ARGV[v + 4], ARGV[v + 5], ARGV[v + 6]
     end
     local code = number(f.status_code)
-    local o = { rtype = content_type(f), reply = body, by_worker = true, at = at, cache = number(f.cache_ttl),
+    local o = { rtype = content_type(f), reply = body, by_worker = true, at = at, cache = time_to_cache(f),
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
     if kind == 'final' and o.cache and o.cache > 0 and not r.content then note('cacheable', id, r.service) end
     if f.headers and #f.headers <= MAX_REPLY_HEADERS then o.rheaders = f.headers end
