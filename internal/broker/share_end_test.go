@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,10 @@ import (
 )
 
 func runOf(r broker.Record) string { return "cc:{0}:request:" + r.ID.String() + "/0" }
+
+func calling(events ...string) func(*broker.Submission) {
+	return func(s *broker.Submission) { s.Callback = &broker.Callback{URL: "http://x/", Events: events} }
+}
 
 // A shared run can be had over HTTP as any work: held, put back, handed over, and
 // answered by its token.
@@ -66,6 +71,90 @@ func TestStrangeCacheTTL(t *testing.T) {
 				t.Errorf("after %s the next is a %s", ttl, r.Cache)
 			} else if r.Cache == broker.CacheMiss {
 				send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+			}
+		}
+	})
+}
+
+// A run is kept for callbacks that are owed, and once they are told no longer than
+// the requests that shared it.
+func TestShareOutlivesItsCallbacks(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) {
+			o.Services = map[string]broker.ServiceConfig{"echo": {Coalesce: true, Retention: time.Minute}}
+		})
+		if _, err := b.ClaimIntents(t.Context(), 1, time.Millisecond); err != nil { // makes the group
+			t.Fatal(err)
+		}
+		first := submit(t, b, "x", calling("progress", "succeeded"))
+		second, third := submit(t, b, "x", calling("succeeded")), submit(t, b, "x", calling("progress", "succeeded"))
+		d := claim(t, b)
+		send(t, b, d, broker.WorkerReply{Type: "progress", Body: []byte("half")})
+		settle(t, b)
+		send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("r")})
+		settle(t, b)
+		kept := func(when string, least, most time.Duration) {
+			t.Helper()
+			for _, key := range []string{runOf(first), strings.Replace(runOf(first), "request", "events", 1)} {
+				if left := redis.Client.PTTL(t.Context(), key).Val(); left < least || left > most {
+					t.Errorf("%s, %s is kept for %s", when, key, left)
+				}
+			}
+		}
+		kept("owed", 24*time.Hour, 72*time.Hour)
+		if err := b.Delete(t.Context(), third.ID); err != nil { // what is owed goes with it
+			t.Fatal(err)
+		}
+		intents, err := b.ClaimIntents(t.Context(), 10, time.Millisecond)
+		if err != nil || len(intents) != 5 {
+			t.Fatal(len(intents), err)
+		}
+		for _, i := range intents {
+			if i.ID != second.ID {
+				continue
+			}
+			if err := b.Delivered(t.Context(), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept("the first is owed two", 24*time.Hour, 72*time.Hour)
+		for _, i := range intents {
+			if i.ID == second.ID {
+				continue
+			}
+			if err := b.Delivered(t.Context(), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept("all told", 30*time.Second, time.Minute)
+	})
+}
+
+// Who is deleted while the run goes on is not waited for when that is forgotten.
+func TestShareDeletedWhileItRuns(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		first, second := submit(t, b, "x"), submit(t, b, "x")
+		d := claim(t, b)
+		if err := b.Delete(t.Context(), first.ID); err != nil {
+			t.Fatal(err)
+		}
+		if r := submit(t, b, "x"); r.Cache != broker.CacheShared {
+			t.Errorf("the next is a %s", r.Cache)
+		} else if err := b.Delete(t.Context(), r.ID); err != nil {
+			t.Fatal(err)
+		}
+		send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("r")})
+		settle(t, b)
+		if r := status(t, b, second.ID); replyOf(r) != "r" {
+			t.Errorf("it is %+v", r)
+		}
+		if err := b.Delete(t.Context(), second.ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range redis.Keys(t) {
+			if strings.Contains(key, ":request:") || strings.Contains(key, ":events:") || strings.Contains(key, ":content:") {
+				t.Errorf("%s is left", key)
 			}
 		}
 	})

@@ -26,7 +26,7 @@
 --   seq       number of the latest progress or partial reply
 --   event_bytes   of the progress and partial replies that are kept
 --   waiters   gateways to wake, separated by spaces
---   owed      callbacks not yet delivered
+--   owed      callbacks not yet delivered; of a shared run, of all who share it
 --   finished reason code message rtype rstatus rheaders reply   the outcome
 --   retried_as                                             the request that was made of it
 --   body content_type headers                              while it waits, or as a dead letter
@@ -46,7 +46,7 @@
 --   sharing   of the run: "content ttl", the hash that it answers for and the ms for
 --             which its reply is cached; its parents are all who wait for it, and
 --             sharers is how many records refer to it
---   outlast   of the run: ms until which a record refers to it
+--   outlast   of the run: ms until which a record refers to it, but for owed callbacks
 --   shared    of a request: "run how since": the run, miss, shared or hit, and of a
 --             hit the ms at which its reply came
 --
@@ -319,10 +319,17 @@ local function append(r, line)
   return n, redis.call('HINCRBY', r.key, 'event_bytes', #line)
 end
 
+-- owes counts by callbacks more that are owed to r, and by what it shares. Returns how
+-- many are.
+local function owes(r, by)
+  if r.via and redis.call('EXISTS', record_key(r.via)) == 1 then redis.call('HINCRBY', record_key(r.via), 'owed', by) end
+  return redis.call('HINCRBY', r.key, 'owed', by)
+end
+
 -- owe stores the intent to tell the client about an event.
 local function owe(r, kind, number)
   redis.call('XADD', P .. 'callbacks', '*', 'id', r.id, 'type', kind, 'number', int(number), 'attempt', '1')
-  redis.call('HINCRBY', r.key, 'owed', 1)
+  owes(r, 1)
 end
 
 -- binding is the key that binds the idempotency key of r, or nil where it has
@@ -334,15 +341,16 @@ local function binding(r)
   if bound and string.sub(bound, 1, #r.id) == r.id then return key end
 end
 
--- outlast keeps a shared run, which is over, until the last of those who refer to
--- it is forgotten.
+-- outlast keeps a shared run, once it is over, until the last of those who refer to
+-- it is forgotten: as expire does, with the callbacks of them all.
 local function outlast(name, at)
   local key = record_key(name)
-  local v = redis.call('HMGET', key, 'nonce', 'finished', 'outlast')
+  local v = redis.call('HMGET', key, 'nonce', 'finished', 'outlast', 'owed')
   if not v[1] then return end
   at = math.max(at, tonumber(v[3] or 0))
   redis.call('HSET', key, 'outlast', int(at))
   if v[2] then
+    if tonumber(v[4] or 0) > 0 then at = math.max(at, NOW + CALLBACK_WINDOW) end
     redis.call('PEXPIREAT', key, int(at))
     redis.call('PEXPIREAT', events_key(name), int(at))
   end
@@ -351,15 +359,16 @@ end
 -- expire sets when the record is forgotten: its retention after the outcome,
 -- or later while a callback is owed.
 local function expire(r)
-  local at = r.finished + r.retention
+  local over = r.finished + r.retention
+  local at = over
   local owed = tonumber(redis.call('HGET', r.key, 'owed') or 0)
   if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end
   redis.call('PEXPIREAT', r.key, int(at))
   redis.call('PEXPIREAT', events_key(r.id), int(at))
   for leg = 1, r.legs or 0 do redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at)) end
-  if r.via then outlast(r.via, at) end
+  if r.via then outlast(r.via, over) end
   local bound = binding(r)
-  if bound then redis.call('PEXPIREAT', bound, int(r.finished + r.retention)) end
+  if bound then redis.call('PEXPIREAT', bound, int(over)) end
 end
 
 -- Counters of a service: a(dded to the stream), f(inished after a claim), b(usy ms),

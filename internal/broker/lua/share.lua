@@ -39,13 +39,15 @@ local function stands(r, v)
   if run.release then v[19] = int(run.release) end
 end
 
--- forsake forgets the request r that shared a run, and with the last one the run;
--- where others of them expired before, it stays as long as it would have anyway.
--- What somebody wanted forgotten answers nobody else.
+-- forsake has the request r, which is about to be forgotten, refer to no run any
+-- more. The run goes with the last one; where others of them expired before, it stays
+-- as long as it would have anyway. What somebody wanted forgotten answers nobody else.
 local function forsake(r)
-  if not r.via then return end
-  local run = load(r.via)
-  if not run or not run.finished then return end
+  local run = r.via and load(r.via)
+  if not run then return end
+  owes(r, 0 - tonumber(redis.call('HGET', r.key, 'owed') or 0))
+  local left = redis.call('HINCRBY', run.key, 'sharers', -1)
+  if not run.finished then return end
   unbind(run.content, run.id)
-  if redis.call('HINCRBY', run.key, 'sharers', -1) <= 0 then redis.call('DEL', run.key, events_key(run.id)) end
+  if left <= 0 then redis.call('DEL', run.key, events_key(run.id)) else outlast(run.id, 0) end
 end
