@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,45 @@ func TestShareOutlivesItsCallbacks(t *testing.T) {
 			}
 		}
 		kept("all told", 30*time.Second, time.Minute)
+	})
+}
+
+// Who left before the end sees nothing of what came after, also where the run keeps
+// only the latest of it.
+func TestShareLeftBeforeTheCut(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) {
+			o.Services = map[string]broker.ServiceConfig{"echo": {Coalesce: true, MaxEvents: 4}}
+		})
+		first, second := submit(t, b, "x"), submit(t, b, "x")
+		d := claim(t, b)
+		seq := 0
+		more := func(n int) {
+			for range n {
+				seq++
+				send(t, b, d, broker.WorkerReply{Type: "partial", Body: []byte(fmt.Sprint(seq))})
+			}
+			settle(t, b)
+		}
+		more(3)
+		if _, err := b.Cancel(t.Context(), second.ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []struct{ more, first int }{{2, 2}, {1, 3}, {1, 4}, {5, 4}} {
+			more(want.more)
+			r, events, first, err := b.Events(t.Context(), second.ID, 0)
+			if err != nil || r.Events != 4 || first != want.first || len(events) != 4-want.first {
+				t.Errorf("after %d it has %d events of %d from %d on, %v", seq, len(events), r.Events, first, err)
+			}
+			for i, e := range events {
+				if e.Number != first+i || string(e.Body) != fmt.Sprint(e.Number) {
+					t.Errorf("event %d is %q", e.Number, e.Body)
+				}
+			}
+		}
+		if _, events, from, err := b.Events(t.Context(), first.ID, 0); err != nil || from != 9 || len(events) != 4 {
+			t.Errorf("who stayed has %d from %d on, %v", len(events), from, err)
+		}
 	})
 }
 
