@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,6 +16,20 @@ func runOf(r broker.Record) string { return "cc:{0}:request:" + r.ID.String() + 
 
 func calling(events ...string) func(*broker.Submission) {
 	return func(s *broker.Submission) { s.Callback = &broker.Callback{URL: "http://x/", Events: events} }
+}
+
+// pass waits until Redis' clock is beyond an instant.
+func pass(t testing.TB, b *broker.Broker, at time.Time) {
+	t.Helper()
+	for {
+		now, err := b.Now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.After(at.Add(time.Millisecond)) {
+			return
+		}
+	}
 }
 
 // A shared run can be had over HTTP as any work: held, put back, handed over, and
@@ -166,6 +181,55 @@ func TestShareLeftBeforeTheCut(t *testing.T) {
 		}
 		if _, events, from, err := b.Events(t.Context(), first.ID, 0); err != nil || from != 9 || len(events) != 4 {
 			t.Errorf("who stayed has %d from %d on, %v", len(events), from, err)
+		}
+	})
+}
+
+// Who had no time left when the reply came times out with it: it never stands where
+// it did before.
+func TestShareTooLate(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		first := submit(t, b, "x")
+		short := submit(t, b, "x", timeout(30*time.Millisecond))
+		d := claim(t, b)
+		if r := status(t, b, short.ID); r.Status != broker.Running {
+			t.Fatalf("it is %s", r.Status)
+		}
+		pass(t, b, short.Deadline)
+		send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("r")})
+		settle(t, b)
+		if r := status(t, b, short.ID); r.Status != broker.TimedOut || r.Reason != "total" || r.Error == nil || r.Error.Code != "timeout" || r.Started.IsZero() {
+			t.Errorf("too late, it is %+v", r)
+		}
+		if r := status(t, b, first.ID); r.Status != broker.Succeeded {
+			t.Errorf("the first is %s", r.Status)
+		}
+	})
+}
+
+// A failure that came in time is one, whenever it is settled.
+func TestShareFailedInTime(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing, func(o *broker.Options) {
+			o.MaxReply = 8
+			o.Judge = broker.Judge{Services: []string{"echo"}, Reply: func(context.Context, broker.FinalReply) broker.Verdict {
+				return broker.Verdict{Fail: &broker.Error{Code: "schema", Message: "It is bad."}}
+			}}
+		})
+		for reason, reply := range map[string]broker.WorkerReply{
+			"max_attempts": {Type: "retry"},
+			"intercepted":  {Type: "final"},
+			"worker":       {Type: "final", Body: []byte("too large a reply")},
+		} {
+			submit(t, b, reason, func(s *broker.Submission) { s.MaxAttempts = 1 })
+			short := submit(t, b, reason, timeout(50*time.Millisecond))
+			send(t, b, claim(t, b), reply)
+			pass(t, b, short.Deadline)
+			settle(t, b)
+			if r := status(t, b, short.ID); r.Status != broker.Failed || r.Reason != reason {
+				t.Errorf("%s: it is %s by %q", reason, r.Status, r.Reason)
+			}
 		}
 	})
 }

@@ -1,6 +1,7 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
 local gather, close, part, share_out, body_of -- of what has legs, and of what is shared, below
+local time_out -- below
 
 -- A batch has in each partition in which it has items: the hash batch:<id>, the set
 -- open:<id> of items without an outcome, and the list outcomes:<id> of
@@ -32,7 +33,7 @@ local function tally(r)
 end
 
 -- finish records the one outcome of r. o: status, reason, code, message, and
--- rtype, rstatus, reply of the worker; at, when it sent that; cache, the ms for which
+-- rtype, rstatus, reply of the worker; at, when it sent what led to this; cache, the ms for which
 -- it may be cached. Everything is added before anything is taken away. Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
@@ -99,8 +100,8 @@ body_of = function(name)
   return run and (content(run) or parked(run))
 end
 
--- share_out gives the outcome o of the shared run r to all who wait for it, but those
--- whose time was over before. Its reply is cached where it may be. Returns lines for
+-- share_out gives the outcome o of the shared run r to all who wait for it; those whose
+-- time was over before time out: what Redis took by then is settled. Its reply is cached where it may be. Returns lines for
 -- the report, after a line break.
 share_out = function(r, o)
   local ttl = r.status == 'succeeded' and string.find(o.rstatus or '', '^2?%d?%d?$') and (o.cache or r.cache) or 0
@@ -112,7 +113,10 @@ share_out = function(r, o)
     local s = load(id)
     if s and not TERMINAL[s.status] then
       claim(s)
-      if (o.at or NOW) <= clock(s) then
+      local over, reason = clock(s)
+      if (o.at or NOW) > over then
+        report[#report + 1] = '\n' .. time_out(s, reason)
+      else
         report[#report + 1] = '\n' .. finish(s, { status = o.status, reason = o.reason, code = o.code, message = o.message,
           rtype = o.rtype, rstatus = o.rstatus, rheaders = o.rheaders, by_worker = true })
       end
@@ -181,10 +185,17 @@ gather = function(r, size)
   return table.concat(report)
 end
 
--- time_out ends r because a clock ran out: a scatter for which less will do
+local TIMEOUT = {
+  total = { 'timeout', 'No outcome came before the timeout of the request.' },
+  start = { 'start_timeout', 'No worker started the request before its start timeout.' },
+  stall = { 'stall_timeout', 'No answer came for as long as the scatter waits for the next.' },
+  run = { 'run_timeout', 'The worker did not reply before the run timeout.' },
+}
+
+-- time_out ends r because the clock reason ran out: a scatter for which less will do
 -- succeeds with what is there. Returns lines for the report.
-local function time_out(r, reason, code, message)
-  local o = { status = 'timed_out', reason = reason, code = code, message = message }
+time_out = function(r, reason)
+  local o = { status = 'timed_out', reason = reason, code = TIMEOUT[reason][1], message = TIMEOUT[reason][2] }
   if r.legs and r.partial and r.succeeded > 0 then return finish(r, { status = 'succeeded', reason = 'partial', open = o }) end
   return finish(r, o)
 end

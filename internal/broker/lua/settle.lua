@@ -96,15 +96,15 @@ local function remember(r, line)
   if cut > 0 then redis.call('HINCRBY', r.key, 'event_bytes', -cut) end
 end
 
-local function retry(r, f, n)
+local function retry(r, f, n, at)
   local message = f.error or 'The worker asked for another attempt.'
   if r.attempt >= r.max then
     return finish(r, { status = 'failed', reason = 'max_attempts', code = f.error_code or 'max_attempts',
-      message = message, by_worker = true })
+      message = message, by_worker = true, at = at })
   end
   local c = content(r)
   if not c then
-    return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true,
+    return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true, at = at,
       message = 'The worker asked for another attempt, but the body is no longer in Redis.' })
   end
   local delay = number(f.delay)
@@ -143,7 +143,7 @@ local function settle(entry, f, n)
     local whole = r.parents and not r.content and load(r.parents)
     local kept = not string.find(r.events, 'm', 1, true)
     if kept and #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
-      report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
+      report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true, at = at,
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)
     end
@@ -151,7 +151,7 @@ local function settle(entry, f, n)
     if kind == 'final' then v = verdict(r, entry) end
     if v == false then return 'judge' end
     if v and ARGV[v + 1] == 'fail' then
-      report[#report + 1] = finish(r, { status = 'failed', reason = 'intercepted', code = ARGV[v + 2], message = ARGV[v + 3], by_worker = true })
+      report[#report + 1] = finish(r, { status = 'failed', reason = 'intercepted', code = ARGV[v + 2], message = ARGV[v + 3], by_worker = true, at = at })
       return
     elseif v and ARGV[v + 1] == 'change' then
       f.content_type, f.status_code, body = ARGV[v + 4], ARGV[v + 5], ARGV[v + 6]
@@ -172,7 +172,7 @@ local function settle(entry, f, n)
     return
   end
   if kind == 'retry' then
-    local line = retry(r, f, n)
+    local line = retry(r, f, n, at)
     if line then report[#report + 1] = line end
     return
   end

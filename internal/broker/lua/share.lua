@@ -32,7 +32,7 @@ end
 -- stands puts into the view v of the open request r where its run is.
 local function stands(r, v)
   local run = load(r.via)
-  if not run or TERMINAL[run.status] then return end -- about to be told
+  if not run or TERMINAL[run.status] then return end -- lost: all have their end by its own
   v[4], v[5], v[6], v[20] = run.status, int(run.attempt), run.entry or '', redis.call('HGET', run.key, 'history') or ''
   if run.status == 'queued' and claim(run) then v[4] = 'running' end
   if run.started then v[7], v[8] = int(math.max(run.started, r.created)), run.worker or '' end
