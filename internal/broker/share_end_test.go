@@ -234,6 +234,30 @@ func TestShareFailedInTime(t *testing.T) {
 	})
 }
 
+// The start timeout of who joins a run between two attempts counts; it is over for
+// who saw the first begin.
+func TestShareStartsBetweenAttempts(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		start := func(d time.Duration) func(*broker.Submission) {
+			return func(s *broker.Submission) { s.StartTimeout = d }
+		}
+		submit(t, b, "x")
+		saw := submit(t, b, "x", start(500*time.Millisecond))
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "retry", Delay: time.Minute})
+		settle(t, b)
+		late := submit(t, b, "x", start(20*time.Millisecond))
+		if r := await(t, b, late.ID, broker.TimedOut); r.Reason != "start" || r.Attempt != 2 {
+			t.Errorf("it timed out by %q in attempt %d", r.Reason, r.Attempt)
+		}
+		pass(t, b, saw.Created.Add(500*time.Millisecond))
+		decide(t, b)
+		if r := status(t, b, saw.ID); r.Status != broker.Scheduled {
+			t.Errorf("who saw it begin is %s by %q", r.Status, r.Reason)
+		}
+	})
+}
+
 // Who is deleted while the run goes on is not waited for when that is forgotten.
 func TestShareDeletedWhileItRuns(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

@@ -164,6 +164,20 @@ local function claim(r)
   return r.started
 end
 
+-- begun tells whether r was claimed by an instant. A request has a second attempt only
+-- after a first that was; what it shares may have had attempts that were over before r
+-- came.
+local function begun(r, by)
+  if r.started and r.started <= by then return true end
+  if r.attempt == 1 or not r.via then return r.attempt > 1 end
+  if r.attempt > MAX_HISTORY then return true end -- nobody knows any more
+  for line in string.gmatch(redis.call('HGET', record_key(r.via), 'history') or '', '[^\n]+') do
+    local started, ended = string.match(line, '^%d+\t(%d+)\t(%d+)\t')
+    if started and tonumber(started) <= by and tonumber(ended) > r.created then return true end
+  end
+  return false
+end
+
 -- clock tells which clock of r runs out first by what is known of its claim, and
 -- when. A claim after the start timeout does not stop that clock: it ran out
 -- before, only nobody looked.
@@ -171,7 +185,7 @@ local function clock(r)
   local at, reason = r.deadline, 'total'
   if r.release then return at, reason end
   local start = r.created + r.start
-  if r.start > 0 and r.attempt == 1 and start < at and not (r.started and r.started <= start) then at, reason = start, 'start' end
+  if r.start > 0 and start < at and not begun(r, start) then at, reason = start, 'start' end
   if r.run > 0 and r.started and r.started + r.run < at then at, reason = r.started + r.run, 'run' end
   if r.legs and r.stall > 0 and r.latest + r.stall < at then at, reason = r.latest + r.stall, 'stall' end
   return at, reason
