@@ -258,6 +258,91 @@ func TestShareStartsBetweenAttempts(t *testing.T) {
 	})
 }
 
+// However many share a run that fails, its body is kept once, for all of them to be
+// redriven.
+func TestShareDeadLetters(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		bodies := func() (n int) {
+			for _, key := range redis.Keys(t) {
+				if strings.Contains(key, ":request:") && redis.Client.HExists(t.Context(), key, "body").Val() {
+					n++
+				}
+			}
+			return n
+		}
+		var dead []broker.Record
+		for range 3 {
+			dead = append(dead, submit(t, b, "body"))
+		}
+		short := submit(t, b, "body", timeout(20*time.Millisecond), func(s *broker.Submission) { s.Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" })
+		await(t, b, short.ID, broker.TimedOut) // while the run goes on
+		dead = append(dead, short)
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "failed", Error: &broker.Error{Code: "no"}})
+		settle(t, b)
+		if n := bodies(); n != 1 {
+			t.Errorf("%d bodies are kept", n)
+		}
+		list, err := b.DeadLetters(t.Context(), broker.DeadFilter{Tenant: broker.DefaultTenant}, broker.DeadPlace{}, 10)
+		if err != nil || len(list) != 4 || list[0].Size != 4 || list[0].ContentType != "text/plain" {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		if err := b.Delete(t.Context(), dead[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range dead[1:] {
+			again := redriven(t, b, r)
+			if d := claim(t, b); d.ID != again.ID.String() || string(d.Body) != "body" || d.ContentType != "text/plain" || d.Traceparent != r.Traceparent {
+				t.Errorf("delivered %+v", d)
+			}
+			if err := b.Delete(t.Context(), again.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		alone := submit(t, b, "other", timeout(20*time.Millisecond)) // the last to leave
+		await(t, b, alone.ID, broker.TimedOut)
+		again := redriven(t, b, alone)
+		if d := claim(t, b); string(d.Body) != "other" {
+			t.Errorf("delivered %+v", d)
+		}
+		for _, id := range []correlation.ID{dead[1].ID, dead[2].ID, dead[3].ID, alone.ID, again.ID} {
+			if err := b.Delete(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, key := range redis.Keys(t) {
+			if strings.Contains(key, ":request:") || strings.Contains(key, ":dead:") || strings.Contains(key, ":content:") {
+				t.Errorf("%s is left", key)
+			}
+		}
+	})
+}
+
+// A job redrives those that shared a run, each with the body.
+func TestShareRedrivenByAJob(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		for range 3 {
+			submit(t, b, "body")
+		}
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "failed"})
+		settle(t, b)
+		job, err := b.RedriveAll(t.Context(), broker.RedriveFilter{DeadFilter: broker.DeadFilter{Tenant: broker.DefaultTenant}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pursue(t, b)
+		if job, err = b.RedriveStatus(t.Context(), job.ID); err != nil || job.State != broker.RedriveDone || job.Done != 3 || job.Failed != 0 {
+			t.Errorf("%+v, %v", job, err)
+		}
+		for range 3 {
+			if d := claim(t, b); string(d.Body) != "body" {
+				t.Errorf("delivered %+v", d)
+			}
+		}
+	})
+}
+
 // Who is deleted while the run goes on is not waited for when that is forgotten.
 func TestShareDeletedWhileItRuns(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

@@ -1,7 +1,6 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
-local gather, close, part, share_out, body_of -- of what has legs, and of what is shared, below
-local time_out -- below
+local time_out, gather, close, part, share_out -- below; the last four of what has legs, and of what is shared
 
 -- A batch has in each partition in which it has items: the hash batch:<id>, the set
 -- open:<id> of items without an outcome, and the list outcomes:<id> of
@@ -59,7 +58,7 @@ local function finish(r, o)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')
-  if dead then park(r, r.via and body_of(r.via)) end -- to be redriven
+  if dead and not r.via then park(r) end -- to be redriven; what shared a run finds it there
   if dead and not r.legs then bury(r) end -- a scatter has no body that could be kept
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
   wake(r)
@@ -80,7 +79,8 @@ local function finish(r, o)
   redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked')
   local told = ''
   if r.content then told = share_out(r, o) end
-  if not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
+  if r.content and redis.call('HEXISTS', r.key, 'mourned') == 1 then park(r)
+  elseif not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
   if r.batch then tally(r) end
@@ -88,16 +88,10 @@ local function finish(r, o)
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
   if r.content then return string.sub(told, 2) end -- those who shared it tell of it
-  if r.via then return report .. part(r) end
+  if r.via then return report .. part(r, dead) end
   if r.legs then return report .. close(r, o.open or o) end
   if r.parents and not o.closing then return report .. gather(r, #(o.reply or '')) end
   return report
-end
-
--- body_of is the content of a shared run, wherever it stands.
-body_of = function(name)
-  local run = load(name)
-  return run and (content(run) or parked(run))
 end
 
 -- share_out gives the outcome o of the shared run r to all who wait for it; those whose
@@ -125,11 +119,14 @@ share_out = function(r, o)
   return table.concat(report)
 end
 
--- part takes r, which has its outcome, out of the run that it shared. The run stops
--- when the last one leaves. Returns lines for the report.
-part = function(r)
+-- part takes r, which has its outcome, out of the run that it shared, and has that keep
+-- the body where r is a dead letter. The run stops when the last one leaves. Returns
+-- lines for the report.
+part = function(r, dead)
   local run = load(r.via)
-  if not run or run.finished then return '' end
+  if not run then return '' end
+  if dead then redis.call('HSET', run.key, 'mourned', '1') end
+  if run.finished then return '' end
   local left = {}
   for id in string.gmatch(run.parents or '', '%S+') do
     if id ~= r.id then left[#left + 1] = id end

@@ -29,7 +29,8 @@
 --   owed      callbacks not yet delivered; of a shared run, of all who share it
 --   finished reason code message rtype rstatus rheaders reply   the outcome
 --   retried_as                                             the request that was made of it
---   body content_type headers                              while it waits, or as a dead letter
+--   body content_type headers                              while it waits, or as a dead letter;
+--             of who shared a run they are in that, see body_key
 --
 -- A scatter is a record with the service "*" and no entry anywhere; each of its
 -- legs is one at request:<id>/<leg>, which goes the way of any request. Besides:
@@ -46,6 +47,7 @@
 --   sharing   of the run: "content ttl", the hash that it answers for and the ms for
 --             which its reply is cached; its parents are all who wait for it, and
 --             sharers is how many records refer to it
+--   mourned   of the run: it keeps its body after its end, for a dead letter that shared it
 --   outlast   of the run: ms until which a record refers to it, but for owed callbacks
 --   shared    of a request: "run how since": the run, miss, shared or hit, and of a
 --             hit the ms at which its reply came
@@ -247,9 +249,12 @@ local function park(r, c)
   end
 end
 
+-- body_key is the record that has the body of r while it is not on the stream.
+local function body_key(r) return r.via and record_key(r.via) or r.key end
+
 -- parked reads what enqueue needs from the record.
 local function parked(r)
-  local v = redis.call('HMGET', r.key, 'content_type', 'trace', 'headers', 'body')
+  local v = redis.call('HMGET', body_key(r), 'content_type', 'trace', 'headers', 'body')
   return { content_type = v[1] or '', traceparent = v[2] or '', headers = v[3] or '', body = v[4] or '' }
 end
 
