@@ -153,8 +153,9 @@ close = function(whole, o)
 end
 
 -- gather counts the leg r, which just ended, and decides whether that decides the
--- whole. Nobody can count it twice: a leg ends once. What the deadline ends is
--- left to it.
+-- whole. Where less will do, it goes on until no more can come: what is there must
+-- not hang on who answered first. Nobody can count a leg twice: it ends once. What
+-- the deadline ends is left to it.
 gather = function(r, size)
   local report = {}
   for id in string.gmatch(r.parents, '%S+') do
@@ -168,14 +169,17 @@ gather = function(r, size)
       append(whole, int(NOW) .. ' answer/' .. leg_of(r.id) .. ' \n') -- refers to the reply, which is kept once
       redis.call('HSET', whole.key, 'scatter', table.concat({ int(whole.legs), int(whole.min), int(whole.stall),
         whole.partial and '1' or '0', int(whole.succeeded), int(whole.ended), int(whole.latest), int(whole.bytes) }, ' '))
+      local open = whole.legs - whole.ended
       if whole.succeeded >= whole.min then
         report[#report + 1] = '\n' .. finish(whole, { status = 'succeeded', reason = '' })
-      elseif whole.legs - whole.ended + whole.succeeded < whole.min and NOW < whole.deadline then
-        report[#report + 1] = '\n' .. finish(whole, { status = 'failed', reason = 'min_replies', code = 'too_few_replies',
-          message = 'Of ' .. int(whole.legs) .. ' services, fewer than ' .. int(whole.min) .. ' can still succeed.' })
-      else
+      elseif NOW >= whole.deadline or open + whole.succeeded >= whole.min or whole.partial and open > 0 then
         schedule(whole)
         wake(whole)
+      elseif whole.partial and whole.succeeded > 0 then
+        report[#report + 1] = '\n' .. finish(whole, { status = 'succeeded', reason = 'partial' })
+      else
+        report[#report + 1] = '\n' .. finish(whole, { status = 'failed', reason = 'min_replies', code = 'too_few_replies',
+          message = 'Of ' .. int(whole.legs) .. ' services, fewer than ' .. int(whole.min) .. ' can still succeed.' })
       end
     end
   end
