@@ -1298,7 +1298,7 @@ type AnswerParams struct {
 	// ErrorCode Of failed and retry: the same for programs
 	ErrorCode string `form:"error_code,omitempty" json:"error_code,omitempty,omitzero"`
 
-	// CacheTTL Of final: for how long it answers requests with the same content at once, such as 10m; 0 for not at all. Left out, the service has it set
+	// CacheTTL Of final: for how long it answers requests with the same content at once, such as 10m, a week at most; 0 for not at all. Left out, the service has it set
 	CacheTTL string `form:"cache_ttl,omitempty" json:"cache_ttl,omitempty,omitzero"`
 
 	// ReplyTypeHeader The same as type
@@ -1440,7 +1440,7 @@ type ScatterParams struct {
 	// StallTimeout Without an answer for so long it is over, such as 10s; never by default
 	StallTimeout string `form:"stall_timeout,omitempty" json:"stall_timeout,omitempty,omitzero"`
 
-	// AcceptPartial Whether one success will do when time is up
+	// AcceptPartial Whether one success will do when time is up, or all have answered
 	AcceptPartial bool `form:"accept_partial,omitempty" json:"accept_partial,omitempty,omitzero"`
 
 	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.

@@ -57,7 +57,7 @@ func scatter() *cobra.Command {
 	c.Flags().DurationVar(&timeout, "timeout", 0, "accepted to outcome; 0 leaves what the gateway has set")
 	c.Flags().IntVar(&least, "min-replies", 0, "how many must succeed; 0 for all")
 	c.Flags().DurationVar(&stall, "stall-timeout", 0, "without an answer for so long it is over; 0 for never")
-	c.Flags().BoolVar(&partial, "accept-partial", false, "when time is up, one success will do")
+	c.Flags().BoolVar(&partial, "accept-partial", false, "when nothing more can come, one success will do")
 	c.Flags().StringSliceVar(&tags, "tag", nil, "to find it in the listing by; several by commas, or again")
 	c.Flags().BoolVar(&waits, "wait", false, "wait for the outcome")
 	return c

@@ -11,9 +11,9 @@ import (
 
 var answerScript = newPlainScript("answer")
 
-// tokenForm is what enqueue in prelude.lua writes: ID and leg of a scatter,
-// attempt, nonce.
-var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})(/[1-9][0-9]{0,2})?\.([1-9][0-9]{0,9})\.([0-9a-f]{1,64})$`)
+// tokenForm is what enqueue in prelude.lua writes: ID and leg of a scatter, or 0 for
+// a shared run, attempt, nonce.
+var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})(/(?:0|[1-9][0-9]{0,2}))?\.([1-9][0-9]{0,9})\.([0-9a-f]{1,64})$`)
 
 // Answer takes a reply by the token of a claim, for a worker that has nothing
 // else in its hand. Unlike Send it tells whether the claim still holds, and

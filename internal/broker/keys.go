@@ -54,7 +54,7 @@ func (p partition) redrives() string                 { return p.prefix() + "redr
 func (p partition) redrive(id correlation.ID) string { return p.prefix() + "redrive:" + id.String() }
 func (p partition) callbacks() string                { return p.prefix() + "callbacks" }
 func (p partition) request(id correlation.ID) string { return p.prefix() + "request:" + id.String() }
-func (p partition) record(name string) string        { return p.prefix() + "request:" + name } // of a leg too
+func (p partition) record(name string) string        { return p.prefix() + "request:" + name } // of a leg or a shared run too
 func (p partition) queue(service string) string      { return p.prefix() + "queue:" + service }
 func (p partition) waiting(service string) string    { return p.prefix() + "waiting:" + service }
 func (p partition) idempotency(hash string) string   { return p.prefix() + "idempotency:" + hash }

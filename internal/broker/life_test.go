@@ -212,7 +212,7 @@ func (l *life) step(t *testing.T, s step) error {
 		case "claim same":
 			got, err = l.b.Claim(ctx, fmt.Sprintf("w%d", s.Pick%3), lifeServices[3:], 1, time.Millisecond)
 		case "reserve":
-			got, err = l.b.Reserve(ctx, "echo", 1, time.Millisecond)
+			got, err = l.b.Reserve(ctx, lifeServices[s.Pick%2*3], 1, time.Millisecond)
 		}
 		if err != nil {
 			return err
@@ -252,6 +252,9 @@ func (l *life) step(t *testing.T, s step) error {
 		}
 		got, err := l.b.Entrust(ctx, []broker.Delivery{d})
 		l.held = append(l.held, got...)
+		if len(got) > 0 && d.Service == "same" {
+			return errors.Join(err, l.wanted(d))
+		}
 		id, _ := correlation.Parse(d.ID)
 		if w := l.requests[id]; len(got) > 0 && (w == nil || w.record.Status.Terminal()) {
 			return fmt.Errorf("entrusted a request that has ended: %+v", w)

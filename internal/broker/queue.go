@@ -163,7 +163,7 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 		q.InLine += int(l.waiting.Val() - l.scheduled.Val() - l.gated.Val())
 		for _, first := range l.first {
 			if len(first.Val()) > 0 {
-				name, _, _ := strings.Cut(first.Val()[0], "/") // of a leg
+				name, _, _ := strings.Cut(first.Val()[0], "/") // of a leg, or a shared run
 				if id, err := correlation.Parse(name); err == nil {
 					q.OldestAge = max(q.OldestAge, now.Val().Sub(id.Time()))
 				}

@@ -27,7 +27,7 @@ type Scatter struct {
 	Legs          []Submission  // one each service: its body and headers, attempts and clocks
 	MinReplies    int           // how many must succeed; 0 for all
 	StallTimeout  time.Duration // without an answer for so long it is over; 0 for never
-	AcceptPartial bool          // when time is up, one success will do
+	AcceptPartial bool          // when time is up, or all have answered, one success will do
 }
 
 // leg is a Submission to one service on its way through the batch.

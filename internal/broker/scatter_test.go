@@ -233,6 +233,38 @@ func TestScatterAtItsDeadline(t *testing.T) {
 	})
 }
 
+// TestScatterTakesLess: a success that can't be reached any more fails a scatter only
+// where nothing less will do. Else it goes on until all have answered, so that what
+// is there does not hang on who was first.
+func TestScatterTakesLess(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, withThree)
+		for _, c := range []struct {
+			kinds   [3]string
+			outcome broker.Status
+			reason  string
+		}{
+			{[3]string{"failed", "final", "final"}, broker.Succeeded, "partial"},
+			{[3]string{"final", "final", "failed"}, broker.Succeeded, "partial"},
+			{[3]string{"failed", "failed", "final"}, broker.Succeeded, "partial"},
+			{[3]string{"failed", "failed", "failed"}, broker.Failed, "min_replies"},
+		} {
+			r := scatter(t, b, func(s *broker.Scatter) { s.AcceptPartial = true })
+			var legs []string
+			for i, service := range three {
+				if now := status(t, b, r.ID); now.Status.Terminal() {
+					t.Fatalf("%v: after %d answers it is %s", c.kinds, i, now.Status)
+				}
+				answer(t, b, claimOf(t, b, service), c.kinds[i])
+				settle(t, b)
+				legs = append(legs, map[string]string{"final": "succeeded", "failed": "failed"}[c.kinds[i]])
+			}
+			wantLegs(t, status(t, b, r.ID), c.outcome, c.reason, legs...)
+			nothingMoves(t, redis)
+		}
+	})
+}
+
 // TestScatterLegIsTriedAgain: a leg goes the way of any request, by retry, by lapse
 // of its lease, and taken back by a pause, and stays its own.
 func TestScatterLegIsTriedAgain(t *testing.T) {

@@ -18,7 +18,7 @@ func (b *Broker) Unclaim(ctx context.Context, d Delivery) error {
 }
 
 // home is where the record of a delivery is, and its name: the ID, of a leg of a
-// scatter with its number. A token that no gateway wrote leads nowhere.
+// scatter with its number, of a shared run with 0. A token that no gateway wrote leads nowhere.
 func (d Delivery) home() (p partition, name string) {
 	parts := tokenForm.FindStringSubmatch(d.Token)
 	if parts == nil {

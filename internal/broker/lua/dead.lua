@@ -56,6 +56,6 @@ local function forget(r)
   kept(r, -1)
   redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
   for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg)) end
-  redis.call('DEL', r.key, events_key(r.id), binding(r))
   forsake(r)
+  redis.call('DEL', r.key, events_key(r.id), binding(r))
 end

@@ -15,9 +15,9 @@ while #out < most do
     if #out < most and (tonumber(page[i + 1]) ~= tonumber(at) or before == '' or id < before) then
       local r = load(id)
       if r and not gone(r) then -- else it is about to be pruned
-        local v = redis.call('HMGET', r.key, 'message', 'content_type')
-        out[#out + 1] = { id, service, code, v[1] or '', r.status, int(r.attempt), int(r.created), int(r.finished),
-          int(r.retention), v[2] or '', int(redis.call('HSTRLEN', r.key, 'body')) }
+        local body = body_key(r)
+        out[#out + 1] = { id, service, code, redis.call('HGET', r.key, 'message') or '', r.status, int(r.attempt), int(r.created), int(r.finished),
+          int(r.retention), redis.call('HGET', body, 'content_type') or '', int(redis.call('HSTRLEN', body, 'body')) }
       end
     end
   end

@@ -12,13 +12,6 @@ even_when_full()
 local report = {}
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
-local TIMEOUT = {
-  total = { 'timeout', 'No outcome came before the timeout of the request.' },
-  start = { 'start_timeout', 'No worker started the request before its start timeout.' },
-  stall = { 'stall_timeout', 'No answer came for as long as the scatter waits for the next.' },
-  run = { 'run_timeout', 'The worker did not reply before the run timeout.' },
-}
-
 -- decide returns 'settle' where a reply must be settled first: the clock that
 -- ran out may have done so after the instant at which r was to be looked at.
 local function decide(id)
@@ -32,7 +25,7 @@ local function decide(id)
   local at, reason = clock(r)
   if NOW >= at then
     if unsettled(at) then return 'settle' end
-    report[#report + 1] = time_out(r, reason, TIMEOUT[reason][1], TIMEOUT[reason][2])
+    report[#report + 1] = time_out(r, reason)
   elseif r.release and NOW >= r.release then
     readmit(r)
     note('release', r.id, r.service)

@@ -10,5 +10,5 @@ redis.pcall('XACK', KEYS[1], 'deliverers', ARGV[2])
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
 local r = load(ARGV[3])
 if not r then return 1 end
-if redis.call('HINCRBY', r.key, 'owed', -1) <= 0 and r.finished then expire(r) end
+if owes(r, -1) <= 0 and r.finished then expire(r) end
 return 1

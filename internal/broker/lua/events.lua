@@ -13,17 +13,18 @@ local MAX_ANSWER = 262144 -- as large as an event of a worker may be
 local v, r = view(ARGV[2], tonumber(ARGV[5]), ARGV[6] == '1')
 if not v then return false end
 local name, seq, after = ARGV[2], tonumber(v[9] ~= '' and v[9] or 0), tonumber(ARGV[3])
-local numbered, most = seq, tonumber(ARGV[4]) -- numbered: the latest that is kept
+local latest = seq -- that is kept
 if r.via then -- what it shares may have gone on without it
-  name, numbered = r.via, tonumber(redis.call('HGET', record_key(r.via), 'seq') or seq)
-  most = math.min(most, math.max(0, seq - after))
+  name, latest = r.via, tonumber(redis.call('HGET', record_key(r.via), 'seq') or seq)
 end
 local key = events_key(name)
 local length = redis.call('LLEN', key)
 if length == 0 then return { v, '0', {} } end
-local first = numbered - length + 1
-local from = math.max(0, after - first + 1)
-local list = most > 0 and redis.call('LRANGE', key, from, from + most - 1) or {}
+local oldest = latest - length + 1
+local first = math.min(oldest, seq + 1) -- of its own; its outcome, where they were all cut
+local from = math.max(after + 1, oldest)
+local most = math.min(tonumber(ARGV[4]), seq - from + 1)
+local list = most > 0 and redis.call('LRANGE', key, from - oldest, from - oldest + most - 1) or {}
 for i = 1, #list do
   local at, leg = string.match(string.sub(list[i], 1, 40), '^(%d+) answer/(%d+) \n$')
   if at then

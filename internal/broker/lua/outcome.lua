@@ -1,6 +1,6 @@
 -- outcome.lua knows how requests end, and how they are tried again.
 
-local gather, close, part, share_out, body_of -- of what has legs, and of what is shared, below
+local time_out, gather, close, part, share_out -- below; the last four of what has legs, and of what is shared
 
 -- A batch has in each partition in which it has items: the hash batch:<id>, the set
 -- open:<id> of items without an outcome, and the list outcomes:<id> of
@@ -32,7 +32,7 @@ local function tally(r)
 end
 
 -- finish records the one outcome of r. o: status, reason, code, message, and
--- rtype, rstatus, reply of the worker; at, when it sent that; cache, the ms for which
+-- rtype, rstatus, reply of the worker; at, when it sent what led to this; cache, the ms for which
 -- it may be cached. Everything is added before anything is taken away. Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
@@ -58,7 +58,7 @@ local function finish(r, o)
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))
   local dead = not r.parents and (o.status == 'failed' or o.status == 'timed_out')
-  if dead then park(r, r.via and body_of(r.via)) end -- to be redriven
+  if dead and not r.via then park(r) end -- to be redriven; what shared a run finds it there
   if dead and not r.legs then bury(r) end -- a scatter has no body that could be kept
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
   wake(r)
@@ -79,7 +79,8 @@ local function finish(r, o)
   redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked')
   local told = ''
   if r.content then told = share_out(r, o) end
-  if not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
+  if r.content and redis.call('HEXISTS', r.key, 'mourned') == 1 then park(r)
+  elseif not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   drop(r)
   leave(r)
   if r.batch then tally(r) end
@@ -87,20 +88,14 @@ local function finish(r, o)
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
   if r.content then return string.sub(told, 2) end -- those who shared it tell of it
-  if r.via then return report .. part(r) end
+  if r.via then return report .. part(r, dead) end
   if r.legs then return report .. close(r, o.open or o) end
   if r.parents and not o.closing then return report .. gather(r, #(o.reply or '')) end
   return report
 end
 
--- body_of is the content of a shared run, wherever it stands.
-body_of = function(name)
-  local run = load(name)
-  return run and (content(run) or parked(run))
-end
-
--- share_out gives the outcome o of the shared run r to all who wait for it, but those
--- whose time was over before. Its reply is cached where it may be. Returns lines for
+-- share_out gives the outcome o of the shared run r to all who wait for it; those whose
+-- time was over before time out: what Redis took by then is settled. Its reply is cached where it may be. Returns lines for
 -- the report, after a line break.
 share_out = function(r, o)
   local ttl = r.status == 'succeeded' and string.find(o.rstatus or '', '^2?%d?%d?$') and (o.cache or r.cache) or 0
@@ -112,7 +107,10 @@ share_out = function(r, o)
     local s = load(id)
     if s and not TERMINAL[s.status] then
       claim(s)
-      if (o.at or NOW) <= clock(s) then
+      local over, reason = clock(s)
+      if (o.at or NOW) > over then
+        report[#report + 1] = '\n' .. time_out(s, reason)
+      else
         report[#report + 1] = '\n' .. finish(s, { status = o.status, reason = o.reason, code = o.code, message = o.message,
           rtype = o.rtype, rstatus = o.rstatus, rheaders = o.rheaders, by_worker = true })
       end
@@ -121,11 +119,14 @@ share_out = function(r, o)
   return table.concat(report)
 end
 
--- part takes r, which has its outcome, out of the run that it shared. The run stops
--- when the last one leaves. Returns lines for the report.
-part = function(r)
+-- part takes r, which has its outcome, out of the run that it shared, and has that keep
+-- the body where r is a dead letter. The run stops when the last one leaves. Returns
+-- lines for the report.
+part = function(r, dead)
   local run = load(r.via)
-  if not run or run.finished then return '' end
+  if not run then return '' end
+  if dead then redis.call('HSET', run.key, 'mourned', '1') end
+  if run.finished then return '' end
   local left = {}
   for id in string.gmatch(run.parents or '', '%S+') do
     if id ~= r.id then left[#left + 1] = id end
@@ -152,8 +153,9 @@ close = function(whole, o)
 end
 
 -- gather counts the leg r, which just ended, and decides whether that decides the
--- whole. Nobody can count it twice: a leg ends once. What the deadline ends is
--- left to it.
+-- whole. Where less will do, it goes on until no more can come: what is there must
+-- not hang on who answered first. Nobody can count a leg twice: it ends once. What
+-- the deadline ends is left to it.
 gather = function(r, size)
   local report = {}
   for id in string.gmatch(r.parents, '%S+') do
@@ -167,24 +169,34 @@ gather = function(r, size)
       append(whole, int(NOW) .. ' answer/' .. leg_of(r.id) .. ' \n') -- refers to the reply, which is kept once
       redis.call('HSET', whole.key, 'scatter', table.concat({ int(whole.legs), int(whole.min), int(whole.stall),
         whole.partial and '1' or '0', int(whole.succeeded), int(whole.ended), int(whole.latest), int(whole.bytes) }, ' '))
+      local open = whole.legs - whole.ended
       if whole.succeeded >= whole.min then
         report[#report + 1] = '\n' .. finish(whole, { status = 'succeeded', reason = '' })
-      elseif whole.legs - whole.ended + whole.succeeded < whole.min and NOW < whole.deadline then
-        report[#report + 1] = '\n' .. finish(whole, { status = 'failed', reason = 'min_replies', code = 'too_few_replies',
-          message = 'Of ' .. int(whole.legs) .. ' services, fewer than ' .. int(whole.min) .. ' can still succeed.' })
-      else
+      elseif NOW >= whole.deadline or open + whole.succeeded >= whole.min or whole.partial and open > 0 then
         schedule(whole)
         wake(whole)
+      elseif whole.partial and whole.succeeded > 0 then
+        report[#report + 1] = '\n' .. finish(whole, { status = 'succeeded', reason = 'partial' })
+      else
+        report[#report + 1] = '\n' .. finish(whole, { status = 'failed', reason = 'min_replies', code = 'too_few_replies',
+          message = 'Of ' .. int(whole.legs) .. ' services, fewer than ' .. int(whole.min) .. ' can still succeed.' })
       end
     end
   end
   return table.concat(report)
 end
 
--- time_out ends r because a clock ran out: a scatter for which less will do
+local TIMEOUT = {
+  total = { 'timeout', 'No outcome came before the timeout of the request.' },
+  start = { 'start_timeout', 'No worker started the request before its start timeout.' },
+  stall = { 'stall_timeout', 'No answer came for as long as the scatter waits for the next.' },
+  run = { 'run_timeout', 'The worker did not reply before the run timeout.' },
+}
+
+-- time_out ends r because the clock reason ran out: a scatter for which less will do
 -- succeeds with what is there. Returns lines for the report.
-local function time_out(r, reason, code, message)
-  local o = { status = 'timed_out', reason = reason, code = code, message = message }
+time_out = function(r, reason)
+  local o = { status = 'timed_out', reason = reason, code = TIMEOUT[reason][1], message = TIMEOUT[reason][2] }
   if r.legs and r.partial and r.succeeded > 0 then return finish(r, { status = 'succeeded', reason = 'partial', open = o }) end
   return finish(r, o)
 end

@@ -26,10 +26,11 @@
 --   seq       number of the latest progress or partial reply
 --   event_bytes   of the progress and partial replies that are kept
 --   waiters   gateways to wake, separated by spaces
---   owed      callbacks not yet delivered
+--   owed      callbacks not yet delivered; of a shared run, of all who share it
 --   finished reason code message rtype rstatus rheaders reply   the outcome
 --   retried_as                                             the request that was made of it
---   body content_type headers                              while it waits, or as a dead letter
+--   body content_type headers                              while it waits, or as a dead letter;
+--             of who shared a run they are in that, see body_key
 --
 -- A scatter is a record with the service "*" and no entry anywhere; each of its
 -- legs is one at request:<id>/<leg>, which goes the way of any request. Besides:
@@ -46,7 +47,8 @@
 --   sharing   of the run: "content ttl", the hash that it answers for and the ms for
 --             which its reply is cached; its parents are all who wait for it, and
 --             sharers is how many records refer to it
---   outlast   of the run: ms until which a record refers to it
+--   mourned   of the run: it keeps its body after its end, for a dead letter that shared it
+--   outlast   of the run: ms until which a record refers to it, but for owed callbacks
 --   shared    of a request: "run how since": the run, miss, shared or hit, and of a
 --             hit the ms at which its reply came
 --
@@ -164,6 +166,20 @@ local function claim(r)
   return r.started
 end
 
+-- begun tells whether r was claimed by an instant. A request has a second attempt only
+-- after a first that was; what it shares may have had attempts that were over before r
+-- came.
+local function begun(r, by)
+  if r.started and r.started <= by then return true end
+  if r.attempt == 1 or not r.via then return r.attempt > 1 end
+  if r.attempt > MAX_HISTORY then return true end -- nobody knows any more
+  for line in string.gmatch(redis.call('HGET', record_key(r.via), 'history') or '', '[^\n]+') do
+    local started, ended = string.match(line, '^%d+\t(%d+)\t(%d+)\t')
+    if started and tonumber(started) <= by and tonumber(ended) > r.created then return true end
+  end
+  return false
+end
+
 -- clock tells which clock of r runs out first by what is known of its claim, and
 -- when. A claim after the start timeout does not stop that clock: it ran out
 -- before, only nobody looked.
@@ -171,7 +187,7 @@ local function clock(r)
   local at, reason = r.deadline, 'total'
   if r.release then return at, reason end
   local start = r.created + r.start
-  if r.start > 0 and r.attempt == 1 and start < at and not (r.started and r.started <= start) then at, reason = start, 'start' end
+  if r.start > 0 and start < at and not begun(r, start) then at, reason = start, 'start' end
   if r.run > 0 and r.started and r.started + r.run < at then at, reason = r.started + r.run, 'run' end
   if r.legs and r.stall > 0 and r.latest + r.stall < at then at, reason = r.latest + r.stall, 'stall' end
   return at, reason
@@ -233,9 +249,12 @@ local function park(r, c)
   end
 end
 
+-- body_key is the record that has the body of r while it is not on the stream.
+local function body_key(r) return r.via and record_key(r.via) or r.key end
+
 -- parked reads what enqueue needs from the record.
 local function parked(r)
-  local v = redis.call('HMGET', r.key, 'content_type', 'trace', 'headers', 'body')
+  local v = redis.call('HMGET', body_key(r), 'content_type', 'trace', 'headers', 'body')
   return { content_type = v[1] or '', traceparent = v[2] or '', headers = v[3] or '', body = v[4] or '' }
 end
 
@@ -319,10 +338,17 @@ local function append(r, line)
   return n, redis.call('HINCRBY', r.key, 'event_bytes', #line)
 end
 
+-- owes counts by callbacks more that are owed to r, and by what it shares. Returns how
+-- many are.
+local function owes(r, by)
+  if r.via and redis.call('EXISTS', record_key(r.via)) == 1 then redis.call('HINCRBY', record_key(r.via), 'owed', by) end
+  return redis.call('HINCRBY', r.key, 'owed', by)
+end
+
 -- owe stores the intent to tell the client about an event.
 local function owe(r, kind, number)
   redis.call('XADD', P .. 'callbacks', '*', 'id', r.id, 'type', kind, 'number', int(number), 'attempt', '1')
-  redis.call('HINCRBY', r.key, 'owed', 1)
+  owes(r, 1)
 end
 
 -- binding is the key that binds the idempotency key of r, or nil where it has
@@ -334,15 +360,16 @@ local function binding(r)
   if bound and string.sub(bound, 1, #r.id) == r.id then return key end
 end
 
--- outlast keeps a shared run, which is over, until the last of those who refer to
--- it is forgotten.
+-- outlast keeps a shared run, once it is over, until the last of those who refer to
+-- it is forgotten: as expire does, with the callbacks of them all.
 local function outlast(name, at)
   local key = record_key(name)
-  local v = redis.call('HMGET', key, 'nonce', 'finished', 'outlast')
+  local v = redis.call('HMGET', key, 'nonce', 'finished', 'outlast', 'owed')
   if not v[1] then return end
   at = math.max(at, tonumber(v[3] or 0))
   redis.call('HSET', key, 'outlast', int(at))
   if v[2] then
+    if tonumber(v[4] or 0) > 0 then at = math.max(at, NOW + CALLBACK_WINDOW) end
     redis.call('PEXPIREAT', key, int(at))
     redis.call('PEXPIREAT', events_key(name), int(at))
   end
@@ -351,15 +378,16 @@ end
 -- expire sets when the record is forgotten: its retention after the outcome,
 -- or later while a callback is owed.
 local function expire(r)
-  local at = r.finished + r.retention
+  local over = r.finished + r.retention
+  local at = over
   local owed = tonumber(redis.call('HGET', r.key, 'owed') or 0)
   if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end
   redis.call('PEXPIREAT', r.key, int(at))
   redis.call('PEXPIREAT', events_key(r.id), int(at))
   for leg = 1, r.legs or 0 do redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at)) end
-  if r.via then outlast(r.via, at) end
+  if r.via then outlast(r.via, over) end
   local bound = binding(r)
-  if bound then redis.call('PEXPIREAT', bound, int(r.finished + r.retention)) end
+  if bound then redis.call('PEXPIREAT', bound, int(over)) end
 end
 
 -- Counters of a service: a(dded to the stream), f(inished after a claim), b(usy ms),

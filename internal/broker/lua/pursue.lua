@@ -30,7 +30,7 @@ local function look(id)
   local r = load(id)
   if not r or gone(r) or (v[7] ~= '' and r.status ~= v[7]) then return true end
   if not ARGV[spare] then return false end
-  local bytes = redis.call('HSTRLEN', r.key, 'body')
+  local bytes = redis.call('HSTRLEN', body_key(r), 'body')
   local s = at_service[r.service] or at_service['*']
   local made = redrive(r, ARGV[spare], ARGV[spare + 1], tonumber(ARGV[s + 1]), ARGV[s + 2])
   if made == 'full' then

@@ -10,16 +10,17 @@ local COPIED = { 'service', 'tenant', 'callback', 'trace', 'policy', 'tags' }
 -- redrive makes the request id of the dead letter r, with the same plan, and links
 -- the two. The body, its type and headers move to the new one: one copy, always,
 -- and since a dead letter is redriven once, the old one needs them no more. Should
--- the new one fail, it is a dead letter itself, with the body. most is how many
+-- the new one fail, it is a dead letter itself, with the body. Those of a shared run
+-- stay, for the others, until that is forgotten. most is how many
 -- requests may be queued or wait, concurrency that of the service. Returns
 -- 'accepted', 'full', 'lost' where the body is gone, or 'taken' where the ID is.
 local function redrive(r, id, nonce, most, concurrency)
   if redis.call('EXISTS', record_key(id)) == 1 then return 'taken' end
-  if redis.call('HEXISTS', r.key, 'body') == 0 then return 'lost' end
+  if redis.call('HEXISTS', body_key(r), 'body') == 0 then return 'lost' end
   local queued = redis.call('XLEN', queue_key(r.service)) + redis.call('ZCARD', waiting_key(r.service))
   if queued >= most then return 'full' end
 
-  local v = redis.call('HMGET', r.key, 'plan', 'tenant', 'code', 'policy', 'delay')
+  local v = redis.call('HMGET', r.key, 'plan', 'tenant', 'code', 'policy', 'delay', 'trace')
   local plan, delay = {}, tonumber(v[5] or 0)
   for part in string.gmatch(v[1], '%S+') do plan[#plan + 1] = part end
   plan[2] = int(plan[2] - delay) -- these two clocks waited for it
@@ -27,7 +28,9 @@ local function redrive(r, id, nonce, most, concurrency)
   local n = { id = id, key = record_key(id), service = r.service, nonce = nonce, attempt = 1, created = NOW, ordinal = 0,
     deadline = NOW + tonumber(plan[2]), start = tonumber(plan[3]), run = r.run, lease = r.lease }
   policy(n, v[4])
-  accept(n, concurrency, parked(r))
+  local c = parked(r)
+  c.traceparent = v[6] or ''
+  accept(n, concurrency, c)
   plan[1], plan[9] = int(NOW), int(n.ordinal)
   local f = { 'nonce', nonce, 'plan', table.concat(plan, ' '), 'status', n.status, 'attempt', '1', 'retry_of', r.id }
   local function set(name, value)
@@ -42,7 +45,7 @@ local function redrive(r, id, nonce, most, concurrency)
   redis.call('PEXPIREAT', n.key, int(n.deadline + WEEK))
   schedule(n)
   redis.call('HSET', r.key, 'retried_as', id)
-  redis.call('HDEL', r.key, 'body', 'content_type', 'headers')
+  if not r.via then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   unbury(r.id, v[2] or '', r.service, v[3] or '')
   return 'accepted'
 end

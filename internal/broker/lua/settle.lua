@@ -53,6 +53,13 @@ local function number(text)
   return text and #text <= 15 and string.match(text, '^%d+%.?%d*$') and tonumber(text) or nil
 end
 
+-- time_to_cache is the ms for which the worker lets its reply be cached; nil where it
+-- left that to the service.
+local function time_to_cache(f)
+  local ms = number(f.cache_ttl)
+  return ms and math.floor(math.min(ms, WEEK)) or nil
+end
+
 -- renew lets the worker keep its entry from the instant at which Redis took
 -- the reply, and fixes when the attempt was claimed.
 local function renew(r, at)
@@ -89,15 +96,15 @@ local function remember(r, line)
   if cut > 0 then redis.call('HINCRBY', r.key, 'event_bytes', -cut) end
 end
 
-local function retry(r, f, n)
+local function retry(r, f, n, at)
   local message = f.error or 'The worker asked for another attempt.'
   if r.attempt >= r.max then
     return finish(r, { status = 'failed', reason = 'max_attempts', code = f.error_code or 'max_attempts',
-      message = message, by_worker = true })
+      message = message, by_worker = true, at = at })
   end
   local c = content(r)
   if not c then
-    return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true,
+    return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true, at = at,
       message = 'The worker asked for another attempt, but the body is no longer in Redis.' })
   end
   local delay = number(f.delay)
@@ -136,7 +143,7 @@ local function settle(entry, f, n)
     local whole = r.parents and not r.content and load(r.parents)
     local kept = not string.find(r.events, 'm', 1, true)
     if kept and #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
-      report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true,
+      report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true, at = at,
         message = 'The reply of the worker is larger than this gateway keeps.' })
       return note('oversize', id, r.service)
     end
@@ -144,13 +151,13 @@ local function settle(entry, f, n)
     if kind == 'final' then v = verdict(r, entry) end
     if v == false then return 'judge' end
     if v and ARGV[v + 1] == 'fail' then
-      report[#report + 1] = finish(r, { status = 'failed', reason = 'intercepted', code = ARGV[v + 2], message = ARGV[v + 3], by_worker = true })
+      report[#report + 1] = finish(r, { status = 'failed', reason = 'intercepted', code = ARGV[v + 2], message = ARGV[v + 3], by_worker = true, at = at })
       return
     elseif v and ARGV[v + 1] == 'change' then
       f.content_type, f.status_code, body = ARGV[v + 4], ARGV[v + 5], ARGV[v + 6]
     end
     local code = number(f.status_code)
-    local o = { rtype = content_type(f), reply = body, by_worker = true, at = at, cache = number(f.cache_ttl),
+    local o = { rtype = content_type(f), reply = body, by_worker = true, at = at, cache = time_to_cache(f),
       rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
     if kind == 'final' and o.cache and o.cache > 0 and not r.content then note('cacheable', id, r.service) end
     if f.headers and #f.headers <= MAX_REPLY_HEADERS then o.rheaders = f.headers end
@@ -165,7 +172,7 @@ local function settle(entry, f, n)
     return
   end
   if kind == 'retry' then
-    local line = retry(r, f, n)
+    local line = retry(r, f, n, at)
     if line then report[#report + 1] = line end
     return
   end

@@ -32,20 +32,22 @@ end
 -- stands puts into the view v of the open request r where its run is.
 local function stands(r, v)
   local run = load(r.via)
-  if not run or TERMINAL[run.status] then return end -- about to be told
+  if not run or TERMINAL[run.status] then return end -- lost: all have their end by its own
   v[4], v[5], v[6], v[20] = run.status, int(run.attempt), run.entry or '', redis.call('HGET', run.key, 'history') or ''
   if run.status == 'queued' and claim(run) then v[4] = 'running' end
   if run.started then v[7], v[8] = int(math.max(run.started, r.created)), run.worker or '' end
   if run.release then v[19] = int(run.release) end
 end
 
--- forsake forgets the request r that shared a run, and with the last one the run;
--- where others of them expired before, it stays as long as it would have anyway.
--- What somebody wanted forgotten answers nobody else.
+-- forsake has the request r, which is about to be forgotten, refer to no run any
+-- more. The run goes with the last one; where others of them expired before, it stays
+-- as long as it would have anyway. What somebody wanted forgotten answers nobody else.
 local function forsake(r)
-  if not r.via then return end
-  local run = load(r.via)
-  if not run or not run.finished then return end
+  local run = r.via and load(r.via)
+  if not run then return end
+  owes(r, 0 - tonumber(redis.call('HGET', r.key, 'owed') or 0))
+  local left = redis.call('HINCRBY', run.key, 'sharers', -1)
+  if not run.finished then return end
   unbind(run.content, run.id)
-  if redis.call('HINCRBY', run.key, 'sharers', -1) <= 0 then redis.call('DEL', run.key, events_key(run.id)) end
+  if left <= 0 then redis.call('DEL', run.key, events_key(run.id)) else outlast(run.id, 0) end
 end
