@@ -152,3 +152,33 @@ func TestDeadLettersOfATenant(t *testing.T) {
 		}
 	}, withKeys)
 }
+
+// TestDeadFilterIsExact: a mistyped or empty filter is refused, since it would mean
+// all dead letters, and to forget them is for good.
+func TestDeadFilterIsExact(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		f.fails("boom")
+		for _, query := range []string{"servce=x", "service=", "error=", "service=a&service=b", "status=failed", "service=%zz"} {
+			f.get("/v1/dead-letters?"+query).problem(t, "invalid-option")
+			f.call(http.MethodDelete, "/v1/dead-letters?"+query, nil).problem(t, "invalid-option")
+		}
+		f.call(http.MethodDelete, "/v1/dead-letters?limit=1", nil).problem(t, "invalid-option")
+		for body, problem := range map[string]string{
+			`null`: "invalid-request", `[]`: "invalid-request", `{"Service":"x"}`: "invalid-request",
+			`{"service":""}`: "invalid-option", `{"error":null}`: "invalid-option",
+		} {
+			f.post("/v1/redrives", body, "Content-Type: application/json").problem(t, problem)
+		}
+		a := f.post("/v1/redrives", strings.Repeat(" ", 5000), "Content-Type: application/json")
+		a.problem(t, "body-too-large")
+		if !strings.Contains(string(a.body), "5000 bytes; 4096 are enough") {
+			t.Errorf("too large: %s", a.body)
+		}
+		if a := f.post("/v1/redrives", `{"service":"limit"}`, "Content-Type: application/json"); a.StatusCode != 202 {
+			t.Errorf("a service called limit: %d %s", a.StatusCode, a.body)
+		}
+		if a := f.get("/v1/dead-letters"); !strings.Contains(string(a.body), "boom") {
+			t.Errorf("left: %s", a.body)
+		}
+	})
+}
