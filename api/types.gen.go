@@ -838,7 +838,7 @@ type Scatter struct {
 	Legs []Leg `json:"legs"`
 }
 
-// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, traceparent, idempotency_key, and return, which is minimal or representation
+// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, traceparent, idempotency_key, cache_control, and return, which is minimal or representation
 type ScatterForm struct {
 	Services []Raw `json:"services"`
 
@@ -1448,6 +1448,9 @@ type ScatterParams struct {
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
 
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`

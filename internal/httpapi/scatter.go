@@ -71,6 +71,9 @@ func (s *Server) acceptScatter(w http.ResponseWriter, r *http.Request) (broker.R
 	if err != nil {
 		return broker.Record{}, false, err
 	}
+	if sc.Cache.OnlyIfCached {
+		return broker.Record{}, false, fail("not-cached", "Cache-Control allowed a cached reply only (only-if-cached), and a scatter shares none. Nothing was accepted; leave it out.")
+	}
 	for i, leg := range sc.Legs {
 		if sc.Legs[i], err = s.intercepted(r.Context(), leg); err != nil {
 			if f, ok := errors.AsType[failure](err); ok && f.detail != "" {
@@ -197,7 +200,11 @@ func (s *Server) scatterForm(r *http.Request, query url.Values, body []byte) (sc
 		if err != nil {
 			return sc, err
 		}
-		if header != api.HeaderPrefer && len(whole.Header.Values(header)) > 0 {
+		given := len(whole.Header.Values(header)) > 0
+		if header == api.HeaderPrefer { // which has more than this
+			given = preferences(whole.Header).returns != ""
+		}
+		if given {
 			return sc, fail("invalid-option", "%s is given in the document and as a header. Nothing was accepted; give it once.", quoted(name))
 		}
 		whole.Header.Add(header, text)
