@@ -368,20 +368,11 @@ type Attempts struct {
 	// Seconds How far back this goes, about a minute where somebody looks often
 	Seconds float32 `json:"seconds"`
 
-	// Depth Requests that no worker has yet
-	Depth int `json:"depth,omitempty,omitzero"`
-
 	// Started Attempts begun, the first ones and the others
 	Started int `json:"started"`
 
 	// Retried Further attempts called for: by a worker, or by a lapsed lease
-	Retried          int     `json:"retried"`
-	Running          int     `json:"running,omitempty,omitzero"`
-	OldestAgeSeconds float32 `json:"oldest_age_seconds,omitempty,omitzero"`
-	StartedPerSecond float32 `json:"started_per_second,omitempty,omitzero"`
-
-	// RunSeconds Recent mean from claim to outcome
-	RunSeconds float32 `json:"run_seconds,omitempty,omitzero"`
+	Retried int `json:"retried"`
 }
 
 // Batch How far a batch is

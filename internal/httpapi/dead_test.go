@@ -23,13 +23,19 @@ func TestRetry(t *testing.T) {
 		old := f.fails("boom")
 		f.post(f.submit("y").Links.Self+"/retry", "").problem(t, "not-dead")
 		f.post(f.get(old.Links.Self).status(t).Links.Cancel, "").problem(t, "already-terminal")
+		for _, option := range []string{"Coatcheck-Delay: 10m", "Coatcheck-Foo: 1"} {
+			f.post(old.Links.Self+"/retry", "", option).problem(t, "invalid-option")
+		}
 		before := f.get(old.Links.Self)
 		a := f.post(old.Links.Self+"/retry", "")
 		made := a.status(t)
 		if a.StatusCode != 202 || made.RetryOf != old.CorrelationID || a.Header.Get("Location") != made.Links.Self || a.Header.Get("Idempotency-Replayed") != "" {
 			t.Errorf("%d %v %s", a.StatusCode, a.Header, a.body)
 		}
-		again := f.post(old.Links.Self+"/retry", "")
+		again := f.post(old.Links.Self+"/retry", "", "Prefer: return=minimal, respond-async")
+		if applied := again.Header.Get("Preference-Applied"); applied != "respond-async" {
+			t.Errorf("applied is %q, of a request that keeps its reply", applied)
+		}
 		if again.StatusCode != 202 || again.status(t).CorrelationID != made.CorrelationID || again.Header.Get("Idempotency-Replayed") != "true" {
 			t.Errorf("again: %d %v %s", again.StatusCode, again.Header, again.body)
 		}
