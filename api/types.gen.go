@@ -368,20 +368,11 @@ type Attempts struct {
 	// Seconds How far back this goes, about a minute where somebody looks often
 	Seconds float32 `json:"seconds"`
 
-	// Depth Requests that no worker has yet
-	Depth int `json:"depth,omitempty,omitzero"`
-
 	// Started Attempts begun, the first ones and the others
 	Started int `json:"started"`
 
 	// Retried Further attempts called for: by a worker, or by a lapsed lease
-	Retried          int     `json:"retried"`
-	Running          int     `json:"running,omitempty,omitzero"`
-	OldestAgeSeconds float32 `json:"oldest_age_seconds,omitempty,omitzero"`
-	StartedPerSecond float32 `json:"started_per_second,omitempty,omitzero"`
-
-	// RunSeconds Recent mean from claim to outcome
-	RunSeconds float32 `json:"run_seconds,omitempty,omitzero"`
+	Retried int `json:"retried"`
 }
 
 // Batch How far a batch is
@@ -838,7 +829,7 @@ type Scatter struct {
 	Legs []Leg `json:"legs"`
 }
 
-// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, traceparent, idempotency_key, and return, which is minimal or representation
+// ScatterForm A scatter as a document. All other fields are the options of a submit in snake_case: timeout, start_timeout, run_timeout, retention, max_attempts, backoff, delay, priority, ordering_key, concurrency_key, callback_url, callback_events, tag, traceparent, idempotency_key, cache_control, and return, which is minimal or representation
 type ScatterForm struct {
 	Services []Raw `json:"services"`
 
@@ -1448,6 +1439,9 @@ type ScatterParams struct {
 
 	// IdempotencyKey The same key and payload give the same request; 1 to 255 visible ASCII characters
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty,omitzero"`
+
+	// CacheControl RFC 9111, for a service that shares replies: no-cache wants a run that begins now, no-store one that is shared with nobody, max-age=60 no older reply, only-if-cached no run at all
+	CacheControl CacheControl `json:"Cache-Control,omitempty,omitzero"`
 
 	// CoatcheckTimeout Accepted → outcome, default 5m
 	CoatcheckTimeout Timeout `json:"Coatcheck-Timeout,omitempty,omitzero"`

@@ -14,9 +14,9 @@ import (
 // batchItem reads one item as a submit of its own: its options become the headers
 // that they are short for, over those of the call, and go the same way.
 func (s *Server) batchItem(r *http.Request, raw json.RawMessage) (broker.Submission, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &fields); err != nil || fields == nil {
-		return broker.Submission{}, fail("invalid-request", "The item is no JSON object. Nothing was accepted.")
+	fields, ok := fieldsOf(raw)
+	if !ok {
+		return broker.Submission{}, fail("invalid-request", "The item is no JSON object, or has more than %d fields. Nothing was accepted.", maxFields)
 	}
 	one := r.Clone(r.Context())
 	one.URL.RawQuery = "" // it is the batch's
@@ -31,10 +31,6 @@ func (s *Server) batchItem(r *http.Request, raw json.RawMessage) (broker.Submiss
 	}
 	for name, value := range fields {
 		if slices.Contains([]string{"service", "headers", "content_type", "encoding", "body"}, name) {
-			continue
-		}
-		if text, ok := optionText(value); ok && name == "cache_control" { // a scatter, whose form has the same options, shares nothing
-			one.Header.Set("Cache-Control", text)
 			continue
 		}
 		header, text, err := formOption(name, value)
@@ -62,8 +58,8 @@ func (s *Server) itemHeaders(h http.Header, service string, raw json.RawMessage)
 		return nil
 	}
 	var given map[string]string
-	if json.Unmarshal(raw, &given) != nil {
-		return fail("invalid-option", "headers must be an object of strings. Nothing was accepted.")
+	if len(raw) > maxOption || json.Unmarshal(raw, &given) != nil {
+		return fail("invalid-option", "headers must be an object of strings, of %d bytes at most. Nothing was accepted.", maxOption)
 	}
 	for name, value := range given {
 		name = http.CanonicalHeaderKey(name)

@@ -48,6 +48,7 @@ var options = map[string]struct{ item, header string }{
 	"return":          {`"minimal"`, "Prefer: return=minimal"},
 	"traceparent":     {`"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"`, "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 	"idempotency_key": {`"mine"`, "Idempotency-Key: mine"},
+	"cache_control":   {`"no-store"`, "Cache-Control: no-store"},
 }
 
 // TestItemOptions: every option that a submit has works in an item, and means there
@@ -89,7 +90,7 @@ func TestItemOptions(t *testing.T) {
 			if diff := cmp.Diff(strip(alone), strip(item)); diff != "" {
 				t.Errorf("%s, alone and as an item: %s", name, diff)
 			}
-			shows := !slices.Contains([]string{"start_timeout", "run_timeout", "retention", "backoff", "ordering_key", "concurrency_key"}, name)
+			shows := !slices.Contains([]string{"start_timeout", "run_timeout", "retention", "backoff", "ordering_key", "concurrency_key", "cache_control"}, name)
 			if shows && strip(plain) == strip(item) {
 				t.Errorf("%s changes nothing", name)
 			}

@@ -23,13 +23,19 @@ func TestRetry(t *testing.T) {
 		old := f.fails("boom")
 		f.post(f.submit("y").Links.Self+"/retry", "").problem(t, "not-dead")
 		f.post(f.get(old.Links.Self).status(t).Links.Cancel, "").problem(t, "already-terminal")
+		for _, option := range []string{"Coatcheck-Delay: 10m", "Coatcheck-Foo: 1"} {
+			f.post(old.Links.Self+"/retry", "", option).problem(t, "invalid-option")
+		}
 		before := f.get(old.Links.Self)
 		a := f.post(old.Links.Self+"/retry", "")
 		made := a.status(t)
 		if a.StatusCode != 202 || made.RetryOf != old.CorrelationID || a.Header.Get("Location") != made.Links.Self || a.Header.Get("Idempotency-Replayed") != "" {
 			t.Errorf("%d %v %s", a.StatusCode, a.Header, a.body)
 		}
-		again := f.post(old.Links.Self+"/retry", "")
+		again := f.post(old.Links.Self+"/retry", "", "Prefer: return=minimal, respond-async")
+		if applied := again.Header.Get("Preference-Applied"); applied != "respond-async" {
+			t.Errorf("applied is %q, of a request that keeps its reply", applied)
+		}
 		if again.StatusCode != 202 || again.status(t).CorrelationID != made.CorrelationID || again.Header.Get("Idempotency-Replayed") != "true" {
 			t.Errorf("again: %d %v %s", again.StatusCode, again.Header, again.body)
 		}
@@ -151,4 +157,34 @@ func TestDeadLettersOfATenant(t *testing.T) {
 			t.Errorf("%d of globex are left", n)
 		}
 	}, withKeys)
+}
+
+// TestDeadFilterIsExact: a mistyped or empty filter is refused, since it would mean
+// all dead letters, and to forget them is for good.
+func TestDeadFilterIsExact(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		f.fails("boom")
+		for _, query := range []string{"servce=x", "service=", "error=", "service=a&service=b", "status=failed", "service=%zz"} {
+			f.get("/v1/dead-letters?"+query).problem(t, "invalid-option")
+			f.call(http.MethodDelete, "/v1/dead-letters?"+query, nil).problem(t, "invalid-option")
+		}
+		f.call(http.MethodDelete, "/v1/dead-letters?limit=1", nil).problem(t, "invalid-option")
+		for body, problem := range map[string]string{
+			`null`: "invalid-request", `[]`: "invalid-request", `{"Service":"x"}`: "invalid-request",
+			`{"service":""}`: "invalid-option", `{"error":null}`: "invalid-option",
+		} {
+			f.post("/v1/redrives", body, "Content-Type: application/json").problem(t, problem)
+		}
+		a := f.post("/v1/redrives", strings.Repeat(" ", 5000), "Content-Type: application/json")
+		a.problem(t, "body-too-large")
+		if !strings.Contains(string(a.body), "5000 bytes; 4096 are enough") {
+			t.Errorf("too large: %s", a.body)
+		}
+		if a := f.post("/v1/redrives", `{"service":"limit"}`, "Content-Type: application/json"); a.StatusCode != 202 {
+			t.Errorf("a service called limit: %d %s", a.StatusCode, a.body)
+		}
+		if a := f.get("/v1/dead-letters"); !strings.Contains(string(a.body), "boom") {
+			t.Errorf("left: %s", a.body)
+		}
+	})
 }

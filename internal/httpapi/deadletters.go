@@ -2,6 +2,8 @@ package httpapi
 
 import (
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +21,7 @@ const (
 
 // deadLetters lists the tenant's, newest first.
 func (s *Server) deadLetters(w http.ResponseWriter, r *http.Request) error {
-	filter, err := s.deadFilter(r)
+	filter, err := s.deadFilter(r, "cursor", "limit")
 	if err != nil {
 		return err
 	}
@@ -72,13 +74,23 @@ func (s *Server) purge(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) deadFilter(r *http.Request) (f broker.DeadFilter, err error) {
-	f.Tenant = callOf(r).who.Tenant
-	if f.Service, err = query(r, "service"); err != nil {
-		return f, err
+// deadFilter reads which ones are meant. A parameter that nobody knows is refused,
+// and so is an empty one: without it more would match, and a purge is for good.
+func (s *Server) deadFilter(r *http.Request, further ...string) (f broker.DeadFilter, err error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return f, fail("invalid-option", "The query after ? can't be read; write it as name=value&name=value, percent-encoded. Nothing was done.")
 	}
-	f.Code, err = query(r, "error")
-	return f, err
+	names := append([]string{"service", "error"}, further...)
+	for name, given := range values {
+		if !slices.Contains(names, name) {
+			return f, fail("invalid-option", "There is no parameter %s. Nothing was done; the parameters are %s.", quoted(name), strings.Join(names, ", "))
+		}
+		if len(given) > 1 || given[0] == "" {
+			return f, fail("invalid-option", "%s must be given once and have a value. Nothing was done; leave it out where it does not matter.", name)
+		}
+	}
+	return broker.DeadFilter{Tenant: callOf(r).who.Tenant, Service: values.Get("service"), Code: values.Get("error")}, nil
 }
 
 func deadLimit(r *http.Request) (int, error) {

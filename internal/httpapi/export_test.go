@@ -16,6 +16,8 @@ func Routes(s *Server) chi.Routes { return s.handler.(chi.Routes) }
 // What the tests of parsing call.
 var (
 	Frame         = frame
+	BatchItems    = batchItems
+	FieldsOf      = fieldsOf
 	ParseDuration = parseDuration
 	Preferences   = func(lines ...string) (wait string, applied string) {
 		p := preferences(map[string][]string{"Prefer": lines})

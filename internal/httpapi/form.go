@@ -10,9 +10,18 @@ import (
 	"github.com/coatcheck/coatcheck/api"
 )
 
+// Limits of a document, beyond which nobody can mean it. They bound what reading it
+// takes: of a body full of tiny values, each as a Go value has many times its bytes.
+const (
+	maxFields = 64
+	maxOption = 64 << 10 // bytes of a field that is an option; a header of a call has no more
+)
+
 // optionHeaders are the options of a submit as a JSON document names them.
 var optionHeaders = func() map[string]string {
-	all := map[string]string{"idempotency_key": api.HeaderIdempotencyKey, "traceparent": api.HeaderTraceparent}
+	all := map[string]string{
+		"idempotency_key": api.HeaderIdempotencyKey, "traceparent": api.HeaderTraceparent, "cache_control": "Cache-Control",
+	}
 	for _, header := range api.Options {
 		all[optionField(header)] = header
 	}
@@ -21,6 +30,74 @@ var optionHeaders = func() map[string]string {
 
 func optionField(header string) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(header, api.OptionPrefix)), "-", "_")
+}
+
+// elements cuts a JSON array or object, which is known to be valid, into what stands
+// between its commas: slices of raw, none is copied. It stops once there are more
+// than most.
+func elements(raw []byte, most int) (parts []json.RawMessage) {
+	depth, from, text := 0, 0, false
+	add := func(to int) {
+		if part := bytes.TrimSpace(raw[from:to]); len(part) > 0 {
+			parts = append(parts, part)
+		}
+		from = to + 1
+	}
+	for i := 0; i < len(raw) && len(parts) <= most; i++ {
+		switch c := raw[i]; {
+		case text && c == '\\':
+			i++
+		case c == '"':
+			text = !text
+		case text:
+		case c == '[' || c == '{':
+			if depth++; depth == 1 {
+				from = i + 1
+			}
+		case c == ']' || c == '}':
+			if depth--; depth == 0 {
+				add(i)
+			}
+		case c == ',' && depth == 1:
+			add(i)
+		}
+	}
+	return parts
+}
+
+// fieldsOf reads the fields of a JSON object, as slices of raw.
+func fieldsOf(raw []byte) (fields map[string]json.RawMessage, ok bool) {
+	if raw = bytes.TrimSpace(raw); !bytes.HasPrefix(raw, []byte("{")) || !json.Valid(raw) {
+		return nil, false
+	}
+	members := elements(raw, maxFields)
+	if len(members) > maxFields {
+		return nil, false
+	}
+	fields = make(map[string]json.RawMessage, len(members))
+	for _, member := range members {
+		end := 1 // behind the name
+		for ; member[end] != '"'; end++ {
+			if member[end] == '\\' {
+				end++
+			}
+		}
+		var name string
+		if json.Unmarshal(member[:end+1], &name) != nil {
+			return nil, false
+		}
+		fields[name] = bytes.TrimLeft(member[end+1:], ": \t\r\n")
+	}
+	return fields, true
+}
+
+// itemsOf reads a JSON array, as slices of raw; one element more than most says that
+// there are more.
+func itemsOf(raw []byte, most int) (items []json.RawMessage, ok bool) {
+	if raw = bytes.TrimSpace(raw); !bytes.HasPrefix(raw, []byte("[")) || !json.Valid(raw) {
+		return nil, false
+	}
+	return elements(raw, most), true
 }
 
 // optionText is what would stand in the header: a string, a number, a boolean, or a
@@ -58,6 +135,9 @@ func optionText(raw json.RawMessage) (string, bool) {
 
 // formOption reads a field of a document as the header that it stands for.
 func formOption(name string, raw json.RawMessage) (header, text string, err error) {
+	if len(raw) > maxOption {
+		return "", "", fail("invalid-option", "%s has %d bytes, more than any option. Nothing was accepted.", quoted(name), len(raw))
+	}
 	text, ok := optionText(raw)
 	if !ok {
 		return "", "", fail("invalid-option", "%s must be a string, a number, true or false, or a list of strings. Nothing was accepted.", quoted(name))

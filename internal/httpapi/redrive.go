@@ -1,11 +1,10 @@
 package httpapi
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/coatcheck/coatcheck/api"
@@ -14,31 +13,17 @@ import (
 
 const maxRedriveBody = 4 << 10 // bytes of a filter
 
+// redriveFields are what it may say.
+var redriveFields = []string{"service", "error", "status", "limit"}
+
 // redriveAll begins a job over the tenant's dead letters that match.
 func (s *Server) redriveAll(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	share := memory{server: s}
-	defer share.release()
-	r.Body = http.MaxBytesReader(w, r.Body, maxRedriveBody)
-	body, err := s.body(w, r, &share)
+	ask, err := s.redriveFilter(w, r)
 	if err != nil {
 		return err
-	}
-	var ask api.RedriveRequest
-	if len(body) > 0 {
-		decoder := json.NewDecoder(bytes.NewReader(body))
-		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&ask); err != nil || decoder.Decode(&struct{}{}) != io.EOF {
-			return fail("invalid-request", "The body is no JSON object with service, error, status and limit, or it has something else too. No job was begun.")
-		}
-		if status := broker.Status(ask.Status); status != "" && status != broker.Failed && status != broker.TimedOut {
-			return fail("invalid-option", "The status %s must be failed or timed_out, or left out. No job was begun.", quoted(ask.Status))
-		}
-		if ask.Limit < 0 || ask.Limit > broker.MostRedriven || ask.Limit == 0 && strings.Contains(string(body), `"limit"`) {
-			return fail("invalid-option", "The limit must be a number from 1 to %d, or left out. No job was begun.", broker.MostRedriven)
-		}
 	}
 	job, err := s.Broker.RedriveAll(r.Context(), broker.RedriveFilter{
 		DeadFilter: broker.DeadFilter{Tenant: callOf(r).who.Tenant, Service: ask.Service, Code: ask.Error},
@@ -51,6 +36,39 @@ func (s *Server) redriveAll(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Location", document.Links.Self)
 	s.writeJSON(w, r, http.StatusAccepted, document)
 	return nil
+}
+
+// redriveFilter reads which ones are meant. What is said must say something: an
+// empty service, perhaps of a variable that is not set, would mean all of them.
+func (s *Server) redriveFilter(w http.ResponseWriter, r *http.Request) (ask api.RedriveRequest, err error) {
+	share := memory{server: s}
+	defer share.release()
+	body, err := s.body(w, r, &share)
+	if err != nil || len(body) == 0 {
+		return ask, err
+	}
+	if len(body) > maxRedriveBody {
+		return ask, fail("body-too-large", "The body has %d bytes; %d are enough to say which dead letters are meant. No job was begun.", len(body), maxRedriveBody)
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil || fields == nil || json.Unmarshal(body, &ask) != nil {
+		return ask, fail("invalid-request", "The body is no JSON object with service, error and status as strings and limit as a number. No job was begun.")
+	}
+	for name, value := range fields {
+		if !slices.Contains(redriveFields, name) {
+			return ask, fail("invalid-request", "There is no field %s. No job was begun; the fields are %s.", quoted(name), strings.Join(redriveFields, ", "))
+		}
+		if string(value) == `""` || string(value) == "null" {
+			return ask, fail("invalid-option", "The field %s is empty. No job was begun; leave it out where it does not matter.", name)
+		}
+	}
+	if status := broker.Status(ask.Status); status != "" && status != broker.Failed && status != broker.TimedOut {
+		return ask, fail("invalid-option", "The status %s must be failed or timed_out, or left out. No job was begun.", quoted(ask.Status))
+	}
+	if _, said := fields["limit"]; said && ask.Limit < 1 || ask.Limit > broker.MostRedriven {
+		return ask, fail("invalid-option", "The limit must be a number from 1 to %d, or left out. No job was begun.", broker.MostRedriven)
+	}
+	return ask, nil
 }
 
 // redrive tells how far a job is.

@@ -3,7 +3,9 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"strings"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
@@ -15,6 +17,11 @@ func (s *Server) retry(w http.ResponseWriter, r *http.Request) error {
 	}
 	if s.draining.Load() {
 		return failure{slug: "draining"}
+	}
+	for name := range r.Header {
+		if strings.HasPrefix(name, api.OptionPrefix) {
+			return fail("invalid-option", "A redrive has the options that the request was submitted with, and takes no %s. Nothing was accepted; leave it out, or submit anew.", quoted(name))
+		}
 	}
 	record, replayed, err := s.Broker.Retry(r.Context(), id)
 	if errors.Is(err, broker.ErrNotDead) && record.Legs != nil {

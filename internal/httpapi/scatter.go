@@ -71,6 +71,9 @@ func (s *Server) acceptScatter(w http.ResponseWriter, r *http.Request) (broker.R
 	if err != nil {
 		return broker.Record{}, false, err
 	}
+	if sc.Cache.OnlyIfCached {
+		return broker.Record{}, false, fail("not-cached", "Cache-Control allowed a cached reply only (only-if-cached), and a scatter shares none. Nothing was accepted; leave it out.")
+	}
 	for i, leg := range sc.Legs {
 		if sc.Legs[i], err = s.intercepted(r.Context(), leg); err != nil {
 			if f, ok := errors.AsType[failure](err); ok && f.detail != "" {
@@ -109,8 +112,11 @@ var gatherOptions = []string{"min_replies", "stall_timeout", "accept_partial"}
 // assemble makes a scatter of a call: each leg is a submit of its own with the
 // call's headers, which the leg's content may change.
 func (s *Server) assemble(r *http.Request, services []string, option func(string) string, content func(leg int, one *http.Request) ([]byte, error)) (sc broker.Scatter, err error) {
-	if len(services) < minServices || len(services) > maxServices {
+	switch {
+	case len(services) < minServices:
 		return sc, fail("invalid-option", "There are %d services; a scatter goes to %d to %d. Nothing was accepted.", len(services), minServices, maxServices)
+	case len(services) > maxServices: // where a document has far more, they were not counted
+		return sc, fail("invalid-option", "There are more than %d services. Nothing was accepted; send several scatters.", maxServices)
 	}
 	for i, service := range services {
 		if slices.Contains(services[:i], service) {
@@ -171,9 +177,9 @@ func (s *Server) scatterForm(r *http.Request, query url.Values, body []byte) (sc
 	for name := range query {
 		return sc, fail("invalid-option", "The query has %s and names no services, so the body must be a document that has all of it. Nothing was accepted.", quoted(name))
 	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
-		return sc, fail("invalid-request", "The body is no JSON object, and the query names no services. Nothing was accepted; send a document with services, or name them in the query and send any body.")
+	fields, ok := fieldsOf(body)
+	if !ok {
+		return sc, fail("invalid-request", "The body is no JSON object of up to %d fields, and the query names no services. Nothing was accepted; send a document with services, or name them in the query and send any body.", maxFields)
 	}
 	whole := r.Clone(r.Context())
 	whole.Header.Del("Content-Type") // it was the document's
@@ -194,7 +200,11 @@ func (s *Server) scatterForm(r *http.Request, query url.Values, body []byte) (sc
 		if err != nil {
 			return sc, err
 		}
-		if header != api.HeaderPrefer && len(whole.Header.Values(header)) > 0 {
+		given := len(whole.Header.Values(header)) > 0
+		if header == api.HeaderPrefer { // which has more than this
+			given = preferences(whole.Header).returns != ""
+		}
+		if given {
 			return sc, fail("invalid-option", "%s is given in the document and as a header. Nothing was accepted; give it once.", quoted(name))
 		}
 		whole.Header.Add(header, text)
@@ -229,8 +239,8 @@ type content struct{ kind, encoding, body json.RawMessage }
 // scatterLegs reads the services of a form: names, or objects with a body of their
 // own; own is nil for the others.
 func scatterLegs(raw json.RawMessage) (services []string, own []*content, err error) {
-	var items []json.RawMessage
-	if json.Unmarshal(raw, &items) != nil {
+	items, ok := itemsOf(raw, maxServices)
+	if !ok {
 		return nil, nil, fail("invalid-option", "services must be a list of names, or of objects with service and body. Nothing was accepted.")
 	}
 	for _, item := range items {
@@ -239,8 +249,8 @@ func scatterLegs(raw json.RawMessage) (services []string, own []*content, err er
 			services, own = append(services, name), append(own, nil)
 			continue
 		}
-		var fields map[string]json.RawMessage
-		if json.Unmarshal(item, &fields) != nil || json.Unmarshal(fields["service"], &name) != nil || fields["service"][0] != '"' {
+		fields, ok := fieldsOf(item)
+		if !ok || json.Unmarshal(fields["service"], &name) != nil || fields["service"][0] != '"' {
 			return nil, nil, fail("invalid-option", "One of services is neither a name nor an object with a service. Nothing was accepted.")
 		}
 		for field := range fields {

@@ -157,10 +157,17 @@ func TestScatterRefused(t *testing.T) {
 			{"", `{"services":["echo","small"],"encoding":"rot13","body":""}`, "invalid-option", "encoding is"},
 			{"", `{"services":["echo","small"],"encoding":"base64","body":"!"}`, "invalid-option", "no base64"},
 			{"", `{"services":["echo","small"],"encoding":"text","body":7}`, "invalid-option", "must be a string"},
+			{"", `{"services":["echo","small"],"cache_control":"only-if-cached"}`, "not-cached", "a scatter shares none"},
+			{"", `{"services":["echo","small"` + strings.Repeat(`,"x"`, 99) + `]}`, "invalid-option", "more than 100 services"},
 		} {
 			if got := f.post("/v1/scatter"+c.path, c.body).problem(t, c.slug); !strings.Contains(got, c.says) {
 				t.Errorf("%s %s says %q", c.path, c.body, got)
 			}
+		}
+		f.post("/v1/scatter?services=echo,small", "x", "Cache-Control: only-if-cached").problem(t, "not-cached")
+		both := f.post("/v1/scatter", `{"services":["echo","small"],"return":"minimal"}`, "Prefer: return=representation").problem(t, "invalid-option")
+		if !strings.Contains(both, `"return" is given in the document and as a header`) {
+			t.Errorf("return twice says %q", both)
 		}
 		f.scatter("/v1/scatter?services=echo,small", "x", "Idempotency-Key: k")
 		f.post("/v1/scatter?services=echo,small", "x").problem(t, "queue-full")

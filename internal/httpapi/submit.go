@@ -48,8 +48,11 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 	streams := wantsStream(r.Header)
 	if streams {
 		prefer.wait = 0 // the stream is the waiting
-		prefer.applied = prefer.answer()
 	}
+	if (prefer.returns == "minimal") != record.Minimal { // a redrive is as its dead letter was
+		prefer.returns = ""
+	}
+	prefer.applied = prefer.answer()
 	if prefer.applied != "" {
 		h.Set(api.HeaderPreferenceApplied, prefer.applied)
 	}

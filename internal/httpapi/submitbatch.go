@@ -169,18 +169,25 @@ func batchItems(contentType string, body []byte) (items []json.RawMessage, err e
 	media, _, _ := mime.ParseMediaType(contentType)
 	text := bytes.TrimSpace(body)
 	if media == "application/json" || media != "application/jsonl" && media != "application/x-ndjson" && bytes.HasPrefix(text, []byte("[")) {
-		if err := json.Unmarshal(text, &items); err != nil {
-			return nil, failure{slug: "invalid-request", cause: err, detail: "The body is no JSON array. Nothing was accepted; send an array of items, or one item a line as application/jsonl."}
+		var ok bool
+		if items, ok = itemsOf(text, maxItems); !ok {
+			return nil, fail("invalid-request", "The body is no JSON array. Nothing was accepted; send an array of items, or one item a line as application/jsonl.")
 		}
 	} else {
 		for line := range bytes.Lines(text) {
 			if line = bytes.TrimSpace(line); len(line) > 0 {
 				items = append(items, line)
 			}
+			if len(items) > maxItems {
+				break
+			}
 		}
 	}
-	if len(items) == 0 || len(items) > maxItems {
-		return nil, fail("invalid-request", "The batch has %d items; it must have 1 to %d. Nothing was accepted.", len(items), maxItems)
+	switch {
+	case len(items) == 0:
+		return nil, fail("invalid-request", "The batch has no items; it must have 1 to %d. Nothing was accepted.", maxItems)
+	case len(items) > maxItems:
+		return nil, fail("invalid-request", "The batch has more than %d items. Nothing was accepted; send several batches.", maxItems)
 	}
 	return items, nil
 }
