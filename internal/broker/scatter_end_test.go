@@ -259,3 +259,64 @@ func TestScatterOverHTTPClaims(t *testing.T) {
 		}
 	})
 }
+
+// TestScatterOfAHundred services, as many as there may be: all answers are in the
+// reply, and what ends many requests at once is done in steps.
+func TestScatterOfAHundred(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		names, services := make([]string, 100), map[string]broker.ServiceConfig{}
+		for i := range names {
+			names[i] = fmt.Sprint("s", i)
+			services[names[i]] = broker.ServiceConfig{}
+		}
+		b := open(t, redis, func(o *broker.Options) { o.Services = services })
+		hundred := func(stall time.Duration) broker.Record {
+			return scatter(t, b, func(s *broker.Scatter) {
+				s.StallTimeout, s.Legs = stall, nil
+				for _, n := range names {
+					s.Legs = append(s.Legs, broker.Submission{Service: n, Body: []byte(n)})
+				}
+			})
+		}
+		r := hundred(0)
+		got, err := b.Claim(t.Context(), "w", names, len(names), time.Second)
+		if err != nil || len(got) != len(names) {
+			t.Fatal(len(got), err)
+		}
+		for _, d := range got {
+			send(t, b, d, broker.WorkerReply{Type: "final", Body: d.Body})
+		}
+		settle(t, b)
+		whole, err := b.Reply(t.Context(), r.ID)
+		if err != nil || whole.Status != broker.Succeeded || whole.Events != 101 {
+			t.Fatalf("%s with %d events, %v", whole.Status, whole.Events, err)
+		}
+		var set api.GatheredReplies
+		if err := json.Unmarshal(whole.Reply.Body, &set); err != nil || len(set.Replies) != 100 || set.Succeeded != 100 {
+			t.Errorf("%d replies of %d, %v", len(set.Replies), set.Succeeded, err)
+		}
+
+		for range 2 {
+			hundred(time.Millisecond)
+		}
+		pass(t, b, hundred(time.Millisecond).Created.Add(time.Millisecond))
+		var steps []int
+		for more := true; more; {
+			d, err := b.Decide(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			outcomes := 0
+			for _, f := range d.Facts {
+				if f.Kind == "outcome" {
+					outcomes++
+				}
+			}
+			steps, more = append(steps, outcomes), d.More
+		}
+		if slices.Max(steps) > 202 || slices.Max(steps) < 101 {
+			t.Errorf("ended in steps of %v", steps)
+		}
+		nothingMoves(t, redis)
+	})
+}

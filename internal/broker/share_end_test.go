@@ -3,9 +3,12 @@ package broker_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/correlation"
@@ -369,6 +372,87 @@ func TestShareDeletedWhileItRuns(t *testing.T) {
 			if strings.Contains(key, ":request:") || strings.Contains(key, ":events:") || strings.Contains(key, ":content:") {
 				t.Errorf("%s is left", key)
 			}
+		}
+	})
+}
+
+// An item that a cached reply answers is counted once, and who follows the batch
+// hears of it.
+func TestShareInABatch(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing, func(o *broker.Options) { o.Name = "here" })
+		told := redis.Client.Subscribe(t.Context(), "cc:wake:here")
+		defer told.Close()
+		if _, err := told.Receive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		o, err := b.OpenBatch(t.Context(), broker.DefaultTenant, "", nil, 2, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		item := func(number int) func(*broker.Submission) {
+			return func(s *broker.Submission) { s.Batch = &broker.Item{Batch: o.ID, Number: number, Ends: o.Ends} }
+		}
+		submit(t, b, "hit")
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final", Body: []byte("r")})
+		settle(t, b)
+		open := submit(t, b, "open", item(0))
+		if _, err := b.Batch(t.Context(), o.ID, broker.BatchAsk{Attach: true}); err != nil {
+			t.Fatal(err)
+		}
+		answered := submit(t, b, "hit", item(1))
+		if answered.Cache != broker.CacheHit {
+			t.Fatalf("it is a %s", answered.Cache)
+		}
+		select {
+		case m := <-told.Channel():
+			if m.Payload != o.ID.String() {
+				t.Errorf("told of %s", m.Payload)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("who follows the batch was not told")
+		}
+		now, err := b.Batch(t.Context(), o.ID, broker.BatchAsk{Open: true})
+		if err != nil || now.Accepted != 2 || now.Outcomes[broker.Succeeded] != 1 || len(now.News) != 1 || !slices.Equal(now.Waiting, []correlation.ID{open.ID}) {
+			t.Errorf("%+v, %v", now, err)
+		}
+	})
+}
+
+// Those who share a run stand in the same place of its line.
+func TestSharePosition(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		for _, body := range []string{"x", "y", "z"} {
+			submit(t, b, body)
+		}
+		r := submit(t, b, "x")
+		if position, _, ok := b.Position(t.Context(), r); !ok || position != 1 {
+			t.Errorf("at place %d, %v", position, ok)
+		}
+	})
+}
+
+// One script ends a bounded number of requests, however many share the runs.
+func TestShareCrowdIsSettledInSteps(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		for body := range 4 {
+			for range 100 {
+				submit(t, b, fmt.Sprint(body))
+			}
+			send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		}
+		var steps []int
+		for more := true; more; {
+			facts, left, err := b.Settle(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			steps, more = append(steps, len(facts)), left
+		}
+		if diff := cmp.Diff([]int{200, 200}, steps); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

@@ -5,7 +5,7 @@
 -- Nothing due at T is decided while a reply that Redis took by T is unsettled.
 --
 -- KEYS[1] due
--- ARGV[2] most decisions
+-- ARGV[2] most decisions, and outcomes after which it stops
 -- Returns {'settle' | 'more' | 'done', next due in ms or '', report lines}; lines
 -- as in settle.lua, also "release id service" where a delay is over.
 even_when_full()
@@ -44,6 +44,9 @@ for i = 1, #due, 2 do
     redis.call('ZREM', KEYS[1], member)
   elseif unsettled(at) or decide(member) == 'settle' then
     verdict = 'settle'
+    break
+  elseif ended >= tonumber(ARGV[2]) then
+    verdict = 'more'
     break
   end
 end

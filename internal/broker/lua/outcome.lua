@@ -31,12 +31,14 @@ local function tally(r)
   wake({ id = batch, waiters = v[2] })
 end
 
+local ended = 0 -- outcomes that this script recorded
+
 -- finish records the one outcome of r. o: status, reason, code, message, and
 -- rtype, rstatus, reply of the worker; at, when it sent what led to this; cache, the ms for which
 -- it may be cached. Everything is added before anything is taken away. Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
-  r.status, r.finished = o.status, NOW
+  r.status, r.finished, ended = o.status, NOW, ended + 1
   local f = { 'status', o.status, 'finished', int(NOW), 'reason', o.reason or '' }
   local function set(name, value)
     if value then f[#f + 1] = name; f[#f + 1] = value end
@@ -81,10 +83,12 @@ local function finish(r, o)
   if r.content then told = share_out(r, o) end
   if r.content and redis.call('HEXISTS', r.key, 'mourned') == 1 then park(r)
   elseif not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
-  drop(r)
-  leave(r)
+  if not r.via then
+    drop(r)
+    leave(r)
+    touched[r.service] = true
+  end
   if r.batch then tally(r) end
-  touched[r.service] = true
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
   if r.content then return string.sub(told, 2) end -- those who shared it tell of it

@@ -119,11 +119,12 @@ local function load(id)
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
     seq = tonumber(v[9] or 0), waiters = v[10], nonce = v[11], idem = v[12],
     release = tonumber(v[13] or nil), callback = v[14], finished = tonumber(v[15] or nil), tenant = v[17] }
-  local created, timeout, start, run, lease, max, retention, events, backoff =
-    string.match(v[2], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) %d+ (%d+)$')
+  local created, timeout, start, run, lease, max, retention, events, ordinal, backoff =
+    string.match(v[2], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+)$')
   r.created, r.start, r.run, r.lease = tonumber(created), tonumber(start), tonumber(run), tonumber(lease)
   r.deadline = r.created + tonumber(timeout)
   r.max, r.retention, r.events, r.backoff = tonumber(max), tonumber(retention), events, tonumber(backoff)
+  r.ordinal = tonumber(ordinal)
   r.recorded = r.started ~= nil
   policy(r, v[16])
   r.parents = v[18] or nil
@@ -302,9 +303,9 @@ end
 -- began has a scatter run from when the first of its legs does, for good: a leg
 -- may go back to where it waits.
 local function began(r)
-  for id in string.gmatch(r.started and r.parents or '', '%S+') do
+  for id in string.gmatch(r.started and not r.content and r.parents or '', '%S+') do
     local whole = load(id)
-    if whole and whole.legs and not TERMINAL[whole.status] and whole.status ~= 'running' then
+    if whole and not TERMINAL[whole.status] and whole.status ~= 'running' then
       redis.call('HSET', whole.key, 'status', 'running', 'started', int(r.started))
       wake(whole)
     end

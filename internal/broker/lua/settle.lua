@@ -5,7 +5,8 @@
 -- The bytes of a reply never leave Redis on the way.
 --
 -- KEYS[1] reply stream of the partition
--- ARGV[2] most replies, [3] bytes after which it stops, [4] a random number in
+-- ARGV[2] most replies, and outcomes after which it stops, since one reply may end a
+--     hundred requests, [3] bytes after which it stops, [4] a random number in
 --     [0,1) for the back-off, [5] how many events and bytes of them a request
 --     keeps, a line "service events bytes" each, "*" for the others, [6] largest
 --     event, [7] largest reply that is kept, [8] most replies set aside, [9] services
@@ -217,7 +218,7 @@ local to_judge = {}
 -- must not hold a hundred replies of 10 MiB in memory at once. A handful is read
 -- before its size is known, so that 16 large ones behind small ones are the most.
 local done, bytes, handful = 0, 0, 1
-while done < limit and bytes < budget do
+while done < limit and bytes < budget and ended < limit do
   local entries = redis.call('XRANGE', replies, '-', '+', 'COUNT', math.min(handful, limit - done))
   if #entries == 0 then break end
   local ids, stopped = {}, false
@@ -233,6 +234,7 @@ while done < limit and bytes < budget do
     end
     done = done + 1
     ids[i] = entries[i][1]
+    if ended >= limit then break end
   end
   if #ids > 0 then redis.call('XDEL', replies, unpack(ids)) end
   if stopped then

@@ -145,5 +145,6 @@ if how == 'hit' then
   local v = redis.call('HMGET', run.key, 'rtype', 'rstatus', 'rheaders')
   finish(load(id), { status = 'succeeded', rtype = v[1] or '', rstatus = v[2] or nil, rheaders = v[3] or nil })
   r.status = 'succeeded'
+  conclude()
 end
 return { 'accepted', int(NOW), r.entry or '', int(r.ordinal or 0), r.status, how }
