@@ -73,13 +73,28 @@ func (b *Broker) inUse(ctx context.Context, s *submission, old partition) (bool,
 	if gates := s.gates(old); len(gates) > 0 {
 		open, err = b.redis.commands.Exists(ctx, gates...).Result()
 	}
-	if s.plan.Concurrency > 0 && open == 0 && err == nil {
-		open, err = b.redis.commands.XLen(ctx, old.queue(s.Service)).Result()
+	for _, service := range s.limited() {
 		if open == 0 && err == nil {
-			open, err = b.redis.commands.Exists(ctx, old.waiting(s.Service)).Result()
+			open, err = b.redis.commands.XLen(ctx, old.queue(service)).Result()
+		}
+		if open == 0 && err == nil {
+			open, err = b.redis.commands.Exists(ctx, old.waiting(service)).Result()
 		}
 	}
 	return open > 0, fault("look for requests with the same key", err)
+}
+
+// limited are its services with a limit of their own.
+func (s *submission) limited() (services []string) {
+	if s.plan.Concurrency > 0 {
+		services = append(services, s.Service)
+	}
+	for _, l := range s.legs {
+		if l.plan.Concurrency > 0 {
+			services = append(services, l.Service)
+		}
+	}
+	return services
 }
 
 // gates are the keys of what it may have to wait for in a partition.

@@ -98,7 +98,7 @@ func TestConcurrencyWhilePartitionsAreRaised(t *testing.T) {
 		gateway := func(partitions int) *broker.Broker {
 			b, err := broker.Open(t.Context(), broker.Options{
 				URL: "redis://bubble:6379", Dial: dial, Partitions: partitions, Logger: slog.New(slog.DiscardHandler),
-				Services: map[string]broker.ServiceConfig{"echo": {Concurrency: 1, Timeout: time.Hour}},
+				Services: map[string]broker.ServiceConfig{"echo": {Concurrency: 1, Timeout: time.Hour}, "other": {}},
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -112,6 +112,14 @@ func TestConcurrencyWhilePartitionsAreRaised(t *testing.T) {
 		time.Sleep(time.Minute) // the raise counts by then
 		if r := submit(t, b, "second"); r.ID.Partition() != 0 {
 			t.Errorf("while the first runs, the second is in partition %d", r.ID.Partition())
+		}
+		legs := func(s *broker.Scatter) {
+			s.Legs = []broker.Submission{{Service: "other"}, {Service: "echo"}}
+		}
+		if r := scatter(t, b, legs); r.ID.Partition() != 0 {
+			t.Errorf("while the first runs, a scatter is in partition %d", r.ID.Partition())
+		} else if err := b.Delete(t.Context(), r.ID); err != nil {
+			t.Fatal(err)
 		}
 		if got := take(t, b, 10); len(got) != 0 {
 			t.Errorf("%s runs beside the first", got[0].Body)
