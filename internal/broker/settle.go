@@ -38,7 +38,7 @@ type Fact struct {
 	// gap says that a worker's numbering skipped, acked that it acknowledged an
 	// entry by itself, which the protocol forbids.
 	Kind    string
-	ID      string // "-" where there is none
+	ID      string // of a leg the whole's, of a shared run the first's; "-" where there is none
 	Service string // "-" where it is unknown
 
 	// Of an outcome:
@@ -56,7 +56,8 @@ func parseReport(lines []string) []Fact {
 		if len(f) < 3 {
 			continue
 		}
-		fact := Fact{Kind: f[0], ID: f[1], Service: f[2]}
+		fact := Fact{Kind: f[0], Service: f[2]}
+		fact.ID, _, _ = strings.Cut(f[1], "/")
 		if fact.Kind == "outcome" && len(f) == 8 {
 			fact.Status, fact.Reason = Status(f[3]), f[4]
 			fact.Total, fact.RunTime, fact.Attempt = msec(f[5]), msec(f[6]), int(number(f[7]))

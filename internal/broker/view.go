@@ -101,6 +101,9 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	}
 	if shared := strings.Fields(v[viewShared]); len(shared) == 3 {
 		r.Cache = shared[1]
+		if !r.Queued.IsZero() && r.Queued.Before(created) {
+			r.Queued = created // it joined a run that was on the stream
+		}
 		if r.Cache == CacheHit {
 			r.CachedAt = millis(shared[2])
 		}

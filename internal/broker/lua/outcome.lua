@@ -55,7 +55,9 @@ local function finish(r, o)
   if r.via then
     set('seq', int(r.seq))
     set('attempt', int(r.attempt))
-    set('history', redis.call('HGET', record_key(r.via), 'history'))
+    local run = redis.call('HMGET', record_key(r.via), 'history', 'entry')
+    set('history', run[1])
+    if r.how ~= 'hit' then set('entry', run[2]) end -- when it was queued
   end
   if claimed then set('started', int(claimed)); set('worker', r.worker) end
   redis.call('HSET', r.key, unpack(f))

@@ -50,7 +50,7 @@
 --   mourned   of the run: it keeps its body after its end, for a dead letter that shared it
 --   outlast   of the run: ms until which a record refers to it, but for owed callbacks
 --   shared    of a request: "run how since": the run, miss, shared or hit, and of a
---             hit the ms at which its reply came
+--             hit the ms at which its reply came. Its entry is the run's at its end
 --
 -- A request is either on the stream or waits in the zset waiting:<service>, see
 -- admit. Its score there is its place in the line, or from INSTANT on the
