@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +18,7 @@ import (
 // not name.
 type Scatter struct {
 	Request
-	Bodies map[string][]byte // by service; nil for one body to all
+	Bodies map[string][]byte // by service, each one of those that it goes to; nil for one body to all
 
 	MinReplies    int           // how many must succeed; 0 for all
 	StallTimeout  time.Duration // without an answer for so long it is over; 0 for never
@@ -43,6 +44,11 @@ func (c *Client) Scatter(ctx context.Context, services []string, s Scatter) (api
 		}
 		path += "?" + q.Encode()
 	} else {
+		for service := range s.Bodies {
+			if !slices.Contains(services, service) {
+				return api.Status{}, fmt.Errorf("there is a body for %q, which is none of the services: nothing was sent", service)
+			}
+		}
 		form, err := json.Marshal(s.form(services))
 		if err != nil {
 			return api.Status{}, fmt.Errorf("write the scatter: %w", err)
@@ -61,6 +67,9 @@ func (s Scatter) form(services []string) map[string]any {
 		body, ok := s.Bodies[service]
 		if !ok {
 			body = s.Body
+		}
+		if body == nil {
+			body = []byte{} // an empty one: nil would be written as null
 		}
 		legs[i] = map[string]any{"service": service, "encoding": "base64", "body": body}
 		if s.ContentType != "" {
