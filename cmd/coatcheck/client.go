@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -83,16 +84,24 @@ func (t *target) print(w io.Writer, s api.Status) error {
 	row("error", s.Error.Message)
 	row("attempt", fmt.Sprint(s.Attempt))
 	row("worker", s.Worker)
+	row("priority", string(s.Priority))
+	row("tags", strings.Join(s.Tags, ","))
 	row("cache", string(s.Cache))
 	row("retry_of", s.RetryOf)
 	row("retried_as", s.RetriedAs)
 	for _, at := range []struct {
 		name string
 		time api.Time
-	}{{"created_at", s.CreatedAt}, {"started_at", s.StartedAt}, {"finished_at", s.FinishedAt}, {"deadline_at", s.DeadlineAt}} {
+	}{{"created_at", s.CreatedAt}, {"scheduled_for", s.ScheduledFor}, {"started_at", s.StartedAt}, {"finished_at", s.FinishedAt}, {"deadline_at", s.DeadlineAt}} {
 		if !at.time.IsZero() {
 			row(at.name, at.time.String())
 		}
+	}
+	if s.LiveWorkers != nil { // 0 says that nobody is there to answer
+		row("live_workers", strconv.Itoa(*s.LiveWorkers))
+	}
+	for _, leg := range s.Scatter.Legs {
+		row("  "+leg.Service, strings.TrimSpace(string(leg.Status)+"  "+leg.Error.Message))
 	}
 	switch {
 	case s.Reply.Encoding == api.ReplyEncodingBase64 || s.Reply.Body == nil && s.Reply.Size > 0:
@@ -260,7 +269,7 @@ func (t *target) event(w io.Writer, e client.Event) error {
 	var err error
 	switch e.Kind {
 	case "progress", "partial":
-		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s\n", clock(e.Event.At), e.Kind, e.Event.Number, e.Event.Body)
+		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s%s\n", clock(e.Event.At), e.Kind, e.Event.Number, whose(e.Event), e.Event.Body)
 	case "status":
 		_, err = fmt.Fprintf(w, "%s  %-8s    %s, attempt %d\n", clock(since(e.Status)), e.Kind, e.Status.Status, e.Status.Attempt)
 	case "reset":
@@ -269,6 +278,16 @@ func (t *target) event(w io.Writer, e client.Event) error {
 		_, err = fmt.Fprintf(w, "%s  %-8s %d  %s %s\n", clock(e.Status.FinishedAt), e.Kind, e.Status.Events, e.Status.Status, e.Status.Reply.Body)
 	}
 	return err
+}
+
+// whose is, of a scatter, which service an event is of, and how that ended.
+func whose(e api.Event) (text string) {
+	for _, word := range []string{e.Service, string(e.Status), e.Error.Message} {
+		if word != "" {
+			text += word + " "
+		}
+	}
+	return text
 }
 
 // since is when a request became what it is.

@@ -51,7 +51,7 @@ func (t *target) replies(w io.Writer, page api.ReplyPage) error {
 		}
 	}
 	for _, e := range page.Replies {
-		if _, err := fmt.Fprintf(w, "%s  %-8s %d  %s %s\n", clock(e.At), e.Type, e.Number, kind(e.ContentType, string(e.Encoding)), e.Body); err != nil {
+		if _, err := fmt.Fprintf(w, "%s  %-8s %d  %s%s %s\n", clock(e.At), e.Type, e.Number, whose(e), kind(e.ContentType, string(e.Encoding)), e.Body); err != nil {
 			return err
 		}
 	}
