@@ -576,8 +576,8 @@ type DeadLetterLinks struct {
 type DeadLetterList struct {
 	DeadLetters []DeadLetter `json:"dead_letters"`
 
-	// Next The cursor of the next page, left out on the last
-	Next string `json:"next,omitempty,omitzero"`
+	// NextCursor Where the next page begins; absent at the end
+	NextCursor string `json:"next_cursor,omitempty,omitzero"`
 }
 
 // Error Why a request did not succeed
@@ -1325,7 +1325,7 @@ type PurgeParams struct {
 
 // DeadLettersParams defines parameters for DeadLetters.
 type DeadLettersParams struct {
-	// Cursor The `next` of the page before
+	// Cursor The next_cursor of the page before
 	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 
 	// Limit Most on a page, 1 to 1000, default 100

@@ -35,7 +35,7 @@ func (f DeadFilter) query() url.Values {
 	return q
 }
 
-// DeadLetters reads a page of dead letters, newest first. cursor is the Next of the
+// DeadLetters reads a page of dead letters, newest first. cursor is the NextCursor of the
 // page before, "" for the first; limit is how many at most, 0 for the gateway's own.
 func (c *Client) DeadLetters(ctx context.Context, f DeadFilter, cursor string, limit int) (page api.DeadLetterList, err error) {
 	q := f.query()

@@ -83,7 +83,7 @@ func deadList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				all, cursor = append(all, page.DeadLetters...), page.Next
+				all, cursor = append(all, page.DeadLetters...), page.NextCursor
 				if cursor == "" {
 					break
 				}

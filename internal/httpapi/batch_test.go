@@ -134,3 +134,22 @@ func TestBatchOfAnother(t *testing.T) {
 		f.post(d.Links.Cancel, "", as("globex")).problem(t, "not-found")
 	}, withKeys)
 }
+
+// TestBatchNotModified: a poll with the ETag that it had is answered as one of a
+// request is.
+func TestBatchNotModified(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		self := f.batch(`[{"service":"echo"}]`).Links.Self
+		known := "If-None-Match: " + f.get(self).Header.Get("ETag")
+		if a := f.get(self, known); a.StatusCode != http.StatusNotModified || len(a.body) > 0 {
+			t.Errorf("a poll: %d %s", a.StatusCode, a.body)
+		}
+		if a := f.get(self+"?wait=1s", known); a.StatusCode != http.StatusOK {
+			t.Errorf("a long-poll: %d %s", a.StatusCode, a.body)
+		}
+		f.send(f.claim(), broker.WorkerReply{Type: "final"})
+		if a := f.get(self+"?wait=5s", known); a.StatusCode != http.StatusOK || "If-None-Match: "+a.Header.Get("ETag") == known {
+			t.Errorf("changed: %d %v", a.StatusCode, a.Header)
+		}
+	})
+}

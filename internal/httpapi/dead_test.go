@@ -124,8 +124,8 @@ func TestDeadLettersOfATenant(t *testing.T) {
 			t.Errorf("%d of acme", n)
 		}
 		page := list("?service=echo&error=boom&limit=2", "read")
-		rest := list("?service=echo&error=boom&limit=2&cursor="+page.Next, "read")
-		if len(page.DeadLetters) != 2 || len(rest.DeadLetters) != 1 || rest.Next != "" || page.DeadLetters[1].CorrelationID == rest.DeadLetters[0].CorrelationID {
+		rest := list("?service=echo&error=boom&limit=2&cursor="+page.NextCursor, "read")
+		if len(page.DeadLetters) != 2 || len(rest.DeadLetters) != 1 || rest.NextCursor != "" || page.DeadLetters[1].CorrelationID == rest.DeadLetters[0].CorrelationID {
 			t.Errorf("%+v, then %+v", page, rest)
 		}
 		for _, bad := range []string{"?limit=0", "?limit=1001", "?limit=x", "?cursor=x", "?cursor=1.x", "?cursor=-1." + page.DeadLetters[0].CorrelationID} {

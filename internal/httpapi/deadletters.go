@@ -35,7 +35,7 @@ func (s *Server) deadLetters(w http.ResponseWriter, r *http.Request) error {
 	}
 	from, ok := deadPlace(cursor)
 	if !ok {
-		return fail("invalid-option", "The cursor %s is none of this gateway; take the next of the page before, or leave it out. Nothing was done.", quoted(cursor))
+		return fail("invalid-option", "The cursor %s is none of this gateway; take the next_cursor of the page before, or leave it out. Nothing was done.", quoted(cursor))
 	}
 	found, err := s.Broker.DeadLetters(r.Context(), filter, from, most+1)
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *Server) deadLetters(w http.ResponseWriter, r *http.Request) error {
 	if len(found) > most {
 		found = found[:most]
 		last := found[most-1]
-		list.Next = strconv.FormatInt(last.Finished.UnixMilli(), 10) + "." + last.ID.String()
+		list.NextCursor = strconv.FormatInt(last.Finished.UnixMilli(), 10) + "." + last.ID.String()
 	}
 	for _, d := range found {
 		self := strings.TrimSuffix(s.PublicURL, "/") + "/v1/requests/" + d.ID.String()
