@@ -130,9 +130,9 @@ type Broker struct {
 	log     *slog.Logger
 	redis   clients
 
-	submits *batch[*submission, []string]
-	reads   *batch[readAsk, any]
-	sends   *batch[outgoing, struct{}]
+	submits *pipeline[*submission, []string]
+	reads   *pipeline[readAsk, any]
+	sends   *pipeline[outgoing, struct{}]
 
 	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
 	health   atomic.Pointer[error]      // nil pointer value: healthy
@@ -175,9 +175,9 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	b.submits = newBatch(b.sendSubmits)
-	b.reads = newBatch(b.sendReads)
-	b.sends = newBatch(b.sendReplies)
+	b.submits = newPipeline(b.sendSubmits)
+	b.reads = newPipeline(b.sendReads)
+	b.sends = newPipeline(b.sendReplies)
 	return b, nil
 }
 

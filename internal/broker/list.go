@@ -227,7 +227,7 @@ func (b *Broker) look(ctx context.Context, q Query, from point, to int64) (found
 func (b *Broker) records(ctx context.Context, places []point) (records []Record, err error) {
 	ctx, stop := context.WithTimeout(ctx, commandTimeout)
 	defer stop()
-	for some := range slices.Chunk(places, batchCommands) {
+	for some := range slices.Chunk(places, pipelineCommands) {
 		ids := make([]correlation.ID, len(some))
 		for i, at := range some {
 			if ids[i], err = correlation.Parse(at.id); err != nil {

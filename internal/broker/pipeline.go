@@ -8,14 +8,14 @@ import (
 // Limits of one shared pipeline: beyond them, Redis would keep the first of a
 // batch waiting for the answer to the last.
 const (
-	batchCommands = 128
-	batchBytes    = 256 << 10
-	batchFlushers = 2 // the next batch fills while one is under way
+	pipelineCommands = 128
+	pipelineBytes    = 256 << 10
+	pipelineFlushers = 2 // the next batch fills while one is under way
 )
 
-// batch lets concurrent calls share pipelines. There is no timer: a call on an
-// idle batch leaves at once, calls that come meanwhile leave together.
-type batch[Q, A any] struct {
+// pipeline lets concurrent calls share pipelines. There is no timer: a call on an
+// idle one leaves at once, calls that come meanwhile leave together.
+type pipeline[Q, A any] struct {
 	send func([]*call[Q, A]) // answers every call: sets answer or err
 
 	queue chan *call[Q, A] // callers send, flushers receive, nobody closes
@@ -33,9 +33,9 @@ type call[Q, A any] struct {
 	ready  chan struct{} // closed by the flusher once answer and err are set
 }
 
-func newBatch[Q, A any](send func([]*call[Q, A])) *batch[Q, A] {
-	b := &batch[Q, A]{send: send, queue: make(chan *call[Q, A], batchCommands), stop: make(chan struct{}), gone: make(chan struct{})}
-	for range batchFlushers {
+func newPipeline[Q, A any](send func([]*call[Q, A])) *pipeline[Q, A] {
+	b := &pipeline[Q, A]{send: send, queue: make(chan *call[Q, A], pipelineCommands), stop: make(chan struct{}), gone: make(chan struct{})}
+	for range pipelineFlushers {
 		b.done.Go(b.flush)
 	}
 	return b
@@ -43,7 +43,7 @@ func newBatch[Q, A any](send func([]*call[Q, A])) *batch[Q, A] {
 
 // do has the call answered. left tells that ctx ended after the call was
 // handed over: what became of it is unknown.
-func (b *batch[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
+func (b *pipeline[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
 	c := &call[Q, A]{ask: ask, size: size, ready: make(chan struct{})}
 	select {
 	case b.queue <- c:
@@ -67,7 +67,7 @@ func (b *batch[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left b
 	}
 }
 
-func (b *batch[Q, A]) flush() {
+func (b *pipeline[Q, A]) flush() {
 	for {
 		select {
 		case <-b.stop:
@@ -83,9 +83,9 @@ func (b *batch[Q, A]) flush() {
 	}
 }
 
-func (b *batch[Q, A]) gather(first *call[Q, A]) []*call[Q, A] {
+func (b *pipeline[Q, A]) gather(first *call[Q, A]) []*call[Q, A] {
 	calls, bytes := []*call[Q, A]{first}, first.size
-	for len(calls) < batchCommands && bytes < batchBytes {
+	for len(calls) < pipelineCommands && bytes < pipelineBytes {
 		select {
 		case c := <-b.queue:
 			calls, bytes = append(calls, c), bytes+c.size
@@ -97,7 +97,7 @@ func (b *batch[Q, A]) gather(first *call[Q, A]) []*call[Q, A] {
 }
 
 // refuse answers what was queued when the batch closed.
-func (b *batch[Q, A]) refuse() {
+func (b *pipeline[Q, A]) refuse() {
 	for {
 		select {
 		case c := <-b.queue:
@@ -109,7 +109,7 @@ func (b *batch[Q, A]) refuse() {
 	}
 }
 
-func (b *batch[Q, A]) close() {
+func (b *pipeline[Q, A]) close() {
 	b.once.Do(func() {
 		close(b.stop)
 		b.done.Wait()
