@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,5 +63,87 @@ func TestFullRedis(t *testing.T) {
 	}
 	if err := next.Postpone(t.Context(), owed[0], time.Second); err != nil {
 		t.Errorf("postpone a callback: %v", err)
+	}
+}
+
+// So do those that share a run, scatters and batches, dead letters and the jobs that
+// redrive them.
+func TestFullRedisEndsAllKinds(t *testing.T) {
+	redis := redistest.Start(t)
+	b := open(t, redis, withThree, func(o *broker.Options) {
+		o.Services["echo"] = broker.ServiceConfig{Coalesce: true, CacheTTL: time.Minute}
+	})
+	fails(t, b, "dead", "boom")
+	fails(t, b, "dead too", "boom")
+	o, err := b.OpenBatch(t.Context(), broker.DefaultTenant, "", nil, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := submit(t, b, "x", calling("progress", "succeeded")), submit(t, b, "x", func(s *broker.Submission) {
+		s.Batch = &broker.Item{Batch: o.ID, Ends: o.Ends}
+	})
+	short, left := submit(t, b, "x", timeout(time.Millisecond)), submit(t, b, "x")
+	partial := scatter(t, b, func(s *broker.Scatter) { s.AcceptPartial, s.StallTimeout = true, 10*time.Millisecond })
+	job, err := b.RedriveAll(t.Context(), broker.RedriveFilter{DeadFilter: broker.DeadFilter{Tenant: broker.DefaultTenant}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := claim(t, b)
+	send(t, b, d, broker.WorkerReply{Type: "progress", Body: []byte("half")})
+	send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("done")})
+	answer(t, b, claimOf(t, b, "a"), "final")
+	if _, err := b.ClaimIntents(t.Context(), 1, time.Millisecond); err != nil { // makes the group
+		t.Fatal(err)
+	}
+	if err := redis.Client.ConfigSet(t.Context(), "maxmemory", "1mb").Err(); err != nil { // it holds more by itself
+		t.Fatal(err)
+	}
+	if _, err := b.Batch(t.Context(), o.ID, broker.BatchAsk{Attach: true}); err != nil {
+		t.Errorf("follow a batch: %v", err)
+	}
+	if _, err := b.Cancel(t.Context(), left.ID); err != nil {
+		t.Errorf("leave a shared run: %v", err)
+	}
+	settle(t, b)
+	for _, id := range []correlation.ID{first.ID, second.ID} {
+		if r := status(t, b, id); r.Status != broker.Succeeded || replyOf(r) != "done" {
+			t.Errorf("it is %+v", r)
+		}
+	}
+	if r := status(t, b, short.ID); r.Status != broker.TimedOut {
+		t.Errorf("the short one is %s", r.Status)
+	}
+	wantLegs(t, await(t, b, partial.ID, broker.Succeeded), broker.Succeeded, "partial", "succeeded", "timed_out", "timed_out")
+	want(t, counts(t, b, o.ID), "1 accepted, 0 open, 1 succeeded, 0 failed, 0 canceled, complete false")
+	if _, _, err := b.Submit(t.Context(), broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", ContentType: "text/plain", Body: []byte("x")}); !errors.Is(err, broker.ErrMemory) {
+		t.Errorf("one that a cached reply would answer: %v", err)
+	}
+	intents, err := b.ClaimIntents(t.Context(), 5, time.Second)
+	if err != nil || len(intents) != 2 {
+		t.Errorf("owed: %v, %v", intents, err)
+	}
+	for _, i := range intents {
+		if err := b.Delivered(t.Context(), i); err != nil {
+			t.Errorf("settle a callback: %v", err)
+		}
+	}
+	if _, err := b.Pursue(t.Context(), 0); err != nil {
+		t.Errorf("a job waits: %v", err)
+	}
+	if job, err = b.StopRedrive(t.Context(), job.ID); err != nil || job.State != broker.RedriveCanceled {
+		t.Errorf("stop a job: %+v, %v", job, err)
+	}
+	if n, _, err := b.Purge(t.Context(), broker.DeadFilter{Tenant: broker.DefaultTenant}, 10); err != nil || n != 3 {
+		t.Errorf("purged %d, %v", n, err)
+	}
+	for _, id := range []correlation.ID{first.ID, second.ID, left.ID, partial.ID} {
+		if err := b.Delete(t.Context(), id); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	}
+	for _, key := range redis.Keys(t) {
+		if strings.Contains(key, ":request:") || strings.Contains(key, ":content:") || strings.Contains(key, ":dead:") || strings.HasSuffix(key, ":graves") {
+			t.Errorf("%s is left", key)
+		}
 	}
 }
