@@ -24,9 +24,9 @@ local function reserve(service, n)
   if n > 0 then redis.call('HSET', line_key(service), 'last:', string.format('%.6f', n / WEIGHT)) end
 end
 
--- shared gives a service a line as soon as there is a flow to be fair to; a
+-- open_line gives a service a line as soon as there is a flow to be fair to; a
 -- steward adapts the limit to the workers, see regulate.lua.
-local function shared(r)
+local function open_line(r)
   if r.flow ~= '' and redis.call('HSETNX', P .. 'limits', 'shared:' .. r.service, 1) == 1 and
     redis.call('HSETNX', P .. 'limits', r.service, FIRST_LIMIT) == 1 then
     reserve(r.service, redis.call('XLEN', queue_key(r.service)))
@@ -95,7 +95,7 @@ local function admit(r, c)
   if r.release and r.release <= NOW then r.release = nil end
   if not let_in(r) then return hold(r, c, GATED) end
   if r.release then return hold(r, c, r.release) end
-  shared(r)
+  open_line(r)
   local limit = limit_of(r.service)
   if limit then
     local at = place(r)

@@ -34,8 +34,9 @@ end
 local ended = 0 -- outcomes that this script recorded
 
 -- finish records the one outcome of r. o: status, reason, code, message, and
--- rtype, rstatus, reply of the worker; at, when it sent what led to this; cache, the ms for which
--- it may be cached. Everything is added before anything is taken away. Returns lines for the report.
+-- rtype, rstatus, reply of the worker; at, when it sent what led to this; cache, the
+-- ms for which it may be cached. Everything is added before anything is taken away.
+-- Returns lines for the report.
 local function finish(r, o)
   local claimed = claim(r)
   r.status, r.finished, ended = o.status, NOW, ended + 1
@@ -101,8 +102,8 @@ local function finish(r, o)
 end
 
 -- share_out gives the outcome o of the shared run r to all who wait for it; those whose
--- time was over before time out: what Redis took by then is settled. Its reply is cached where it may be. Returns lines for
--- the report, after a line break.
+-- time was over before time out: what Redis took by then is settled. Its reply is
+-- cached where it may be. Returns lines for the report, after a line break.
 share_out = function(r, o)
   local ttl = r.status == 'succeeded' and string.find(o.rstatus or '', '^2?%d?%d?$') and (o.cache or r.cache) or 0
   if ttl <= 0 then unbind(r.content, r.id)

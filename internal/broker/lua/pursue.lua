@@ -25,26 +25,27 @@ for i = 1, n do at_service[ARGV[1 + 3 * i]] = 1 + 3 * i end
 local spare = 4 + 3 * n
 local at, after, moved, verdict = v[13], v[14], 0, 'more'
 
--- look redrives one, and tells whether to go on.
+-- look redrives one. Returns whether to go on, and whether that one was decided: else
+-- it is looked at again.
 local function look(id)
   local r = load(id)
-  if not r or gone(r) or (v[7] ~= '' and r.status ~= v[7]) then return true end
-  if not ARGV[spare] then return false end
+  if not r or gone(r) or (v[7] ~= '' and r.status ~= v[7]) then return true, true end
+  if not ARGV[spare] then return false, false end
   local bytes = redis.call('HSTRLEN', body_key(r), 'body')
   local s = at_service[r.service] or at_service['*']
   local made = redrive(r, ARGV[spare], ARGV[spare + 1], tonumber(ARGV[s + 1]), ARGV[s + 2])
   if made == 'full' then
     verdict = 'wait'
-    return false
+    return false, false
   end
-  if made == 'lost' then failed = failed + 1 end
-  if made == 'accepted' then
-    done, spare, moved = done + 1, spare + 2, moved + bytes
-  elseif made == 'taken' then
-    spare = spare + 2
-    return look(id)
+  if made == 'lost' then
+    failed = failed + 1
+    return true, true
   end
-  return moved < MOVED
+  spare = spare + 2
+  if made == 'taken' then return look(id) end
+  done, moved = done + 1, moved + bytes
+  return moved < MOVED, true
 end
 
 local key = dead_key(v[4], v[5], v[6])
@@ -57,10 +58,8 @@ while not stopped and looked < 128 and done + failed < total do
     if tonumber(page[i + 1]) ~= tonumber(from) or id > after then
       if done + failed >= total then break end
       looked = looked + 1
-      local left = spare
-      local go_on = look(id)
-      -- One that was not decided is looked at again.
-      if go_on or (verdict ~= 'wait' and spare > left) then at, after = page[i + 1], id end
+      local go_on, decided = look(id)
+      if decided then at, after = page[i + 1], id end
       if not go_on then
         stopped = true
         break

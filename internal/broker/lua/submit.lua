@@ -103,7 +103,7 @@ local function request(name, ends)
 end
 
 local r = request(id, deadline)
-local shared = ''
+local share = ''
 if not sharing then
   queue(r)
 else
@@ -123,10 +123,11 @@ else
     end
   end
   r.status, r.ordinal, r.via = 'queued', run.ordinal, run.id
-  shared = run.id .. ' ' .. how .. ' ' .. (how == 'hit' and int(run.finished) or '0')
+  share = run.id .. ' ' .. how .. ' ' .. (how == 'hit' and int(run.finished) or '0')
 end
 store(r, plan_of(r, ARGV[6], ARGV[7], ARGV[8], ARGV[12]),
-  { 'tenant', ARGV[5], 'delay', ARGV[20] ~= '0' and ARGV[20] or '', 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25], 'shared', shared, 'batch', batch and ARGV[29] .. ' ' .. ARGV[30] })
+  { 'tenant', ARGV[5], 'delay', ARGV[20] ~= '0' and ARGV[20] or '', 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25],
+    'shared', share, 'batch', batch and ARGV[29] .. ' ' .. ARGV[30] })
 if batch then
   local open = P .. 'open:' .. ARGV[29]
   is_item(id, r.deadline + WEEK)
