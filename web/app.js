@@ -16,7 +16,8 @@ const examples = {
 };
 
 const clock = (/** @type {string} */ at) => new Date(at).toLocaleTimeString(undefined, { hour12: false }) + "." + at.slice(20, 23);
-const shown = (/** @type {any} */ body) => (typeof body === "string" ? body : JSON.stringify(body));
+const shown = (/** @type {any} */ body) => (body === undefined ? "" : typeof body === "string" ? body : JSON.stringify(body));
+const said = (/** @type {any} */ e) => [e.service, e.status, e.error?.message, shown(e.body)].filter(Boolean).join(" "); // service and status: of a scatter
 
 /** @typedef {{message: string, detail: string}} Said */
 
@@ -110,12 +111,16 @@ function Request(/** @type {{id: string}} */ { id }) {
   if (!status) return html`<section><p class="empty">Reading ${id} …</p></section>`;
   const percent = events.findLast((e) => e.body?.percent !== undefined)?.body.percent;
   const cancel = () => call(status.links.cancel, { method: "POST" }).then(setStatus, setProblem);
+  const legs = status.scatter?.legs;
   const took = status.finished_at && (Date.parse(status.finished_at) - Date.parse(status.created_at)) / 1000;
   return html`
     <section>
       <div class="head">
         <span class=${"badge " + status.status} role="status" aria-live="polite" id="status">${status.status}</span>
-        <strong>${status.service}</strong>
+        <strong>${legs ? `scatter: ${status.scatter.succeeded} of ${legs.length} succeeded, ${status.scatter.min_replies} must` : status.service}</strong>
+        ${status.scheduled_for && status.status === "scheduled" && html`<span>until ${new Date(status.scheduled_for).toLocaleString(undefined, { hour12: false })}</span>`}
+        ${status.priority && html`<span>${status.priority} priority</span>`}
+        ${status.cache && status.cache !== "miss" && html`<span>${status.cache === "hit" ? "from the cache" : "shares a run"}</span>`}
         ${status.attempt > 1 && html`<span>attempt ${status.attempt}</span>`}
         ${took !== undefined && html`<span>${took.toFixed(2)} s</span>`}
         <span class="mono">${id}</span>
@@ -124,15 +129,22 @@ function Request(/** @type {{id: string}} */ { id }) {
       ${!online && !status.finished_at && html`<p class="offline" role="status">Not connected to the gateway; trying again. The request goes on.</p>`}
       ${percent !== undefined && html`<progress max="100" value=${percent} aria-label="Progress">${percent} %</progress>`}
       ${status.error && html`<${Complaint} problem=${{ message: status.error.code, detail: status.error.message }} />`}
+      ${status.live_workers === 0 && html`<p class="offline" role="status">No worker of this service is there; the request waits for one.</p>`}
+      ${status.retry_of && html`<p>Made of the dead letter <a class="mono" href=${"#/requests/" + status.retry_of}>${status.retry_of}</a></p>`}
+      ${status.retried_as && html`<p>Redriven as <a class="mono" href=${"#/requests/" + status.retried_as}>${status.retried_as}</a></p>`}
+      ${legs && html`
+        <ol aria-label="Services">${legs.map((/** @type {any} */ l) => html`
+          <li key=${l.service}><span>${l.service}</span><span class=${l.status}>${l.status}</span><span class="mono">${l.error?.message}</span></li>`)}
+        </ol>`}
       ${status.attempts && html`
         <ol aria-label="Earlier attempts">${status.attempts.map((/** @type {any} */ a) => html`
           <li key=${a.attempt}><time>${clock(a.ended_at)}</time><span>attempt ${a.attempt}</span><span class="mono">${a.error.code}: ${a.error.message}</span></li>`)}
         </ol>`}
       ${events.length > 0 && html`
         <ol aria-label="Events" tabindex="0">${events.map((e) => html`
-          <li key=${e.number}><time>${clock(e.at)}</time><span>${e.type} ${e.number}</span><span class="mono">${shown(e.body)}</span></li>`)}
+          <li key=${e.number}><time>${clock(e.at)}</time><span>${e.type} ${e.number}</span><span class="mono">${said(e)}</span></li>`)}
         </ol>`}
-      ${status.reply && html`<h3>Reply, ${status.reply.size} bytes of ${status.reply.content_type || "no type"}</h3>
+      ${status.reply && html`<h3>${legs ? "The answers" : `Reply, ${status.reply.size} bytes of ${status.reply.content_type || "no type"}`}</h3>
         <pre id="reply">${status.reply.body === undefined ? `too large to show: ${status.links.reply}` : shown(status.reply.body)}</pre>`}
       <h3>The same with curl</h3>
       <pre>curl -N ${location.origin}${status.links.events}</pre>

@@ -81,6 +81,26 @@ for (const [colorScheme, width] of [["light", 1100], ["dark", 390]]) {
   });
 }
 
+test("a scatter, a redrive, what is scheduled", async () => {
+  const post = async (path, body, headers = {}) => (await fetch(origin + path, { method: "POST", body, headers })).json();
+  const text = async (id, what) => {
+    const { context, page, wrong } = await open({}, "/ui/#/requests/" + id);
+    await page.waitForFunction((wanted) => document.querySelector("#status")?.closest("section").textContent.includes(wanted), what);
+    const all = await page.textContent("section:has(#status)");
+    assert.deepEqual(wrong, []);
+    await context.close();
+    return all;
+  };
+  const scatter = await post("/v1/scatter?services=echo,fail&min_replies=1", '{"message":"no paper"}');
+  assert.match(await text(scatter.correlation_id, "The answers"), /scatter: 1 of 2 succeeded, 1 must/);
+  const later = await post("/v1/services/echo/requests", "x", { "Coatcheck-Delay": "10m", "Coatcheck-Priority": "high" });
+  assert.match(await text(later.correlation_id, "until "), /high priority/);
+  const dead = await post("/v1/services/fail/requests", '{"message":"no paper"}', { Prefer: "wait=5" });
+  const made = await post(dead.links.self + "/retry", "");
+  assert.ok((await text(dead.correlation_id, "Redriven as")).includes(made.correlation_id));
+  assert.ok((await text(made.correlation_id, "Made of the dead letter")).includes(dead.correlation_id));
+});
+
 test("cancel by keyboard", async () => {
   const { context, page, wrong } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/");
   await page.waitForFunction(() => document.querySelectorAll("#service option").length === 6);
