@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,9 +101,9 @@ func TestScatterForm(t *testing.T) {
 // TestScatterWaits: with Prefer the answer is the set itself.
 func TestScatterWaits(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
-		go func() {
-			f.send(f.claimOf("echo"), text("final", "first"))
-		}()
+		var worker sync.WaitGroup
+		worker.Go(func() { f.send(f.claimOf("echo"), text("final", "first")) })
+		defer worker.Wait() // the bubble must not end before it
 		a := f.post("/v1/scatter?services=echo&services=small&min_replies=1", "x", "Prefer: wait=5")
 		var set api.GatheredReplies
 		if err := json.Unmarshal(a.body, &set); err != nil || a.StatusCode != http.StatusOK || set.Replies[1].Status != api.Canceled || set.Replies[1].Reason != "scatter" {
