@@ -118,10 +118,12 @@ func (u *Upstream) send(ctx context.Context, r *worker.Request, method string, t
 	return u.client.Do(request)
 }
 
-// retryAfter reads seconds or a date; 0 lets the gateway choose.
+// retryAfter reads seconds or a date; 0 lets the gateway choose, as where the number
+// is none that anybody means: as a duration it would come out below 0, and a backend
+// that is polled would be asked without a pause.
 func retryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
-	if seconds, err := strconv.Atoi(text); err == nil && seconds >= 0 {
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(text); err == nil {
