@@ -128,6 +128,8 @@ func (s Service) checkUpstream(at string) error {
 	u, err := url.Parse(s.Upstream)
 	ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil && u.Fragment == ""
 	switch {
+	case err == nil && u.User != nil, err != nil && strings.Contains(s.Upstream, "@"): // not the value: it may have a password
+		return fmt.Errorf("%s.upstream: has a user, which a backend is not called with; give its URL without one", at)
 	case s.Upstream != "" && !ok:
 		return fmt.Errorf("%s.upstream: %q is no http or https URL of a backend, without user and fragment", at, s.Upstream)
 	case s.UpstreamConcurrency < 0 || s.UpstreamConcurrency > 10_000:

@@ -133,3 +133,19 @@ func TestTableNamesEveryField(t *testing.T) {
 		}
 	}
 }
+
+// TestUpstreamKeepsItsPassword: what is said of a mistake goes into logs.
+func TestUpstreamKeepsItsPassword(t *testing.T) {
+	for _, url := range []string{"http://ops:hunter2@shop/", "http://ops:hunter2@shop:port/", "http://hunter2@shop/%zz"} {
+		c := config.Default()
+		c.Services = map[string]config.Service{"shop": {Upstream: url}}
+		if err := c.Check(); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "services.shop.upstream") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	c := config.Default()
+	c.Services = map[string]config.Service{"shop": {Upstream: "http://shop/@me"}}
+	if err := c.Check(); err != nil {
+		t.Error(err)
+	}
+}
