@@ -155,6 +155,19 @@ func wait() *cobra.Command {
 	return c
 }
 
+// accepted prints a request that was just accepted, with waits its outcome.
+func (t *target) accepted(c *cobra.Command, cl *client.Client, s api.Status, waits bool) error {
+	if !waits {
+		return t.print(out(c), s)
+	}
+	fmt.Fprintln(os.Stderr, "waiting for", s.CorrelationID)
+	s, err := cl.Wait(c.Context(), s.CorrelationID)
+	if err != nil {
+		return err
+	}
+	return t.conclude(out(c), s)
+}
+
 // conclude prints an outcome, as an error where it is no success.
 func (t *target) conclude(w io.Writer, s api.Status) error {
 	if err := t.print(w, s); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,14 +33,7 @@ func retry() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !waits {
-				return t.print(out(c), s)
-			}
-			fmt.Fprintln(os.Stderr, "waiting for", s.CorrelationID)
-			if s, err = cl.Wait(c.Context(), s.CorrelationID); err != nil {
-				return err
-			}
-			return t.conclude(out(c), s)
+			return t.accepted(c, cl, s, waits)
 		},
 	}
 	t.flags(c)

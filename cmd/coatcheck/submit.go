@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -37,14 +35,7 @@ func submit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !waits {
-				return t.print(out(c), s)
-			}
-			fmt.Fprintln(os.Stderr, "waiting for", s.CorrelationID)
-			if s, err = cl.Wait(c.Context(), s.CorrelationID); err != nil {
-				return err
-			}
-			return t.conclude(out(c), s)
+			return t.accepted(c, cl, s, waits)
 		},
 	}
 	t.flags(c)

@@ -17,7 +17,7 @@ import (
 // writes them, and Redis does nothing else meanwhile.
 const maxScatterBytes = 64 << 20
 
-var scatterScript = newScript("scatter")
+var scatterScript = newScript("scatter", "intake")
 
 // Scatter is a request to several services. What is of the whole stands in the
 // embedded Submission: tenant, timeout, retention, delay, callback, tags, trace

@@ -27,7 +27,7 @@ const (
 	submitPlaces = 8
 )
 
-var submitScript = newScript("submit")
+var submitScript = newScript("submit", "intake")
 
 // Submission is a request as a gateway takes it in.
 type Submission struct {

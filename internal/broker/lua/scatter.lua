@@ -25,13 +25,8 @@ if known[1] then
   return { 'accepted', string.match(known[2], '^%d+'), '', '0', known[3] }
 end
 if idem ~= '' then
-  local bound = redis.call('GET', KEYS[2])
-  local other, fingerprint = string.match(bound or '', '^(%S+) (%S+)$')
-  local earlier = other and load(other)
-  if earlier and not gone(earlier) then
-    if fingerprint ~= ARGV[11] then return { 'mismatch' } end
-    return { 'replayed', other }
-  end
+  local means, other = meaning(KEYS[2], ARGV[11])
+  if means then return { means, other } end
 end
 if ARGV[12] ~= '0' and NOW > tonumber(ARGV[12]) then return { 'moved' } end
 for i = first, #ARGV, PARTS do
@@ -77,11 +72,5 @@ set(f, 'tags', ARGV[14])
 redis.call('HSET', key, unpack(f))
 redis.call('PEXPIREAT', key, int(deadline + WEEK))
 for leg = 1, legs_n do add(leg, first + PARTS * (leg - 1)) end
-if idem ~= '' then
-  redis.call('SET', KEYS[2], id .. ' ' .. ARGV[11])
-  redis.call('PEXPIREAT', KEYS[2], int(deadline + WEEK))
-end
-schedule(load(id))
-redis.call('ZADD', listing_key('open', ARGV[4]), int(NOW), id)
-if ARGV[15] == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), ARGV[4]) end
+enroll(load(id), ARGV[4], ARGV[15], idem ~= '' and KEYS[2], ARGV[11])
 return { 'accepted', int(NOW), '', '0', status }

@@ -44,14 +44,9 @@ end
 local earlier_item = batch and redis.call('HGET', batch, 'i' .. ARGV[30])
 if earlier_item then return { 'item', earlier_item } end
 if idem ~= '' then
-  local bound = redis.call('GET', KEYS[2])
-  local other, fingerprint = string.match(bound or '', '^(%S+) (%S+)$')
-  local earlier = other and load(other)
-  if earlier and not gone(earlier) then
-    if fingerprint ~= ARGV[17] then return { 'mismatch' } end
-    if batch then is_item(other, 0) end
-    return { 'replayed', other }
-  end
+  local means, other = meaning(KEYS[2], ARGV[17])
+  if means == 'replayed' and batch then is_item(other, 0) end
+  if means then return { means, other } end
 end
 if ARGV[18] ~= '0' and NOW > tonumber(ARGV[18]) then return { 'moved' } end
 local deadline = NOW + tonumber(ARGV[6])
@@ -135,13 +130,7 @@ if batch then
   redis.call('SADD', open, id)
   redis.call('PEXPIREAT', open, int(NOW + math.max(redis.call('PTTL', open), r.deadline + WEEK - NOW)))
 end
-if idem ~= '' then
-  redis.call('SET', KEYS[2], id .. ' ' .. ARGV[17])
-  redis.call('PEXPIREAT', KEYS[2], int(r.deadline + WEEK))
-end
-schedule(r)
-redis.call('ZADD', listing_key('open', ARGV[5]), int(NOW), id)
-if ARGV[26] == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), ARGV[5]) end
+enroll(r, ARGV[5], ARGV[26], idem ~= '' and KEYS[2], ARGV[17])
 if how == 'hit' then
   local v = redis.call('HMGET', run.key, 'rtype', 'rstatus', 'rheaders')
   finish(load(id), { status = 'succeeded', rtype = v[1] or '', rstatus = v[2] or nil, rheaders = v[3] or nil })
