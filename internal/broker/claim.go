@@ -75,11 +75,7 @@ func (b *Broker) announce(ctx context.Context, values map[string]string, over []
 	}
 	args := make([]any, 0, 3*len(values))
 	for name, value := range values {
-		flag := 0
-		if slices.Contains(over, name) {
-			flag = 1
-		}
-		args = append(args, name, value, flag)
+		args = append(args, name, value, flag(slices.Contains(over, name)))
 	}
 	_, err := announceScript.run(ctx, b.redis.commands, 0, []string{servicesKey}, args...)
 	return fault("announce services", err)

@@ -79,11 +79,7 @@ func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most,
 		return nil, err
 	}
 	p := partitionOf(id)
-	flag := 0
-	if owed {
-		flag = 1
-	}
-	raw, err := eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), after, most, inline, flag)
+	raw, err := eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), after, most, inline, flag(owed))
 	if errors.Is(err, redis.Nil) {
 		return nil, ErrGone
 	}

@@ -134,7 +134,7 @@ func (s Scatter) fingerprint() string {
 
 // command is what scatter.lua takes. A body that several legs share goes over the
 // wire once.
-func (s *submission) scatterCommand(keys []string, until int64, register, url, events string) ([]string, []any) {
+func (s *submission) scatterCommand(keys []string, until int64, url, events string) ([]string, []any) {
 	var bodies, legs []any
 	var known [][]byte
 	for _, l := range s.legs {
@@ -148,14 +148,10 @@ func (s *submission) scatterCommand(keys []string, until int64, register, url, e
 		legs = append(legs, l.Service, l.plan.StartTimeout.Milliseconds(), l.plan.RunTimeout.Milliseconds(), l.plan.Lease.Milliseconds(),
 			l.plan.MaxAttempts, l.plan.Backoff.Milliseconds(), l.plan.MaxQueued, l.policy, l.ContentType, l.headers, i+1, l.plan.Concurrency)
 	}
-	partial := 0
-	if s.scatter.AcceptPartial {
-		partial = 1
-	}
 	args := []any{
 		partitionOf(s.id).prefix(), s.id.String(), s.nonce, tenantText(s.Tenant), s.plan.Timeout.Milliseconds(), s.plan.Retention.Milliseconds(),
-		events, url, s.Traceparent, s.binding, s.fingerprint, until, s.Delay.Milliseconds(), strings.Join(s.Tags, " "), register,
-		s.scatter.MinReplies, s.scatter.StallTimeout.Milliseconds(), partial, len(bodies),
+		events, url, s.Traceparent, s.binding, s.fingerprint, until, s.Delay.Milliseconds(), strings.Join(s.Tags, " "), flag(s.register),
+		s.scatter.MinReplies, s.scatter.StallTimeout.Milliseconds(), flag(s.scatter.AcceptPartial), len(bodies),
 	}
 	return keys, append(append(args, bodies...), legs...)
 }

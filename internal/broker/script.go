@@ -77,3 +77,11 @@ func (s *script) run(ctx context.Context, c redis.Cmdable, p partition, keys []s
 }
 
 func isNoScript(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") }
+
+// flag is how a script is told yes or no.
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -72,13 +72,6 @@ func contentOf(s Submission, plan ServiceConfig) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // remember has every gateway share the replies of services whose workers said how
 // long theirs may be cached. Only a service that was not known for it is a fact.
 func (b *Broker) remember(ctx context.Context, facts []Fact) {

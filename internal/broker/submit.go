@@ -298,12 +298,8 @@ func (s *submission) command() (keys []string, args []any) {
 	if !s.until.IsZero() {
 		until = s.until.UnixMilli()
 	}
-	register := "0"
-	if s.register {
-		register = "1"
-	}
 	if s.scatter != nil {
-		return s.scatterCommand(keys, until, register, url, events)
+		return s.scatterCommand(keys, until, url, events)
 	}
 	return keys, []any{
 		p.prefix(), s.id.String(), s.nonce, s.Service, tenantText(s.Tenant),
@@ -311,7 +307,7 @@ func (s *submission) command() (keys []string, args []any) {
 		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
 		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
 		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
-		strings.Join(s.Tags, " "), register, s.plan.Concurrency, s.sharing,
+		strings.Join(s.Tags, " "), flag(s.register), s.plan.Concurrency, s.sharing,
 		s.Batch.batch(), s.Batch.number(), s.Batch.ends(),
 	}
 }
