@@ -32,7 +32,7 @@ func TestFirstClaimKnowsTheClock(t *testing.T) {
 			t.Fatal(err)
 		}
 		var once sync.Once // later ones are asked by scripts, which hold up everybody
-		mini.Server().SetPreHook(func(_ *server.Peer, command string, _ ...string) bool {
+		mini.Hook(func(_ *server.Peer, command string, _ ...string) bool {
 			if command == "TIME" {
 				once.Do(func() { time.Sleep(20 * time.Millisecond) }) // a way that takes a while
 			}

@@ -14,12 +14,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/coatcheck/coatcheck/api/worker"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/quickredis"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 	"github.com/coatcheck/coatcheck/internal/steward"
 )
@@ -33,7 +33,7 @@ var quiet = slog.New(slog.DiscardHandler)
 type bench struct {
 	*broker.Broker
 	t    *testing.T
-	mini *miniredis.Miniredis
+	mini *quickredis.Redis
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex // guards facts

@@ -32,7 +32,7 @@ func TestMessageMeetsProbe(t *testing.T) {
 		defer b.Close()
 		id := correlation.Keyring{correlation.NewKey()}.Mint(time.Now(), 0, "").String()
 		var probes atomic.Int32
-		mini.Server().SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+		mini.Hook(func(_ *server.Peer, cmd string, _ ...string) bool {
 			if strings.EqualFold(cmd, "PING") && probes.Add(1) == 1 {
 				mini.Publish("cc:wake:a", id)
 				time.Sleep(time.Millisecond) // it is on its way before the answer is

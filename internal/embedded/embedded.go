@@ -13,7 +13,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
+	"github.com/coatcheck/coatcheck/internal/quickredis"
 )
 
 // tick is how often keys that expired are dropped, and by how much too early: a
@@ -25,7 +25,7 @@ const tick = 200 * time.Millisecond
 // Redis is a running embedded Redis.
 type Redis struct {
 	URL  string // with its user name and password
-	mini *miniredis.Miniredis
+	mini *quickredis.Redis
 	stop chan struct{} // closed by Close
 	done chan struct{} // closed when the ticker ended
 }
@@ -35,7 +35,7 @@ func Start(addr string) (*Redis, error) {
 	var raw [12]byte
 	rand.Read(raw[:])
 	password := hex.EncodeToString(raw[:])
-	mini := miniredis.NewMiniRedis()
+	mini := quickredis.New()
 	mini.RequireAuth(password)
 	if err := mini.StartAddr(addr); err != nil {
 		return nil, fmt.Errorf("start the embedded Redis on %s: %w", addr, err)

@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"go.uber.org/goleak"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/contracttest"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
 	"github.com/coatcheck/coatcheck/internal/pull"
+	"github.com/coatcheck/coatcheck/internal/quickredis"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 	"github.com/coatcheck/coatcheck/internal/steward"
 	"github.com/coatcheck/coatcheck/internal/watch"
@@ -38,7 +38,7 @@ type front struct {
 	hub       *watch.Hub
 	pull      *pull.Desk
 	server    *httpapi.Server
-	mini      *miniredis.Miniredis
+	mini      *quickredis.Redis
 	dialRedis func(ctx context.Context, network, addr string) (net.Conn, error)
 	pipes     *pipes
 	client    *http.Client
@@ -81,7 +81,7 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.mini.Server().SetPreHook(f.hook) // there is no server before the first connection
+	f.mini.Hook(f.hook) // there is no server before the first connection
 	f.pipes, f.broker, f.hub, f.pull = newPipes(), b, watch.New(b, logger), pull.New(b, logger)
 	o := httpapi.Options{Broker: b, Hub: f.hub, Pull: f.pull, Logger: logger}
 	for _, c := range change {

@@ -13,12 +13,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"go.uber.org/goleak"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/pull"
+	"github.com/coatcheck/coatcheck/internal/quickredis"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
@@ -29,7 +29,7 @@ type counter struct {
 	*pull.Desk
 	t      *testing.T
 	broker *broker.Broker
-	mini   *miniredis.Miniredis
+	mini   *quickredis.Redis
 	reads  atomic.Int64 // XREADGROUPs that Redis has seen
 	away   atomic.Bool  // Redis refuses them
 	slow   atomic.Bool  // it takes a second for each
@@ -49,7 +49,7 @@ func bubble(t *testing.T, test func(*testing.T, *counter), change ...func(*broke
 		if err != nil {
 			t.Fatal(err)
 		}
-		mini.Server().SetPreHook(func(p *server.Peer, cmd string, _ ...string) bool {
+		mini.Hook(func(p *server.Peer, cmd string, _ ...string) bool {
 			if cmd != "XREADGROUP" {
 				return false
 			}

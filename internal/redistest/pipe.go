@@ -6,15 +6,15 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/alicebob/miniredis/v2"
+	"github.com/coatcheck/coatcheck/internal/quickredis"
 )
 
 // Pipe is an embedded Redis without sockets, for use inside a testing/synctest
 // bubble: its clock and its TTLs are the bubble's. Give the returned function to
 // broker.Options.Dial.
-func Pipe(t testing.TB) (*miniredis.Miniredis, func(ctx context.Context, network, addr string) (net.Conn, error)) {
+func Pipe(t testing.TB) (*quickredis.Redis, func(ctx context.Context, network, addr string) (net.Conn, error)) {
 	t.Helper()
-	mini := miniredis.NewMiniRedis()
+	mini := quickredis.New()
 	mini.ClockTTL(true)
 	t.Cleanup(mini.Close)
 	return mini, func(context.Context, string, string) (net.Conn, error) {

@@ -18,8 +18,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/quickredis"
 )
 
 // Redis is one Redis of one test.
@@ -55,7 +56,7 @@ func Server(t testing.TB) string { t.Helper(); return Start(t).URL }
 // Embedded starts a miniredis whose key TTLs follow the wall clock.
 func Embedded(t testing.TB) *Redis {
 	t.Helper()
-	mini := miniredis.NewMiniRedis()
+	mini := quickredis.New()
 	mini.ClockTTL(true) // walks all keys on every command: right for a test's few
 	if err := mini.StartAddr("127.0.0.1:0"); err != nil {
 		t.Fatalf("start miniredis: %v", err)

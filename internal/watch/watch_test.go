@@ -46,7 +46,7 @@ func inside(t *testing.T, test func(*testing.T, *room)) {
 			t.Fatal(err)
 		}
 		r := &room{t: t, broker: b, hub: watch.New(b, slog.New(slog.DiscardHandler))}
-		mini.Server().SetPreHook(r.hook)
+		mini.Hook(r.hook)
 		ctx, stop := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() { b.Run(ctx) })
