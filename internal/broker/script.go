@@ -3,17 +3,12 @@ package broker
 import (
 	"context"
 	"crypto/sha1"
-	"embed"
 	"encoding/hex"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
-
-//go:embed lua/*.lua
-var luaFiles embed.FS
 
 // script is one Lua file behind those that all share, known to Redis by its digest.
 type script struct {
@@ -28,31 +23,18 @@ func newScript(verb string, with ...string) *script {
 	return scriptOf(slices.Concat([]string{"prelude", "line", "share", "dead", "outcome"}, with, []string{verb})...)
 }
 
-// newPlainScript reads the script of a verb that moves none: the less stands before
-// it, the sooner it is read, by the embedded Redis at each call.
+// newPlainScript reads the script of a verb that moves none.
 func newPlainScript(verb string) *script { return scriptOf("prelude", verb) }
 
+// scriptOf reads the last of files, behind what that needs of those before it.
 func scriptOf(files ...string) *script {
-	s := &script{}
-	for _, name := range files {
-		s.source += readLua(name)
-	}
+	last := len(files) - 1
+	s := &script{source: needed(files[:last], luaFile(files[last]).text)}
 	sum := sha1.Sum([]byte(s.source)) // the digest that EVALSHA is defined by
 	s.sha = hex.EncodeToString(sum[:])
 	scripts = append(scripts, s)
 	return s
 }
-
-func readLua(name string) string {
-	source, err := luaFiles.ReadFile("lua/" + name + ".lua")
-	if err != nil {
-		panic("broker: " + err.Error()) // embedded: can't be missing in a binary that was built
-	}
-	return comments.ReplaceAllString(string(source), "")
-}
-
-// comments are lines of their own; Redis has no use for them.
-var comments = regexp.MustCompile(`(?m)^\s*--.*\n`)
 
 // load makes the scripts known to Redis, after a connect and after a restart.
 func load(ctx context.Context, c redis.Cmdable) error {

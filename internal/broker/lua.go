@@ -1,0 +1,103 @@
+package broker
+
+import (
+	"embed"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+// A script begins anew at each call: Redis makes every function that stands before
+// the verb, whether or not that needs it, and with all of them they cost more than
+// most verbs do. So a script has of the files that several share no more than it needs.
+// These declare and do nothing else: "local function name", "local name = …", and
+// "name = function" for what was declared before, each from the start of a line.
+
+// unit is one declaration of a Lua file.
+type unit struct {
+	names []string // declared
+	words []string // of the rest: what it may need, and what only looks like it
+	text  string
+}
+
+// file is a Lua file without its comments.
+type file struct {
+	text  string
+	units []unit
+}
+
+var (
+	luaRead     = map[string]*file{} // each is read once, before main
+	comments    = regexp.MustCompile(`(?m)^\s*--.*\n`)
+	declaration = regexp.MustCompile(`(?m)^(?:local function (\w+)|local ([\w, ]+)|(\w+) = function)`)
+)
+
+func luaFile(name string) *file {
+	if f := luaRead[name]; f != nil {
+		return f
+	}
+	source, err := luaFiles.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic("broker: " + err.Error()) // embedded: can't be missing in a binary that was built
+	}
+	f := &file{text: comments.ReplaceAllString(string(source), "")}
+	found := declaration.FindAllStringSubmatchIndex(f.text, -1)
+	for i, at := range found {
+		end := len(f.text)
+		if i+1 < len(found) {
+			end = found[i+1][0]
+		}
+		u := unit{text: f.text[at[0]:end]}
+		for group := 2; group < len(at); group += 2 {
+			if at[group] >= 0 {
+				u.names = words(f.text[at[group]:at[group+1]])
+			}
+		}
+		u.words = slices.DeleteFunc(words(u.text), func(w string) bool { return slices.Contains(u.names, w) })
+		f.units = append(f.units, u)
+	}
+	luaRead[name] = f
+	return f
+}
+
+// words are those of a text of Lua, each once.
+func words(text string) []string {
+	all := strings.FieldsFunc(text, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// needed is verb behind the declarations of files that it needs, in their order.
+func needed(files []string, verb string) string {
+	var units []unit
+	declared := map[string][]int{} // name → places in units
+	for _, name := range files {
+		for _, u := range luaFile(name).units {
+			for _, n := range u.names {
+				declared[n] = append(declared[n], len(units))
+			}
+			units = append(units, u)
+		}
+	}
+	keep := make([]bool, len(units))
+	for queue := words(verb); len(queue) > 0; queue = queue[1:] {
+		for _, i := range declared[queue[0]] {
+			if !keep[i] {
+				keep[i] = true
+				queue = append(queue, units[i].words...)
+			}
+		}
+	}
+	var source strings.Builder
+	for i, u := range units {
+		if keep[i] {
+			source.WriteString(u.text)
+		}
+	}
+	return source.String() + verb
+}

@@ -1,0 +1,61 @@
+package broker
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A script has what it needs of the files that several share, and no more.
+func TestScriptHasWhatItNeeds(t *testing.T) {
+	for _, s := range scripts {
+		used := map[string]int{}
+		for _, name := range regexp.MustCompile(`\w+`).FindAllString(s.source, -1) {
+			used[name]++
+		}
+		for _, m := range regexp.MustCompile(`(?m)^local function (\w+)`).FindAllStringSubmatch(s.source, -1) {
+			if used[m[1]] < 2 {
+				t.Errorf("%s has %s, which it does not use", s.sha, m[1])
+			}
+		}
+	}
+	for _, kept := range []string{"local function finish(", "share_out = function(", "local time_out, gather", "local WEEK = ", "local function append("} {
+		if !strings.Contains(settleScript.source, kept) {
+			t.Errorf("settle.lua lost %q", kept)
+		}
+	}
+	for s, dropped := range map[*script]string{stewardScript: "local function load(", statusScript: "local function finish("} {
+		if strings.Contains(s.source, dropped) {
+			t.Errorf("%s has %q, which it does not need", s.sha, dropped)
+		}
+	}
+}
+
+// What is left out depends on every shared name being declared from the start of a
+// line, once, and on those files doing nothing else.
+func TestSharedFilesOnlyDeclare(t *testing.T) {
+	seen := map[string]string{}
+	for _, name := range []string{"prelude", "line", "share", "dead", "outcome", "intake", "redrive"} {
+		f := luaFile(name)
+		text := ""
+		for _, u := range f.units {
+			text += u.text
+			for _, n := range u.names {
+				if other := seen[n]; other != "" && !strings.HasPrefix(u.text, n+" = function") {
+					t.Errorf("%s.lua and %s.lua both declare %s", other, name, n)
+				}
+				seen[n] = name
+			}
+		}
+		if text != strings.TrimLeft(f.text, "\n") {
+			t.Errorf("%s.lua begins with %q, which is no declaration", name, f.text[:min(len(f.text), 60)])
+		}
+		declares := regexp.MustCompile(`^($|\s|local |end|}|\w+ = function)`)
+		for i, line := range strings.Split(f.text, "\n") {
+			if !declares.MatchString(line) {
+				t.Errorf("%s.lua does something by itself: %s", name, fmt.Sprint(i+1, ": ", line))
+			}
+		}
+	}
+}
