@@ -11,3 +11,13 @@ func Refresh(ctx context.Context, b *Broker) error { return b.refresh(ctx) }
 
 // EntryAt is the ID of a stream entry that Redis took then.
 func EntryAt(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) + "-0" }
+
+// SubmitGeneral is Submit by way of submit.lua, which takes what direct.lua leaves.
+func SubmitGeneral(ctx context.Context, b *Broker, s Submission) (Record, bool, error) {
+	sub, err := b.prepare(ctx, s)
+	if err != nil {
+		return Record{}, false, err
+	}
+	sub.left = true
+	return b.commit(ctx, sub, len(s.Body))
+}

@@ -30,26 +30,7 @@ type Item struct {
 	Ends   time.Time // until when the batch is remembered at least, as OpenBatch says
 }
 
-func (i *Item) batch() string {
-	if i == nil {
-		return ""
-	}
-	return i.Batch.String()
-}
-
-func (i *Item) number() string {
-	if i == nil {
-		return "0"
-	}
-	return strconv.Itoa(i.Number)
-}
-
-func (i *Item) ends() int64 {
-	if i == nil {
-		return 0
-	}
-	return i.Ends.UnixMilli()
-}
+func (i *Item) number() string { return strconv.Itoa(i.Number) }
 
 // Opened is a batch whose items are to be submitted.
 type Opened struct {

@@ -132,9 +132,19 @@ func (s Scatter) fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// command is what scatter.lua takes. A body that several legs share goes over the
-// wire once.
-func (s *submission) scatterCommand(keys []string, until int64, url, events string) ([]string, []any) {
+// scatterCommand is what scatter.lua takes. A body that several legs share goes over
+// the wire once.
+func (s *submission) scatterCommand() (keys []string, args []any) {
+	p := partitionOf(s.id)
+	keys = []string{p.request(s.id)}
+	if s.binding != "" {
+		keys = append(keys, p.idempotency(s.binding))
+	}
+	url, events := s.callback()
+	until := int64(0)
+	if !s.until.IsZero() {
+		until = s.until.UnixMilli()
+	}
 	var bodies, legs []any
 	var known [][]byte
 	for _, l := range s.legs {
@@ -148,8 +158,8 @@ func (s *submission) scatterCommand(keys []string, until int64, url, events stri
 		legs = append(legs, l.Service, l.plan.StartTimeout.Milliseconds(), l.plan.RunTimeout.Milliseconds(), l.plan.Lease.Milliseconds(),
 			l.plan.MaxAttempts, l.plan.Backoff.Milliseconds(), l.plan.MaxQueued, l.policy, l.ContentType, l.headers, i+1, l.plan.Concurrency)
 	}
-	args := []any{
-		partitionOf(s.id).prefix(), s.id.String(), s.nonce, tenantText(s.Tenant), s.plan.Timeout.Milliseconds(), s.plan.Retention.Milliseconds(),
+	args = []any{
+		p.prefix(), s.id.String(), s.nonce, tenantText(s.Tenant), s.plan.Timeout.Milliseconds(), s.plan.Retention.Milliseconds(),
 		events, url, s.Traceparent, s.binding, s.fingerprint, until, s.Delay.Milliseconds(), strings.Join(s.Tags, " "), flag(s.register),
 		s.scatter.MinReplies, s.scatter.StallTimeout.Milliseconds(), flag(s.scatter.AcceptPartial), len(bodies),
 	}

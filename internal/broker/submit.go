@@ -11,23 +11,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/correlation"
 	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
-const (
-	submitTries  = 3                      // re-sends of a submit whose answer was lost; its nonce makes them harmless
-	submitPause  = 100 * time.Millisecond // between them
-	submitBudget = commandTimeout + time.Second
-	// submitPlaces is how often a submit looks for a place: an ID that is taken is
-	// a lottery win already, a home that moves is over within raiseMargin.
-	submitPlaces = 8
-)
-
-var submitScript = newScript("submit", "intake")
+// submitPlaces is how often a submit looks for a place: an ID that is taken is a
+// lottery win already, a home that moves is over within raiseMargin.
+const submitPlaces = 8
 
 // Submission is a request as a gateway takes it in.
 type Submission struct {
@@ -74,6 +65,7 @@ type submission struct {
 	legs        []leg     // of a scatter
 	sharing     string    // what it may share a run by, see submit.lua; "" for a run of its own
 	unknown     bool      // an earlier try may have been committed
+	left        bool      // direct.lua leaves it to submit.lua
 }
 
 // Submit stores and queues a request in one atomic step.
@@ -83,23 +75,32 @@ type submission struct {
 // ErrUnknownService, ErrIdempotencyMismatch, ErrQueueFull, ErrMemory,
 // ErrUnavailable (all: not accepted, nothing will run), ErrUnknownOutcome.
 func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed bool, err error) {
-	known, err := b.KnowsService(ctx, s.Service)
+	sub, err := b.prepare(ctx, s)
 	if err != nil {
 		return Record{}, false, err
 	}
+	return b.commit(ctx, sub, len(s.Body)+512)
+}
+
+// prepare checks what needs no place in Redis.
+func (b *Broker) prepare(ctx context.Context, s Submission) (*submission, error) {
+	known, err := b.KnowsService(ctx, s.Service)
+	if err != nil {
+		return nil, err
+	}
 	if !known {
-		return Record{}, false, ErrUnknownService
+		return nil, ErrUnknownService
 	}
 	if err := b.Ready(); err != nil {
-		return Record{}, false, err
+		return nil, err
 	}
 	if err := b.admitBytes(ctx, len(s.Body)); err != nil {
-		return Record{}, false, err
+		return nil, err
 	}
-	sub := submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
+	sub := &submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
 	content, sharing := b.sharing(s, sub.plan)
 	if sharing == "" && s.Cache.OnlyIfCached {
-		return Record{}, false, ErrNotCached
+		return nil, ErrNotCached
 	}
 	sub.policy, sub.home, sub.sharing = policyOf(s, sub.plan), homeKey(s, sub.plan), sharing
 	if sub.home == "" && content != "" {
@@ -108,14 +109,14 @@ func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed b
 	if len(s.Headers) > 0 {
 		encoded, err := json.Marshal(s.Headers)
 		if err != nil {
-			return Record{}, false, fmt.Errorf("encode forwarded headers: %w", err)
+			return nil, fmt.Errorf("encode forwarded headers: %w", err)
 		}
 		sub.headers = string(encoded)
 	}
 	if s.IdempotencyKey != "" {
 		sub.binding, sub.fingerprint = bindingOf(s), fingerprintOf(s)
 	}
-	return b.commit(ctx, &sub, len(s.Body)+512)
+	return sub, nil
 }
 
 // commit finds a place for a submission of so many bytes, and stores it there.
@@ -209,107 +210,11 @@ func (s *submission) release(created time.Time) time.Time {
 	return created.Add(s.Delay).Truncate(time.Millisecond)
 }
 
-// sendSubmits commits a batch. It re-sends what may not have arrived: the
-// nonce makes that harmless.
-func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
-	ctx, stop := context.WithTimeout(context.Background(), submitBudget)
-	defer stop()
-	todo := calls
-	for try := range submitTries {
-		if try > 0 && !loop.Rest(ctx, submitPause) {
-			break
-		}
-		if todo = b.trySubmits(ctx, todo); len(todo) == 0 {
-			return
-		}
-	}
-	for _, c := range todo {
-		if c.ask.unknown {
-			c.err = fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, c.err)
-		} else {
-			c.err = fault("submit", c.err)
-		}
-	}
-}
-
-// trySubmits sends one pipeline and returns the calls that are still open.
-func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string]) (open []*call[*submission, []string]) {
-	pipe := b.redis.commands.Pipeline()
-	answers := make([]*redis.Cmd, len(calls))
-	for i, c := range calls {
-		keys, args := c.ask.command()
-		answers[i] = pipe.EvalSha(ctx, c.ask.script().sha, keys, args...)
-	}
-	_, _ = pipe.Exec(ctx) // each answer has its own error
-	reload := false
-	for i, c := range calls {
-		raw, err := answers[i].Result()
-		if err == nil {
-			c.answer, c.err = texts(raw), nil
-			continue
-		}
-		c.err = err
-		reload = reload || isNoScript(err)
-		if !unsent(err) {
-			c.ask.unknown = true
-		}
-		if strings.HasPrefix(err.Error(), "OOM") && !c.ask.unknown {
-			c.err = fault("submit", err)
-			continue
-		}
-		open = append(open, c)
-	}
-	if reload {
-		if err := load(ctx, b.redis.commands); err != nil {
-			b.log.Debug("load scripts", "error", err)
-		}
-	}
-	return open
-}
-
-func (s *submission) script() *script {
-	if s.scatter != nil {
-		return scatterScript
-	}
-	return submitScript
-}
-
 func (s *submission) minReplies() int {
 	if s.scatter == nil {
 		return 0
 	}
 	return s.scatter.MinReplies
-}
-
-func (s *submission) command() (keys []string, args []any) {
-	p := partitionOf(s.id)
-	keys = []string{p.request(s.id)}
-	if s.binding != "" {
-		keys = append(keys, p.idempotency(s.binding))
-	}
-	url, events := "", "-"
-	if s.Callback != nil {
-		url, events = s.Callback.URL, eventLetters(s.Callback.Events)
-	}
-	if s.Minimal {
-		events += "m"
-	}
-	until := int64(0)
-	if !s.until.IsZero() {
-		until = s.until.UnixMilli()
-	}
-	if s.scatter != nil {
-		return s.scatterCommand(keys, until, url, events)
-	}
-	return keys, []any{
-		p.prefix(), s.id.String(), s.nonce, s.Service, tenantText(s.Tenant),
-		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(),
-		s.plan.Lease.Milliseconds(), s.plan.MaxAttempts, s.plan.Retention.Milliseconds(), events, url,
-		s.Traceparent, s.plan.MaxQueued, s.binding, s.fingerprint, until, s.plan.Backoff.Milliseconds(),
-		s.Delay.Milliseconds(), s.policy, s.ContentType, s.headers, s.Body,
-		strings.Join(s.Tags, " "), flag(s.register), s.plan.Concurrency, s.sharing,
-		s.Batch.batch(), s.Batch.number(), s.Batch.ends(),
-	}
 }
 
 // eventLetters writes callback events as the record does: s, f, t, c, p.

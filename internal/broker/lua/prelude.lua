@@ -79,7 +79,18 @@ local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 -- this.
 local function even_when_full() redis.call('DEL', P .. 'none') end
 
-local function int(n) return string.format('%.0f', n) end
+-- int writes a whole number. To write one costs as much as a command, and most of the
+-- large ones are written more than once: their text is kept. (Small ones would make an
+-- array of the table in an embedded Redis.)
+local ints = {}
+local function int(n)
+  local text = ints[n]
+  if not text then
+    text = string.format('%d', n)
+    if n > 1e9 then ints[n] = text end
+  end
+  return text
+end
 local function stream_ms(id) return tonumber(string.match(id, '^(%d+)')) end
 local function record_key(id) return P .. 'request:' .. id end
 -- What runs is named by its ID, a leg of a scatter by "<id>/<leg>": in its token,
@@ -103,7 +114,8 @@ local TERMINAL = { succeeded = 's', failed = 'f', timed_out = 't', canceled = 'c
 
 -- policy reads what holds for a request while it waits.
 local function policy(r, text)
-  local weight, limit, gate, flow = string.match(text or '', '^(%d+) (%d+) (%S+) (.*)$')
+  local weight, limit, gate, flow
+  if text then weight, limit, gate, flow = string.match(text, '^(%d+) (%d+) (%S+) (.*)$') end
   r.weight, r.gate_limit, r.flow = tonumber(weight or WEIGHT), tonumber(limit or 0), flow or ''
   r.gate = gate and gate ~= '-' and gate or nil
 end
@@ -223,13 +235,19 @@ local function unsettled(at)
   return oldest and oldest <= at
 end
 
--- enqueue puts a work entry for the present attempt on the stream. c has what
--- the worker gets: content_type, traceparent, headers, body.
+-- add_entry puts a work entry on the stream of a service, and returns its ID. All it
+-- takes is text.
+local function add_entry(service, id, token, attempt, deadline, lease, content_type, traceparent, headers, body)
+  return redis.call('XADD', queue_key(service), '*', 'id', id, 'token', token, 'reply_to', P .. 'replies',
+    'service', service, 'attempt', attempt, 'deadline', deadline, 'lease', lease, 'content_type', content_type,
+    'traceparent', traceparent, 'headers', headers, 'body', body)
+end
+
+-- enqueue adds the entry for the present attempt. c has what the worker gets:
+-- content_type, traceparent, headers, body.
 local function enqueue(r, c)
-  r.entry = redis.call('XADD', queue_key(r.service), '*', 'id', id_of(r.id), 'token', token(r),
-    'reply_to', P .. 'replies', 'service', r.service, 'attempt', int(r.attempt),
-    'deadline', int(r.deadline), 'lease', int(r.lease), 'content_type', c.content_type or '',
-    'traceparent', c.traceparent or '', 'headers', c.headers or '', 'body', c.body or '')
+  r.entry = add_entry(r.service, id_of(r.id), token(r), int(r.attempt), int(r.deadline), int(r.lease), c.content_type or '',
+    c.traceparent or '', c.headers or '', c.body or '')
   r.status = 'queued'
 end
 

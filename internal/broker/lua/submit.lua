@@ -1,116 +1,108 @@
--- submit.lua accepts a request: its record, its idempotency binding and its
--- work entry, or its place among the waiting, come into being together or not at
--- all. Atomic because a 202 must mean all three; idempotent because the nonce
--- tells a re-send from a collision. One that may share a run, see share.lua, gets a
--- run of its own only where there is none to share.
+-- submit.lua accepts requests. For each of them its record, its idempotency binding
+-- and its work entry, or its place among the waiting, come into being together or not
+-- at all. Atomic because a 202 must mean all three; idempotent because the nonce
+-- tells a re-send from a collision. It takes many, since much of what a script costs
+-- is to begin it. One that may share a run, see share.lua, gets a run of its own only
+-- where there is none to share.
 --
--- KEYS[1] record   KEYS[2] idempotency binding, only with a key
--- ARGV[2] id, [3] nonce, [4] service, [5] tenant ('' for the default one),
---     [6] timeout, [7] start, [8] run, [9] lease, [10] max attempts,
---     [11] retention, [12] events, [13] callback URL or '', [14] traceparent or '',
---     [15] most requests that are queued or wait, [16] idempotency hash or '',
---     [17] fingerprint or '', [18] ms after which the key has another home, 0 for
---     never, [19] back-off, [20] delay, [21] policy or '' (see prelude.lua),
---     [22] content type, [23] headers, [24] body, [25] tags, separated by spaces,
---     [26] 1 to register the tenant for prune.lua, [27] concurrency of the service or 0,
---     [28] '' or "content ttl join bind age only": the hash that it may share a run by,
---     the ms for which the reply is cached where the worker says nothing, whether it
---     may join an open run (1), whether others may join its own (1), ms of the oldest
---     cached reply that will do, -1 for none, and whether nothing else will do (1),
---     [29] batch that it is an item of or '', [30] number in it, [31] ms until which
---     the batch is remembered at least
--- Returns {'accepted' | 'collision' | 'full' | 'replayed' | 'item' | 'mismatch' | 'moved' |
---     'uncached', …}: accepted: created, entry or '', ordinal or 0, status, and miss,
---     shared, hit or ''; replayed: the ID of the earlier request; item: the same, of one
---     that this item was before, whether or not it is still known
-local id, nonce, service, idem = ARGV[2], ARGV[3], ARGV[4], ARGV[16]
-local key = KEYS[1]
+-- KEYS[1] any of the partition
+-- ARGV[2…] of each request: id, nonce, service, plan, content type, headers, body,
+--     how many options follow, and of each option its name and its value. The plan is
+--     "timeout start run lease max-attempts retention back-off most concurrency", in
+--     ms; most is how many requests may be queued or wait, concurrency that of the
+--     service or 0. The options, all of them left out where there is nothing to say:
+--       tenant, trace, policy, delay, tags; callback, a URL; events, "-" without it
+--       idem, fingerprint    the hash of the idempotency key, and of what it stands for
+--       moves     ms after which the key has another home
+--       register  the tenant is new to this process, see enroll
+--       sharing   "content ttl join bind age only": the hash that it may share a run
+--                 by, the ms for which the reply is cached where the worker says
+--                 nothing, whether it may join an open run (1), whether others may join
+--                 its own (1), ms of the oldest cached reply that will do, -1 for none,
+--                 and whether nothing else will do (1)
+--       batch, item, ends    the batch and the number in it, and until when the batch is
+--                 remembered at least
+-- Returns for each {'accepted' | 'collision' | 'full' | 'replayed' | 'item' | 'mismatch' |
+--     'moved' | 'uncached' | 'error', …}: accepted: created, entry or '', ordinal or 0,
+--     status, and miss, shared, hit or ''; replayed: the ID of the earlier request; item:
+--     the same, of one that this item was before, whether or not it is still known;
+--     error: its text, and what became of the request is unknown
+local plans = {} -- by text: they are mostly the same
 
-local known = redis.call('HMGET', key, 'nonce', 'plan', 'entry', 'status', 'shared')
-if known[1] then
-  if known[1] ~= nonce then return { 'collision' } end
-  local created, ordinal = string.match(known[2], '^(%d+) .* (%d+) %d+$')
-  return { 'accepted', created, known[3] or '', ordinal, known[4], string.match(known[5] or '', '^%S+ (%S+)') or '' }
+local function read_plan(text)
+  local p = plans[text]
+  if not p then
+    local timeout, start, run, lease, max, retention, backoff, most, concurrency =
+      string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+    p = { timeout = tonumber(timeout), start = tonumber(start), run = tonumber(run), lease = tonumber(lease), max = max,
+      retention = retention, backoff = backoff, most = tonumber(most), concurrency = concurrency,
+      clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') }
+    plans[text] = p
+  end
+  return p
 end
-local batch = ARGV[29] ~= '' and P .. 'batch:' .. ARGV[29]
--- is_item notes which request the item of a batch is, where its batch may be sent
+
+-- is_item notes which request the item s of a batch is, where its batch may be sent
 -- again, and keeps the batch that long.
-local function is_item(request, until_ms)
-  redis.call('HSET', batch, 'ends', ARGV[31])
-  if idem ~= '' then redis.call('HSET', batch, 'i' .. ARGV[30], request) end
+local function is_item(s, request, until_ms)
+  local batch = P .. 'batch:' .. s.batch
+  redis.call('HSET', batch, 'ends', s.ends)
+  if s.idem then redis.call('HSET', batch, 'i' .. s.item, request) end
   local left = redis.call('PTTL', batch)
-  redis.call('PEXPIREAT', batch, int(math.max(NOW + left, tonumber(ARGV[31]), until_ms)))
-end
-local earlier_item = batch and redis.call('HGET', batch, 'i' .. ARGV[30])
-if earlier_item then return { 'item', earlier_item } end
-if idem ~= '' then
-  local means, other = meaning(KEYS[2], ARGV[17])
-  if means == 'replayed' and batch then is_item(other, 0) end
-  if means then return { means, other } end
-end
-if ARGV[18] ~= '0' and NOW > tonumber(ARGV[18]) then return { 'moved' } end
-local deadline = NOW + tonumber(ARGV[6])
-local sharing, run, how = nil, nil, ''
-if ARGV[28] ~= '' then
-  local content, ttl, join, bind, age, only = string.match(ARGV[28], '^(%x+) (%d+) (%d) (%d) (%-?%d+) (%d)$')
-  sharing = { content = content, ttl = ttl, join = join == '1', bind = bind == '1', age = tonumber(age) }
-  run, how = find(sharing, deadline)
-  if only == '1' and how ~= 'hit' then return { 'uncached' } end
-  how = how or 'miss'
-end
-if not run then
-  local queued = redis.call('XLEN', queue_key(service)) + redis.call('ZCARD', waiting_key(service))
-  if queued >= tonumber(ARGV[15]) then return { 'full' } end
+  redis.call('PEXPIREAT', batch, int(math.max(NOW + left, tonumber(s.ends), until_ms)))
 end
 
--- plan_of is the plan of a record, see prelude.lua.
-local function plan_of(r, timeout, start, limit, events)
-  return table.concat({ int(NOW), timeout, start, limit, ARGV[9], ARGV[10], ARGV[11], events, int(r.ordinal or 0), ARGV[19] }, ' ')
+-- open_item has the batch of s count the open request r.
+local function open_item(s, r)
+  local open = P .. 'open:' .. s.batch
+  is_item(s, r.id, r.deadline + WEEK)
+  redis.call('HINCRBY', P .. 'batch:' .. s.batch, 'accepted', 1)
+  redis.call('SADD', open, r.id)
+  redis.call('PEXPIREAT', open, int(NOW + math.max(redis.call('PTTL', open), r.deadline + WEEK - NOW)))
 end
 
--- store writes a record.
-local function store(r, plan, more)
-  local f = { 'service', service, 'nonce', nonce, 'plan', plan, 'status', r.status, 'attempt', '1' }
+-- store writes the record of r, which came by the submission s, with its clocks as the
+-- plan in the record has them.
+local function store(s, r, clocks, events, f)
+  local n = #f
   local function set(name, value)
-    if value and value ~= '' then f[#f + 1] = name; f[#f + 1] = value end
+    if value then f[n + 1], f[n + 2], n = name, value, n + 2 end
   end
   set('entry', r.entry)
   set('release', r.release and int(r.release))
   set('place', r.place and string.format('%.6f', r.place))
-  set('trace', ARGV[14])
-  set('policy', ARGV[21])
-  for i = 1, #more, 2 do set(more[i], more[i + 1]) end
-  redis.call('HSET', r.key, unpack(f))
+  set('trace', s.trace)
+  set('policy', s.policy)
+  redis.call('HSET', r.key, 'service', r.service, 'nonce', r.nonce, 'plan', clocks .. ' ' .. events .. ' ' .. int(r.ordinal or 0) .. ' ' .. s.plan.backoff,
+    'status', r.status, 'attempt', '1', unpack(f))
   redis.call('PEXPIREAT', r.key, int(r.deadline + WEEK))
 end
 
 -- queue has r, which runs, go where it may.
-local function queue(r)
-  local delay = tonumber(ARGV[20])
-  if delay > 0 then r.release = NOW + delay end
-  policy(r, ARGV[21])
-  accept(r, ARGV[27], { content_type = ARGV[22], traceparent = ARGV[14], headers = ARGV[23], body = ARGV[24] })
+local function queue(s, r)
+  if s.delay then r.release = NOW + tonumber(s.delay) end
+  policy(r, s.policy)
+  accept(r, s.plan.concurrency, { content_type = s.content_type, traceparent = s.trace, headers = s.headers, body = s.body })
 end
 
-local function request(name, ends)
-  return { id = name, key = record_key(name), service = service, nonce = nonce, attempt = 1, created = NOW, ordinal = 0,
-    deadline = ends, start = tonumber(ARGV[7]), run = tonumber(ARGV[8]), lease = tonumber(ARGV[9]) }
+local function request(s, name, ends)
+  return { id = name, key = record_key(name), service = s.service, nonce = s.nonce, attempt = 1, created = NOW, ordinal = 0,
+    deadline = ends, start = s.plan.start, run = s.plan.run, lease = s.plan.lease }
 end
 
-local r = request(id, deadline)
-local share = ''
-if not sharing then
-  queue(r)
-else
+-- share_run has r, which shares a run or is the first of one, refer to it. It may go
+-- on for others after its own end, so the worker is given more time.
+local function share_run(s, r, sharing, run, how)
   if run then
     redis.call('HINCRBY', run.key, 'sharers', 1)
-    if how == 'shared' then redis.call('HSET', run.key, 'parents', (run.parents ~= '' and run.parents .. ' ' or '') .. id) end
-  else -- it may go on for others after its own end, so the worker is given more time
-    local time = tonumber(ARGV[6]) * (sharing.bind and 2 or 1)
-    run = request(id .. '/0', NOW + time)
+    if how == 'shared' then redis.call('HSET', run.key, 'parents', (run.parents ~= '' and run.parents .. ' ' or '') .. r.id) end
+  else
+    local time = s.plan.timeout * (sharing.bind and 2 or 1)
+    run = request(s, r.id .. '/0', NOW + time)
     run.start, run.run = 0, 0 -- those who share it have their own
-    queue(run)
-    store(run, plan_of(run, int(time), '0', '0', '-'), { 'parents', id, 'sharing', sharing.content .. ' ' .. sharing.ttl, 'sharers', '1' })
+    queue(s, run)
+    local clocks = table.concat({ int(NOW), int(time), '0', '0', int(run.lease), s.plan.max, s.plan.retention }, ' ')
+    store(s, run, clocks, '-', { 'parents', r.id, 'sharing', sharing.content .. ' ' .. sharing.ttl, 'sharers', '1' })
     schedule(run)
     if sharing.bind then
       redis.call('SET', content_key(sharing.content), run.id)
@@ -118,23 +110,77 @@ else
     end
   end
   r.status, r.ordinal, r.via = 'queued', run.ordinal, run.id
-  share = run.id .. ' ' .. how .. ' ' .. (how == 'hit' and int(run.finished) or '0')
+  return run.id .. ' ' .. how .. ' ' .. (how == 'hit' and int(run.finished) or '0'), run
 end
-store(r, plan_of(r, ARGV[6], ARGV[7], ARGV[8], ARGV[12]),
-  { 'tenant', ARGV[5], 'delay', ARGV[20] ~= '0' and ARGV[20] or '', 'callback', ARGV[13], 'idem', idem, 'tags', ARGV[25],
-    'shared', share, 'batch', batch and ARGV[29] .. ' ' .. ARGV[30] })
-if batch then
-  local open = P .. 'open:' .. ARGV[29]
-  is_item(id, r.deadline + WEEK)
-  redis.call('HINCRBY', batch, 'accepted', 1)
-  redis.call('SADD', open, id)
-  redis.call('PEXPIREAT', open, int(NOW + math.max(redis.call('PTTL', open), r.deadline + WEEK - NOW)))
+
+local function submit(s)
+  local key, idem = record_key(s.id), s.idem and P .. 'idempotency:' .. s.idem
+  if redis.call('EXISTS', key) == 1 then
+    local known = redis.call('HMGET', key, 'nonce', 'plan', 'entry', 'status', 'shared')
+    if known[1] ~= s.nonce then return { 'collision' } end
+    local created, ordinal = string.match(known[2], '^(%d+) .* (%d+) %d+$')
+    return { 'accepted', created, known[3] or '', ordinal, known[4], string.match(known[5] or '', '^%S+ (%S+)') or '' }
+  end
+  local earlier_item = s.batch and redis.call('HGET', P .. 'batch:' .. s.batch, 'i' .. s.item)
+  if earlier_item then return { 'item', earlier_item } end
+  if idem then
+    local means, other = meaning(idem, s.fingerprint)
+    if means == 'replayed' and s.batch then is_item(s, other, 0) end
+    if means then return { means, other } end
+  end
+  if s.moves and NOW > tonumber(s.moves) then return { 'moved' } end
+  local deadline = NOW + s.plan.timeout
+  local sharing, run, how = nil, nil, ''
+  if s.sharing then
+    local content, ttl, join, bind, age, only = string.match(s.sharing, '^(%x+) (%d+) (%d) (%d) (%-?%d+) (%d)$')
+    sharing = { content = content, ttl = ttl, join = join == '1', bind = bind == '1', age = tonumber(age) }
+    run, how = find(sharing, deadline)
+    if only == '1' and how ~= 'hit' then return { 'uncached' } end
+    how = how or 'miss'
+  end
+  if not run then
+    local queued = redis.call('XLEN', queue_key(s.service)) + redis.call('ZCARD', waiting_key(s.service))
+    if queued >= s.plan.most then return { 'full' } end
+  end
+
+  local r, f = request(s, s.id, deadline), {}
+  local function set(name, value)
+    if value then f[#f + 1] = name; f[#f + 1] = value end
+  end
+  if sharing then
+    local shared
+    shared, run = share_run(s, r, sharing, run, how)
+    set('shared', shared)
+  else
+    queue(s, r)
+  end
+  set('tenant', s.tenant)
+  set('delay', s.delay)
+  set('callback', s.callback)
+  set('idem', s.idem)
+  set('tags', s.tags)
+  set('batch', s.batch and s.batch .. ' ' .. s.item)
+  store(s, r, s.plan.clocks, s.events or '-', f)
+  if s.batch then open_item(s, r) end
+  enroll(r, s.tenant or '', s.register, idem, s.fingerprint)
+  if how == 'hit' then
+    local v = redis.call('HMGET', run.key, 'rtype', 'rstatus', 'rheaders')
+    finish(load(r.id), { status = 'succeeded', rtype = v[1] or '', rstatus = v[2] or nil, rheaders = v[3] or nil })
+    r.status = 'succeeded'
+  end
+  return { 'accepted', int(NOW), r.entry or '', int(r.ordinal or 0), r.status, how }
 end
-enroll(r, ARGV[5], ARGV[26], idem ~= '' and KEYS[2], ARGV[17])
-if how == 'hit' then
-  local v = redis.call('HMGET', run.key, 'rtype', 'rstatus', 'rheaders')
-  finish(load(id), { status = 'succeeded', rtype = v[1] or '', rstatus = v[2] or nil, rheaders = v[3] or nil })
-  r.status = 'succeeded'
-  conclude()
+
+local answers, at = {}, 2
+while at <= #ARGV do
+  local s = { id = ARGV[at], nonce = ARGV[at + 1], service = ARGV[at + 2], plan = read_plan(ARGV[at + 3]),
+    content_type = ARGV[at + 4], headers = ARGV[at + 5], body = ARGV[at + 6] }
+  local first = at + 8
+  at = first + 2 * tonumber(ARGV[at + 7])
+  for i = first, at - 1, 2 do s[ARGV[i]] = ARGV[i + 1] end
+  local fine, answer = pcall(submit, s) -- what is wrong with one is nothing to the others
+  if not fine then answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) } end
+  answers[#answers + 1] = answer
 end
-return { 'accepted', int(NOW), r.entry or '', int(r.ordinal or 0), r.status, how }
+conclude()
+return answers

@@ -1,0 +1,86 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/loop"
+)
+
+const (
+	submitTries  = 3                      // re-sends of a submit whose answer was lost; its nonce makes them harmless
+	submitPause  = 100 * time.Millisecond // between them
+	submitBudget = commandTimeout + time.Second
+)
+
+// sendSubmits commits a batch. It re-sends what may not have arrived: the
+// nonce makes that harmless.
+func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
+	ctx, stop := context.WithTimeout(context.Background(), submitBudget)
+	defer stop()
+	todo := calls
+	for try := range submitTries {
+		if try > 0 && !loop.Rest(ctx, submitPause) {
+			break
+		}
+		if todo = b.trySubmits(ctx, todo); len(todo) == 0 {
+			return
+		}
+	}
+	for _, c := range todo {
+		if c.ask.unknown {
+			c.err = fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, c.err)
+		} else {
+			c.err = fault("submit", c.err)
+		}
+	}
+}
+
+// trySubmits sends one pipeline and returns the calls that are still open.
+func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string]) (open []*call[*submission, []string]) {
+	pipe := b.redis.commands.Pipeline()
+	together := gatherSubmits(calls)
+	answers := make([]*redis.Cmd, len(together))
+	for i, t := range together {
+		keys, args := t.command()
+		answers[i] = pipe.EvalSha(ctx, t.script.sha, keys, args...)
+	}
+	_, _ = pipe.Exec(ctx) // each answer has its own error
+	reload := false
+	var left []*call[*submission, []string]
+	for i, t := range together {
+		raw, err := answers[i].Result()
+		reload = reload || isNoScript(err)
+		for j, c := range t.calls {
+			if err == nil {
+				c.answer, c.err = t.answer(raw, j)
+			} else {
+				c.err = err
+			}
+			switch {
+			case c.err == nil && c.answer == nil:
+				c.ask.left = true
+				left = append(left, c)
+			case c.err == nil:
+			case strings.HasPrefix(c.err.Error(), "OOM") && !c.ask.unknown:
+				c.err = fault("submit", c.err)
+			default:
+				c.ask.unknown = c.ask.unknown || !unsent(c.err)
+				open = append(open, c)
+			}
+		}
+	}
+	if reload {
+		if err := load(ctx, b.redis.commands); err != nil {
+			b.log.Debug("load scripts", "error", err)
+		}
+	}
+	if len(left) > 0 {
+		open = append(open, b.trySubmits(ctx, left)...)
+	}
+	return open
+}
