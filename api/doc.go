@@ -34,7 +34,7 @@ const timeLayout = "2006-01-02T15:04:05.000Z07:00"
 
 // MarshalText writes RFC 3339 with milliseconds.
 func (t Time) MarshalText() ([]byte, error) {
-	return time.Time(t).UTC().AppendFormat(nil, timeLayout), nil
+	return time.Time(t).UTC().AppendFormat(make([]byte, 0, len(timeLayout)), timeLayout), nil
 }
 
 // UnmarshalText reads RFC 3339.

@@ -2,7 +2,7 @@ package api
 
 // Header names of the contract beyond the standard ones that net/http knows.
 const (
-	HeaderCorrelationID       = "X-Correlation-ID"
+	HeaderCorrelationID       = "X-Correlation-Id"   // spelled as Go writes it; names of headers have no case
 	HeaderPrefer              = "Prefer"             // RFC 7240
 	HeaderPreferenceApplied   = "Preference-Applied" // RFC 7240
 	HeaderIdempotencyKey      = "Idempotency-Key"

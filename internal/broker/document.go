@@ -10,13 +10,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // Document is the status document of a record: the same in poll, long-poll, the
 // outcome event and a callback, byte for byte once encoded by EncodeJSON.
 // publicURL stands before the links; "" makes them paths.
 func Document(r Record, publicURL string) api.Status {
-	self := strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + r.ID.String()
+	self := Self(r.ID, publicURL)
 	d := api.Status{
 		CorrelationID: r.ID.String(), Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
 		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Attempts: attempts(r), Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf, RetriedAs: r.RetriedAs, Tags: r.Tags,
@@ -42,6 +43,11 @@ func Document(r Record, publicURL string) api.Status {
 		}
 	}
 	return d
+}
+
+// Self is the URL of a request. publicURL is as of Document.
+func Self(id correlation.ID, publicURL string) string {
+	return strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + id.String()
 }
 
 // attempts are those before the present one.

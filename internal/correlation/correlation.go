@@ -27,7 +27,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -141,9 +144,20 @@ func (k Keyring) Verify(id ID, tenant string) error {
 	return ErrForged
 }
 
+// macs are by key: to make one costs more than to use it.
+var macs sync.Map // string(key) → *sync.Pool of hash.Hash
+
 func tag(key []byte, id ID, tenant string) []byte {
-	mac := hmac.New(sha256.New, key)
+	pool, ok := macs.Load(string(key))
+	if !ok {
+		key := slices.Clone(key)
+		pool, _ = macs.LoadOrStore(string(key), &sync.Pool{New: func() any { return hmac.New(sha256.New, key) }})
+	}
+	mac := pool.(*sync.Pool).Get().(hash.Hash)
+	mac.Reset()
 	mac.Write(id[:tagOffset])
 	mac.Write([]byte(tenant))
-	return mac.Sum(nil)[:len(id)-tagOffset]
+	sum := mac.Sum(nil)[:len(id)-tagOffset]
+	pool.(*sync.Pool).Put(mac)
+	return sum
 }

@@ -29,13 +29,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // house is a gateway with its demo worker, as `coatcheck dev` has them.
 type house struct {
-	t     *testing.T
+	t     testing.TB
 	url   string
 	admin string // where operators look
 	http  *http.Client
 }
 
-func start(t *testing.T, redis string, change ...func(*config.Config)) house {
+func start(t testing.TB, redis string, change ...func(*config.Config)) house {
 	t.Helper()
 	c := config.Default()
 	c.Callbacks.AllowCIDRs = []string{"127.0.0.0/8"}

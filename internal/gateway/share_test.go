@@ -91,13 +91,13 @@ func TestFairOverHTTP(t *testing.T) {
 	}
 }
 
-// A limit that keeps tenants apart must not starve the workers: what a service
-// does with API keys, compared with what it does without.
-func TestFairnessCostsLittle(t *testing.T) {
+// BenchmarkFairness tells what it costs to keep tenants apart: what a service does with
+// API keys, as a part of what it does without. A limit must not starve the workers.
+func BenchmarkFairness(b *testing.B) {
 	rate := func(slots, n int, takes time.Duration, change ...func(*config.Config)) float64 {
-		redis := redistest.Start(t)
-		h := start(t, redis.URL, change...)
-		redis.Client.HSet(t.Context(), "cc:services", "quick", "{}")
+		redis := redistest.Start(b)
+		h := start(b, redis.URL, change...)
+		redis.Client.HSet(b.Context(), "cc:services", "quick", "{}")
 		for h.do("GET", "/v1/services/quick", "", "Authorization", "Bearer key-a").code != 200 {
 		}
 		h.flood("quick", "key-a", n)
@@ -112,7 +112,7 @@ func TestFairnessCostsLittle(t *testing.T) {
 		select {
 		case <-all:
 		case <-time.After(60 * time.Second):
-			t.Fatalf("%d of %d ran", ran.Load(), n)
+			b.Fatalf("%d of %d ran", ran.Load(), n)
 		}
 		return float64(n) / time.Since(began).Seconds()
 	}
@@ -120,10 +120,13 @@ func TestFairnessCostsLittle(t *testing.T) {
 		slots, n int
 		takes    time.Duration
 	}{{16, 3000, 0}, {200, 6000, 20 * time.Millisecond}} {
-		with, without := rate(c.slots, c.n, c.takes, withKeys), rate(c.slots, c.n, c.takes)
-		t.Logf("%d slots, %v each: %.0f a second with API keys, %.0f without, ratio %.2f", c.slots, c.takes, with, without, with/without)
-		if with < without/3 {
-			t.Errorf("fairness costs more than two thirds")
-		}
+		b.Run(fmt.Sprintf("%d slots, %v each", c.slots, c.takes), func(b *testing.B) {
+			var with, without float64
+			for b.Loop() {
+				with += rate(c.slots, c.n, c.takes, withKeys)
+				without += rate(c.slots, c.n, c.takes)
+			}
+			b.ReportMetric(with/without, "of-rate-without-keys")
+		})
 	}
 }

@@ -32,6 +32,10 @@ type memory struct {
 
 // grow takes n bytes more, waiting a moment for others to give theirs back.
 func (m *memory) grow(ctx context.Context, n int64) error {
+	if m.server.inflight.TryAcquire(n) {
+		m.held += n
+		return nil
+	}
 	ctx, stop := context.WithTimeout(ctx, inflightPause)
 	defer stop()
 	if err := m.server.inflight.Acquire(ctx, n); err != nil {

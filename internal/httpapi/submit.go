@@ -39,7 +39,7 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.Record, replayed bool) error {
 	callOf(r).id = record.ID.String()
 	h := w.Header()
-	h.Set("Location", broker.Document(record, s.PublicURL).Links.Self)
+	h.Set("Location", broker.Self(record.ID, s.PublicURL))
 	cacheHeaders(h, record)
 	if replayed {
 		h.Set(api.HeaderIdempotencyReplayed, "true")
