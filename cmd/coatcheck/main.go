@@ -89,7 +89,7 @@ func commands() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(dev(), serve(), workerCommand(), submit(), scatter(), batch(), status(), wait(), reply(), replies(), tail(), cancel(), retry(), dead(), pause(), resume(), list(), services(), workers(), keys(), version())
+	root.AddCommand(dev(), serve(), workerCommand(), submit(), scatter(), batch(), benchCommand(), status(), wait(), reply(), replies(), tail(), cancel(), retry(), dead(), pause(), resume(), list(), services(), workers(), keys(), version())
 	return root
 }
 

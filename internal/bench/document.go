@@ -1,0 +1,69 @@
+package bench
+
+import (
+	"bytes"
+	"strconv"
+)
+
+// verdict is what a status document says of a reply.
+type verdict int
+
+const (
+	pending    verdict = iota // there is no outcome yet
+	rightReply                // it succeeded, with the bytes that were sent
+	wrongReply                // it succeeded with other bytes, or it is another's
+	noSuccess                 // failed, timed out or canceled
+	linked                    // it succeeded, and the reply is too large to stand in the document
+)
+
+// judge reads a status document as far as a check needs it. It decodes nothing:
+// that would cost more than all the rest of a request.
+func judge(document []byte, id string, body []byte) verdict {
+	if string(field(document, "correlation_id")) != id {
+		return wrongReply
+	}
+	switch string(field(document, "status")) {
+	case "scheduled", "queued", "running":
+		return pending
+	case "succeeded":
+		if bytes.Contains(document, body) {
+			return rightReply
+		}
+		if at := bytes.Index(document, []byte(`"reply":{`)); at >= 0 && !bytes.Contains(document[at:], []byte(`"body":`)) {
+			return linked
+		}
+		return wrongReply
+	case "failed", "timed_out", "canceled":
+		return noSuccess
+	}
+	return wrongReply
+}
+
+// progress is how far a request is, so that what comes later can be compared:
+// the attempt, and within it queued, running, ended.
+func progress(document []byte) (attempt, step int) {
+	attempt, _ = strconv.Atoi(string(field(document, "attempt")))
+	switch string(field(document, "status")) {
+	case "scheduled", "queued":
+	case "running":
+		step = 1
+	default:
+		step = 2
+	}
+	return attempt, step
+}
+
+// field is the first value of that name, without its quotes.
+func field(document []byte, name string) []byte {
+	at := bytes.Index(document, []byte(`"`+name+`":`))
+	if at < 0 {
+		return nil
+	}
+	value := document[at+len(name)+3:]
+	if len(value) > 0 && value[0] == '"' {
+		value = value[1:]
+		return value[:max(0, bytes.IndexByte(value, '"'))]
+	}
+	end := bytes.IndexAny(value, ",}")
+	return value[:max(0, end)]
+}
