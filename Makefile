@@ -54,6 +54,10 @@ ledger: tools ## kill gateways and workers under load and count every request
 life: tools ## draw 2,000 histories of requests, and hold each to what is promised
 	$(GO) test -count=1 -v -timeout 60m -run TestLifeOfARequest ./internal/broker -rapid.checks=2000
 
+.PHONY: bench
+bench: tools ## measure the gateway against floors and a peer; ARGS='-rows submit,sse -rounds 1' chooses
+	$(GO) run ./internal/bench/versus $(ARGS)
+
 .PHONY: conformance
 conformance: tools ## run every kind of worker through its duties, and show the tables
 	$(GO) test -count=1 -v -run TestWorkersConform ./internal/conformance

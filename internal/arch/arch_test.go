@@ -29,6 +29,9 @@ var arrows = map[string][]string{
 	"api/webhook":           {},
 	"api/worker":            {"api", "internal/broker", "internal/loop"},
 	"internal/arch":         {},
+	"internal/bench":        {"api", "api/webhook"},
+	"internal/bench/floor":  {},
+	"internal/bench/versus": {"api/webhook", "api/worker", "internal/bench", "internal/bench/floor"},
 	"internal/auth":         {},
 	"internal/broker":       {"api", "internal/correlation", "internal/loop"},
 	"internal/callback":     {"api", "api/webhook", "internal/broker", "internal/correlation", "internal/loop"},
@@ -59,15 +62,15 @@ var arrows = map[string][]string{
 		"api/worker",
 	},
 	"cmd/coatcheck": {
-		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/command", "internal/config", "internal/conformance", "internal/demo", "internal/discovery",
+		"api", "api/client", "api/webhook", "api/worker", "internal/auth", "internal/bench", "internal/command", "internal/config", "internal/conformance", "internal/demo", "internal/discovery",
 		"internal/embedded", "internal/gateway", "internal/inbox", "internal/localredis", "web",
 	},
 }
 
 // only says which rooms may import a library.
 var only = map[string][]string{
-	"github.com/redis/go-redis/v9": {"internal/broker", "internal/redistest"},
-	"github.com/go-chi/chi/v5":     {"internal/httpapi"},
+	"github.com/redis/go-redis/v9": {"internal/broker", "internal/redistest", "internal/bench/floor"},
+	"github.com/go-chi/chi/v5":     {"internal/httpapi", "internal/bench/floor"},
 }
 
 func TestArrowsPointDown(t *testing.T) {

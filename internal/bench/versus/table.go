@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// figure is what was measured of one setup: medians.
+type figure struct {
+	row, title string
+	sample
+}
+
+// line is one bound and what was measured.
+type line struct {
+	what   string
+	bound  bound
+	wanted bound // stricter; zero for none
+	value  float64
+	note   string
+}
+
+// bound is the least or the most that a number may be.
+type bound struct {
+	least bool
+	value float64
+	unit  string
+}
+
+func atLeast(v float64, unit string) bound { return bound{true, v, unit} }
+func atMost(v float64, unit string) bound  { return bound{false, v, unit} }
+
+func (b bound) met(v float64) bool {
+	if b.least {
+		return v >= b.value
+	}
+	return v <= b.value
+}
+
+func (b bound) text() string {
+	switch {
+	case b == bound{}:
+		return ""
+	case b.least:
+		return "≥ " + number(b.value) + b.unit
+	default:
+		return "≤ " + number(b.value) + b.unit
+	}
+}
+
+// number has as many decimals as say something.
+func number(v float64) string {
+	switch {
+	case v == float64(int64(v)):
+		return fmt.Sprintf("%.0f", v)
+	case v >= 100 || v <= -100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10 || v <= -10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}
+
+func (l *lab) bound(what string, b, wanted bound, value float64, note string, args ...any) {
+	l.lines = append(l.lines, line{what, b, wanted, value, fmt.Sprintf(note, args...)})
+}
+
+// clean bounds what went wrong with the gateway's requests by nothing at all.
+func (l *lab) clean(what string, f found) {
+	l.bound(what+": requests that went wrong", atMost(0, ""), bound{}, float64(f.bad(string(product))), "lost, doubled, wrong, out of order, refused or failed")
+}
+
+func (l *lab) missed() bool {
+	for _, n := range l.lines {
+		if !n.bound.met(n.value) {
+			return true
+		}
+	}
+	return false
+}
+
+// print writes the figures and the bounds.
+func (l *lab) print(w io.Writer, took time.Duration) {
+	fmt.Fprintf(w, "\n%d rounds of %v, %d clients, %d cores shared by all, %s, %.0f s\n\n", l.rounds, l.duration, l.clients, runtime.NumCPU(), cpuName(), took.Seconds())
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	if len(l.figures) > 0 {
+		fmt.Fprintln(t, "\t\ta second\tp50 ms\tp99 ms\tCPU µs: gateway\tRedis\tworker\tgenerator\tRedis in B\tout B\t")
+	}
+	for _, f := range l.figures {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%.0f\t\n",
+			f.row, f.title, number(f.rate), f.p50, f.p99, f.gateway, f.redis, f.worker, f.generator, f.in, f.out)
+	}
+	_ = t.Flush()
+	fmt.Fprintln(w)
+	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, n := range l.lines {
+		mark, wanted := "✗", ""
+		if n.bound.met(n.value) {
+			mark = "✓"
+		}
+		if n.wanted != (bound{}) {
+			wanted = "(wanted " + n.wanted.text() + ")"
+			if n.wanted.met(n.value) {
+				wanted = "(wanted " + n.wanted.text() + " ✓)"
+			}
+		}
+		fmt.Fprintf(t, "%s %s\t%s\t%s%s\t%s\t%s\n", mark, n.what, n.bound.text(), number(n.value), n.bound.unit, wanted, n.note)
+	}
+	_ = t.Flush()
+}
+
+// cpuName is what /proc calls the processor.
+func cpuName() string {
+	raw, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	_, rest, _ := strings.Cut(string(raw), "model name")
+	name, _, _ := strings.Cut(rest, "\n")
+	return strings.Trim(name, "\t :")
+}
