@@ -40,6 +40,15 @@ var rows = []row{
 	{"commands", "commands sent to Redis", (*lab).commandsRow},
 	{"memory", "Redis memory of a request", (*lab).memoryRow},
 	{"body64k", "bodies of 64 KiB", (*lab).largeRow},
+	{"drain", "a backlog drained by one worker process", (*lab).drainRow},
+	{"wait", "replies by long-poll", (*lab).waitRow},
+	{"sse", "replies by server-sent events", (*lab).sseRow},
+	{"webhook", "callbacks", (*lab).webhookRow},
+	{"latency", "how long a reply takes at a fixed rate", (*lab).latencyRow},
+	{"streams", "10,000 open streams", (*lab).streamsRow},
+	{"idle", "a gateway with nothing to do", (*lab).idleRow},
+	{"poll", "5,000 clients polling 50 requests", (*lab).pollRow},
+	{"aof", "an append-only file", (*lab).aofRow},
 }
 
 func main() {

@@ -20,7 +20,10 @@ const (
 // memoryRow: what a request takes of Redis while it is pending, once it is
 // answered, and after its retention.
 func (l *lab) memoryRow(ctx context.Context) error {
-	k, err := l.up(ctx, setup{kind: product, workers: concurrency, more: fmt.Sprintf("    retention: %v\n", memoryKept)})
+	k, err := l.up(ctx, setup{
+		kind: product, workers: concurrency, more: fmt.Sprintf("    retention: %v\n", memoryKept),
+		redis: "--slowlog-log-slower-than -1 --latency-tracking no", // they keep up to a MB of what was slow
+	})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/bench"
+)
+
+// drainEach is the backlog for each second that a measurement lasts.
+const drainEach = 2500
+
+// drainRow: how fast one worker process empties a backlog, until the last outcome
+// is stored.
+func (l *lab) drainRow(ctx context.Context) error {
+	f, err := l.inTurn(ctx, "drain", []setup{{kind: limit}, {kind: product}, {kind: peer}}, func(ctx context.Context, k *stack) (sample, error) {
+		n := int(l.duration.Seconds() * drainEach)
+		if _, err := k.load(ctx, bench.Options{Via: bench.Submit, Body: small, Requests: n, Duration: drainPatience}); err != nil {
+			return sample{}, err
+		}
+		k.workers = concurrency
+		return k.drain(ctx, n)
+	})
+	if err != nil {
+		return err
+	}
+	own := f.of("coatcheck", rate)
+	l.bound("backlog drained by one worker process, of the limit", atLeast(0.35, ""), bound{}, f.ratio("coatcheck", "limit", rate), "%.0f/s against %.0f/s", own, f.of("limit", rate))
+	l.bound("backlog drained by one worker process, of the asynq peer", atLeast(4, ""), bound{}, f.ratio("coatcheck", "peer", rate), "%.0f/s against %.0f/s", own, f.of("peer", rate))
+	return nil
+}
+
+const drainPatience = 2 * time.Minute
+
+// drain starts the worker and measures from when a twentieth is done, so that its
+// start does not count, until all is.
+func (k *stack) drain(ctx context.Context, n int) (sample, error) {
+	if err := k.launchWorker(); err != nil {
+		return sample{}, err
+	}
+	var left int
+	err := k.worker.until(ctx, "its first replies", func() bool {
+		left = k.queues()
+		return left < n-n/20
+	})
+	if err != nil {
+		return sample{}, err
+	}
+	before, began := k.read(), time.Now()
+	if err := k.drained(ctx, drainPatience); err != nil {
+		return sample{}, err
+	}
+	took := time.Since(began)
+	s := k.read().minus(before, float64(left))
+	s.rate = float64(left) / took.Seconds()
+	return s, nil
+}
+
+// withWorker are the three that answer requests.
+var withWorker = []setup{{kind: limit, workers: concurrency}, {kind: product, workers: concurrency}, {kind: peer, workers: concurrency}}
+
+// replies measures exchanges that end with the reply seen.
+func (l *lab) replies(ctx context.Context, what string, via bench.Via) (found, error) {
+	return l.inTurn(ctx, what, withWorker, func(ctx context.Context, k *stack) (sample, error) {
+		return k.load(ctx, bench.Options{Via: via, Body: small})
+	})
+}
+
+// waitRow: replies a second by long-poll.
+func (l *lab) waitRow(ctx context.Context) error { return l.repliesRow(ctx, "long-poll", bench.Wait) }
+
+// sseRow: replies a second by SSE.
+func (l *lab) sseRow(ctx context.Context) error { return l.repliesRow(ctx, "SSE", bench.SSE) }
+
+func (l *lab) repliesRow(ctx context.Context, what string, via bench.Via) error {
+	f, err := l.replies(ctx, what, via)
+	if err != nil {
+		return err
+	}
+	own := f.of("coatcheck", rate)
+	l.bound(what+" replies/s, of the limit", atLeast(0.7, ""), bound{}, f.ratio("coatcheck", "limit", rate), "%.0f against %.0f", own, f.of("limit", rate))
+	l.bound(what+" replies/s, of the asynq peer", atLeast(3, ""), bound{}, f.ratio("coatcheck", "peer", rate), "%.0f against %.0f", own, f.of("peer", rate))
+	l.clean(what, f)
+	return nil
+}
+
+// webhookRow: callbacks a second. The gateway's and the peer's are signed, and
+// stored before they are sent; the limit's are bare.
+func (l *lab) webhookRow(ctx context.Context) error {
+	f, err := l.replies(ctx, "webhook", bench.Webhook)
+	if err != nil {
+		return err
+	}
+	own := f.of("coatcheck", rate)
+	l.bound("signed durable callbacks/s, of the limit's bare ones", atLeast(0.5, ""), bound{}, f.ratio("coatcheck", "limit", rate), "%.0f against %.0f", own, f.of("limit", rate))
+	l.bound("signed durable callbacks/s, of the asynq peer", atLeast(1.8, ""), bound{}, f.ratio("coatcheck", "peer", rate), "%.0f against %.0f", own, f.of("peer", rate))
+	l.clean("callbacks", f)
+	return nil
+}
+
+// latencyRow: how long a reply takes at a rate that all can carry, by SSE.
+func (l *lab) latencyRow(ctx context.Context) error {
+	for _, at := range []struct {
+		rate float64
+		name string
+	}{{200, "200/s"}, {1000, "1,000/s"}} {
+		f, err := l.inTurn(ctx, "SSE at "+at.name, withWorker[:2], func(ctx context.Context, k *stack) (sample, error) {
+			return k.load(ctx, bench.Options{Via: bench.SSE, Body: small, Rate: at.rate})
+		})
+		if err != nil {
+			return err
+		}
+		l.bound("SSE at "+at.name+": p50, of the limit's", atMost(1.4, ""), bound{}, f.ratio("coatcheck", "limit", p50), "%.2f ms against %.2f ms", f.of("coatcheck", p50), f.of("limit", p50))
+		l.bound("SSE at "+at.name+": p99", atMost(3, " ms"), bound{}, f.of("coatcheck", p99), "the limit's is %.2f ms", f.of("limit", p99))
+		l.clean("SSE at "+at.name, f)
+	}
+	return nil
+}
+
+// aofRow: what an append-only file costs.
+func (l *lab) aofRow(ctx context.Context) error {
+	f, err := l.inTurn(ctx, "AOF", []setup{{kind: product, name: "none"}, {kind: product, name: "everysec", redis: "--appendonly yes --appendfsync everysec"}},
+		func(ctx context.Context, k *stack) (sample, error) {
+			return k.load(ctx, bench.Options{Via: bench.Submit, Body: small})
+		})
+	if err != nil {
+		return err
+	}
+	l.bound("submits/s with AOF everysec, of those without", atLeast(0.9, ""), bound{}, f.ratio("everysec", "none", rate), "%.0f against %.0f", f.of("everysec", rate), f.of("none", rate))
+	return nil
+}
