@@ -20,11 +20,11 @@ const (
 	replyStream  = "limit:replies"
 	workersGroup = "workers"
 
-	callers    = 64 // callbacks at once
-	heartbeat  = 15 * time.Second
-	longest    = 60 * time.Second // of a long-poll
-	readBlock  = time.Second
-	callTimout = 15 * time.Second
+	callers     = 64 // callbacks at once
+	heartbeat   = 15 * time.Second
+	longest     = 60 * time.Second // of a long-poll
+	readBlock   = time.Second
+	callTimeout = 15 * time.Second
 )
 
 // counter makes IDs of the length of a UUID.
@@ -194,7 +194,7 @@ func (l *limit) read(ctx context.Context) {
 
 // call posts callbacks as they are.
 func (l *limit) call(ctx context.Context) {
-	c := &http.Client{Timeout: callTimout}
+	c := &http.Client{Timeout: callTimeout}
 	for {
 		select {
 		case <-ctx.Done():
@@ -254,7 +254,8 @@ func (l *limit) status(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(document)
 }
 
-// events is the stream: nothing but heartbeats until the outcome.
+// events is the stream: where the request stands, then nothing but heartbeats until
+// the outcome.
 func (l *limit) events(w http.ResponseWriter, r *http.Request) {
 	q := l.find(r)
 	if q == nil {
@@ -263,7 +264,7 @@ func (l *limit) events(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	out := http.NewResponseController(w)
-	if out.Flush() != nil {
+	if _, err := fmt.Fprintf(w, "event: status\ndata: %s\n\n", q.document()); err != nil || out.Flush() != nil {
 		return
 	}
 	beat := time.NewTicker(heartbeat)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/bench"
@@ -41,9 +42,9 @@ func (l *lab) pollRow(ctx context.Context) error {
 		polling, stop := context.WithTimeout(ctx, l.duration+2*warmup)
 		defer stop()
 		done := make(chan error, 1)
-		polls := make([]int, pollers)
+		var polls polled
 		go func() {
-			done <- each(pollers, func(i int) error { return k.poll(polling, ids[i%polledIDs], &polls[i]) })
+			done <- each(pollers, func(i int) error { return k.poll(polling, ids[i%polledIDs], &polls) })
 		}()
 		if err := pause(ctx, warmup); err != nil {
 			return sample{}, err
@@ -57,22 +58,23 @@ func (l *lab) pollRow(ctx context.Context) error {
 		if err := <-done; err != nil {
 			return sample{}, err
 		}
-		total, all := 0.0, 0
+		total := 0.0
 		for _, n := range s.sent {
 			total += n
 		}
-		for _, n := range polls {
-			all += n
-		}
 		l.bound("5,000 clients polling 50 requests: commands to Redis per request and second", atMost(3, ""), bound{}, total,
-			"%.0f polls/s; %s", float64(all)/(l.duration+2*warmup).Seconds(), commands(s.sent))
+			"%.0f polls/s; %s", float64(polls.all.Load())/(l.duration+2*warmup).Seconds(), commands(s.sent))
+		l.bound("5,000 clients polling 50 requests: polls without an answer", atMost(0, ""), bound{}, float64(polls.failed.Load()), "of %d", polls.all.Load())
 		return s, nil
 	})
 	return err
 }
 
+// polled counts polls.
+type polled struct{ all, failed atomic.Int64 }
+
 // poll asks for a status twice a second, from a random instant on.
-func (k *stack) poll(ctx context.Context, id string, n *int) error {
+func (k *stack) poll(ctx context.Context, id string, count *polled) error {
 	c, err := bench.NewConn(ctx, k.url)
 	if err != nil {
 		return err
@@ -81,18 +83,20 @@ func (k *stack) poll(ctx context.Context, id string, n *int) error {
 	if pause(ctx, rand.N(pollPause)) != nil {
 		return nil
 	}
-	for next := time.NewTicker(pollPause); ; {
-		if _, err := c.Get("/v1/requests/"+id, time.Now().Add(startTime)); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
+	next := time.NewTicker(pollPause)
+	defer next.Stop()
+	for {
+		_, err := c.Get("/v1/requests/"+id, time.Now().Add(startTime))
+		if ctx.Err() != nil {
+			return nil
 		}
-		*n++
+		count.all.Add(1)
+		if err != nil {
+			count.failed.Add(1)
+		}
 		select {
 		case <-next.C:
 		case <-ctx.Done():
-			next.Stop()
 			return nil
 		}
 	}

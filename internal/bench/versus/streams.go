@@ -110,22 +110,30 @@ func (k *stack) restart(ctx context.Context) error {
 // rate is that of the outcomes, from the first that is seen to the last.
 func (k *stack) wake(ctx context.Context, id func(int) string, meanwhile func() error) (sample, error) {
 	streaming, stop := context.WithTimeout(ctx, streamTime)
-	defer stop()
+	var all sync.WaitGroup
+	defer func() {
+		stop()
+		all.Wait()
+	}()
 	var opened, ended atomic.Int64
 	var first, last atomic.Int64 // outcomes, ns since began
 	began := time.Now()
 	deadline := began.Add(streamTime)
 	slots := make(chan struct{}, openers)
-	var all sync.WaitGroup
 	failed := make(chan error, openStreams)
 	for i := range openStreams {
-		slots <- struct{}{}
+		select {
+		case slots <- struct{}{}:
+		case <-streaming.Done():
+			return sample{}, fmt.Errorf("%d streams of %d were open in time", opened.Load(), openStreams)
+		}
 		c, err := bench.NewConn(streaming, k.url)
 		if err != nil {
 			return sample{}, err
 		}
 		all.Go(func() {
-			seen := false
+			seen := sync.OnceFunc(func() { <-slots })
+			defer seen()
 			failed <- c.Events("/v1/requests/"+id(i)+"/events", deadline, func(event string) {
 				if event == "outcome" {
 					at := int64(time.Since(began))
@@ -134,16 +142,13 @@ func (k *stack) wake(ctx context.Context, id func(int) string, meanwhile func() 
 					}
 					ended.Add(1)
 				}
-				if !seen {
-					seen = true
+				if event == "status" {
 					opened.Add(1)
-					<-slots
+					seen()
 				}
 			})
 		})
 	}
-	defer all.Wait()
-	defer stop()
 	if err := k.gateway.until(ctx, "all streams", func() bool { return opened.Load() == openStreams || len(failed) > 0 }); err != nil {
 		return sample{}, err
 	}
