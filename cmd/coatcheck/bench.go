@@ -45,11 +45,12 @@ Callbacks come to a listener of its own, on this machine, so the gateway must al
 network (callbacks.allow_cidrs); they are verified with COATCHECK_CALLBACKS_SECRET.
 
 An expectation is a metric, one of < <= > >= =, and a bound, such as 'p99<50ms',
-'rate>1000' or 'lost=0'. The metrics: p50, p99, p99.9 (any percentile), mean and max of
-the latency, with accept_ before them of that of the 202 alone, rate, requests, sent,
-accepted, answered, failed, lost, doubled, wrong, out_of_order, refused, errors.
+'rate>1000' or 'lost=0'; where it is not met, the exit code is 1. The metrics: p50, p99,
+p99.9 (any percentile), mean and max of the latency, with accept_ before them of that of
+the 202 alone, rate, requests, sent, accepted, answered, failed, lost, doubled, wrong,
+out_of_order, refused, errors.
 
-` + exitCodes + ` An expectation that is not met is 1.`,
+` + exitCodes,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
@@ -88,6 +89,9 @@ func (f *benchFlags) run(c *cobra.Command) error {
 	o.APIKey = cmp.Or(f.key, os.Getenv(config.Prefix+"API_KEY"))
 	o.Via, o.Body = bench.Via(f.via), int(size)
 	o.Receiver.Secrets = strings.Fields(os.Getenv(config.Prefix + "CALLBACKS_SECRET"))
+	if o.Via == bench.Webhook && len(o.Receiver.Secrets) == 0 {
+		return usage{errors.New("callbacks are verified with the gateway's secret: set " + config.Prefix + "CALLBACKS_SECRET here as there")}
+	}
 	if changed := c.Flags().Changed; o.Requests > 0 {
 		if !changed("duration") {
 			o.Duration = longestBench

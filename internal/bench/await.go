@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -34,6 +35,9 @@ func (c *client) await(n int, id string, document []byte, deadline time.Time) bo
 		v, err := look()
 		if v == linked {
 			v, err = c.fetch(id, deadline)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
 		}
 		if err != nil {
 			c.trouble(fmt.Errorf("%s: %w", c.Via, err))

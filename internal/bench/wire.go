@@ -70,7 +70,7 @@ type conn struct {
 // answer is the head of an answer.
 type answer struct {
 	status     int
-	id, etag   string
+	id         string
 	retryAfter time.Duration
 	length     int // -1 for a body that ends with the connection
 	chunked    bool
@@ -172,15 +172,13 @@ func (a *answer) header(name, value []byte) {
 	is := func(text string) bool { return len(name) == len(text) && bytes.EqualFold(name, []byte(text)) }
 	switch {
 	case is("Content-Length"):
-		if n, err := strconv.Atoi(string(value)); err == nil {
+		if n, err := strconv.Atoi(string(value)); err == nil && n >= 0 {
 			a.length = n
 		}
 	case is("X-Correlation-Id"):
 		a.id = string(value)
 	case is("Transfer-Encoding"):
 		a.chunked = bytes.EqualFold(value, []byte("chunked"))
-	case is("Etag"):
-		a.etag = string(value)
 	case is("Retry-After"):
 		if n, err := strconv.Atoi(string(value)); err == nil {
 			a.retryAfter = time.Duration(n) * time.Second

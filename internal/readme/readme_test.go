@@ -156,6 +156,7 @@ func TestExamples(t *testing.T) {
 		{"No reply", 5},
 		{"Many requests in one call", 7},
 		{"The same request twice", 5},
+		{"How fast it is", 2},
 	} {
 		t.Run(s.title, func(t *testing.T) { typed(t, addr, path, section(t, "## "+s.title, "\n## "), s.atLeast) })
 	}

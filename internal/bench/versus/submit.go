@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -81,27 +82,25 @@ func (l *lab) commandsRow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		total := 0.0
-		for _, n := range s.sent {
-			total += n
-		}
-		l.bound(c.what, atMost(c.most, ""), bound{}, total, "%s", commands(s.sent))
+		l.bound(c.what, atMost(c.most, ""), bound{}, s.commands(), "%s", s.commandsText())
 	}
 	return nil
 }
 
-// commands names those that matter, the most frequent first.
-func commands(sent map[string]float64) string {
-	names := slices.SortedFunc(maps.Keys(sent), func(a, b string) int {
-		if sent[a] > sent[b] {
-			return -1
-		}
-		return 1
-	})
+// commands is how many were sent.
+func (s sample) commands() (total float64) {
+	for _, n := range s.sent {
+		total += n
+	}
+	return total
+}
+
+// commandsText names those that matter, the most frequent first.
+func (s sample) commandsText() string {
 	var parts []string
-	for _, name := range names {
-		if sent[name] >= 0.01 {
-			parts = append(parts, fmt.Sprintf("%s %.2f", name, sent[name]))
+	for _, name := range slices.SortedFunc(maps.Keys(s.sent), func(a, b string) int { return cmp.Compare(s.sent[b], s.sent[a]) }) {
+		if s.sent[name] >= s.commands()/100 {
+			parts = append(parts, fmt.Sprintf("%s %.2f", name, s.sent[name]))
 		}
 	}
 	return strings.Join(parts, ", ")

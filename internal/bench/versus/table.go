@@ -25,33 +25,26 @@ type line struct {
 	note   string
 }
 
-// bound is the least or the most that a number may be.
+// bound is the least or the most that a number may be; the zero value is none.
 type bound struct {
-	least bool
+	kind  string
 	value float64
 	unit  string
 }
 
-func atLeast(v float64, unit string) bound { return bound{true, v, unit} }
-func atMost(v float64, unit string) bound  { return bound{false, v, unit} }
+const least, most = "≥ ", "≤ "
+
+func atLeast(v float64, unit string) bound { return bound{least, v, unit} }
+func atMost(v float64, unit string) bound  { return bound{most, v, unit} }
 
 func (b bound) met(v float64) bool {
-	if b.least {
+	if b.kind == least {
 		return v >= b.value
 	}
 	return v <= b.value
 }
 
-func (b bound) text() string {
-	switch {
-	case b == bound{}:
-		return ""
-	case b.least:
-		return "≥ " + number(b.value) + b.unit
-	default:
-		return "≤ " + number(b.value) + b.unit
-	}
-}
+func (b bound) text() string { return b.kind + number(b.value) + b.unit }
 
 // number has as many decimals as say something.
 func number(v float64) string {

@@ -53,10 +53,11 @@ func (t *tap) accept() {
 		}
 		go func() {
 			defer from.Close()
+			defer to.Close()
 			_, _ = io.Copy(from, to)
 		}()
 		go func() {
-			defer to.Close()
+			defer to.(*net.TCPConn).CloseWrite() // answers may still come
 			t.count(io.TeeReader(from, to))
 		}()
 	}
