@@ -20,7 +20,7 @@ const (
 
 // idleRow: a gateway with a worker and nothing to do.
 func (l *lab) idleRow(ctx context.Context) error {
-	_, err := l.once(ctx, setup{kind: product, workers: concurrency}, func(ctx context.Context, k *stack) (sample, error) {
+	_, err := l.once(ctx, setup{kind: product, worker: true}, func(ctx context.Context, k *stack) (sample, error) {
 		if err := pause(ctx, settled); err != nil {
 			return sample{}, err
 		}

@@ -35,6 +35,8 @@ type lab struct {
 	duration time.Duration
 	clients  int
 
+	profiles string // directory for CPU profiles of the gateway, "" for none
+
 	dir                string
 	self, gateway, ask string // binaries: this one, the gateway, the peer
 	secret             string
@@ -100,7 +102,7 @@ func (l *lab) say(format string, args ...any) {
 // setup is what a measurement runs on.
 type setup struct {
 	kind    kind
-	workers int    // concurrency of a worker process; 0 for none
+	worker  bool   // start a worker process with it
 	readAll bool   // of the limit
 	body    int    // of xadd
 	tapped  bool   // count what the gateway and its worker send to Redis
@@ -121,6 +123,7 @@ type stack struct {
 	setup
 	lab             *lab
 	url             string
+	admin           string // address for profiles, "" where none are made
 	gateway, worker *process
 	redis           *redis
 	tap, workerTap  *tap // nil where nothing is counted
@@ -175,7 +178,7 @@ func (l *lab) up(ctx context.Context, s setup) (_ *stack, err error) {
 	if err := k.gateway.until(ctx, "listening", func() bool { return answers(addr) }); err != nil {
 		return nil, err
 	}
-	if s.workers > 0 {
+	if s.worker {
 		if err := k.startWorker(ctx); err != nil {
 			return nil, err
 		}
@@ -200,9 +203,16 @@ func (k *stack) startProduct(ctx context.Context, addr, redisURL string) (err er
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
+	args := []string{"serve", "--addr", addr, "--redis-url", redisURL, "--config", file}
+	if k.lab.profiles != "" {
+		if k.admin, err = freeAddr(); err != nil {
+			return err
+		}
+		args = append(args, "--admin-addr", k.admin)
+	}
 	k.gateway, err = start(k.lab.dir, "coatcheck", k.lab.gateway, []string{
 		"COATCHECK_CALLBACKS_SECRET=" + k.lab.secret, "COATCHECK_CALLBACKS_ALLOW_CIDRS=127.0.0.0/8",
-	}, "serve", "--addr", addr, "--redis-url", redisURL, "--config", file)
+	}, args...)
 	if err != nil {
 		return err
 	}
@@ -233,7 +243,10 @@ func (k *stack) startWorker(ctx context.Context) error {
 
 // launchWorker starts the worker alone.
 func (k *stack) launchWorker() (err error) {
-	redisURL, n := k.redis.url(), strconv.Itoa(max(1, k.workers))
+	redisURL, n := k.redis.url(), strconv.Itoa(concurrency)
+	if k.kind == peer {
+		n = strconv.Itoa(peerConcurrency)
+	}
 	if k.tapped {
 		if k.workerTap, err = newTap(k.redis.addr); err != nil {
 			return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"time"
 
@@ -34,14 +35,23 @@ func (k *stack) load(ctx context.Context, o bench.Options) (sample, error) {
 	if o.Clients == 0 {
 		o.Clients = k.lab.clients
 	}
+	profiled := make(chan error, 1)
 	o.Measuring = func(begins bool) {
 		if begins {
 			ends[0] = k.read()
+			if k.admin != "" && o.Requests == 0 {
+				go func() { profiled <- k.profile(string(o.Via), o.Duration) }()
+			} else {
+				profiled <- nil
+			}
 		} else {
 			ends[1] = k.read()
 		}
 	}
 	r, err := bench.Run(ctx, o)
+	if err == nil {
+		err = <-profiled
+	}
 	if err != nil {
 		return sample{}, err
 	}
@@ -164,6 +174,17 @@ func (f found) bad(title string) (n int) {
 		n += s.bad
 	}
 	return n
+}
+
+// carried is how many requests a second the machine's cores carry, by the CPU time
+// that one takes of all processes. What else runs on the machine weighs less on it
+// than on the rate.
+func (s sample) carried() float64 {
+	used := s.gateway + s.redis + s.worker + s.generator
+	if used == 0 {
+		return 0
+	}
+	return float64(runtime.NumCPU()) * 1e6 / used
 }
 
 func rate(s sample) float64       { return s.rate }

@@ -79,6 +79,7 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "how often everything is measured; medians are shown")
 	duration := flag.Duration("duration", 4*time.Second, "of one measurement")
 	clients := flag.Int("clients", 64, "connections of a load")
+	profiles := flag.String("profiles", "", "directory for CPU profiles of the gateway, which cost it a few percent; empty for none")
 	flag.Parse()
 	var want []row
 	for name := range strings.SplitSeq(*chosen, ",") {
@@ -91,11 +92,17 @@ func run(ctx context.Context) error {
 	if *rounds < 1 || *duration <= 0 || *clients < 1 || flag.NArg() > 0 {
 		return errors.New("rounds, duration and clients must be above 0, and nothing may follow the flags")
 	}
+	if *profiles != "" {
+		if err := os.MkdirAll(*profiles, 0o755); err != nil {
+			return err
+		}
+	}
 	l, err := newLab(ctx, *rounds, *duration, *clients)
 	if err != nil {
 		return err
 	}
 	defer l.close()
+	l.profiles = *profiles
 	began := time.Now()
 	for _, r := range want {
 		l.say("%s", r.what)

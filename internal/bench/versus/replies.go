@@ -7,26 +7,31 @@ import (
 	"github.com/coatcheck/coatcheck/internal/bench"
 )
 
-// drainEach is the backlog for each second that a measurement lasts.
-const drainEach = 2500
+// Backlogs for each second that a measurement lasts. That of the limit is larger,
+// so that it lasts at all.
+const (
+	drainEach  = 2500
+	drainLimit = 3 * drainEach
+)
 
 // drainRow: how fast one worker process empties a backlog, until the last outcome
 // is stored.
 func (l *lab) drainRow(ctx context.Context) error {
 	f, err := l.inTurn(ctx, "drain", []setup{{kind: limit}, {kind: product}, {kind: peer}}, func(ctx context.Context, k *stack) (sample, error) {
 		n := int(l.duration.Seconds() * drainEach)
+		if k.kind == limit {
+			n = int(l.duration.Seconds() * drainLimit)
+		}
 		if _, err := k.load(ctx, bench.Options{Via: bench.Submit, Body: small, Requests: n, Duration: drainPatience}); err != nil {
 			return sample{}, err
 		}
-		k.workers = concurrency
 		return k.drain(ctx, n)
 	})
 	if err != nil {
 		return err
 	}
-	own := f.of("coatcheck", rate)
-	l.bound("backlog drained by one worker process, of the limit", atLeast(0.35, ""), bound{}, f.ratio("coatcheck", "limit", rate), "%.0f/s against %.0f/s", own, f.of("limit", rate))
-	l.bound("backlog drained by one worker process, of the asynq peer", atLeast(4, ""), bound{}, f.ratio("coatcheck", "peer", rate), "%.0f/s against %.0f/s", own, f.of("peer", rate))
+	l.rates("backlog drained by one worker process, of the limit", "limit", atLeast(0.35, ""), bound{}, f)
+	l.rates("backlog drained by one worker process, of the asynq peer", "peer", atLeast(4, ""), bound{}, f)
 	return nil
 }
 
@@ -57,7 +62,7 @@ func (k *stack) drain(ctx context.Context, n int) (sample, error) {
 }
 
 // withWorker are the three that answer requests.
-var withWorker = []setup{{kind: limit, workers: concurrency}, {kind: product, workers: concurrency}, {kind: peer, workers: concurrency}}
+var withWorker = []setup{{kind: limit, worker: true}, {kind: product, worker: true}, {kind: peer, worker: true}}
 
 // replies measures exchanges that end with the reply seen.
 func (l *lab) replies(ctx context.Context, what string, via bench.Via) (found, error) {
@@ -77,9 +82,8 @@ func (l *lab) repliesRow(ctx context.Context, what string, via bench.Via) error 
 	if err != nil {
 		return err
 	}
-	own := f.of("coatcheck", rate)
-	l.bound(what+" replies/s, of the limit", atLeast(0.7, ""), bound{}, f.ratio("coatcheck", "limit", rate), "%.0f against %.0f", own, f.of("limit", rate))
-	l.bound(what+" replies/s, of the asynq peer", atLeast(3, ""), bound{}, f.ratio("coatcheck", "peer", rate), "%.0f against %.0f", own, f.of("peer", rate))
+	l.rates(what+" replies/s, of the limit", "limit", atLeast(0.7, ""), bound{}, f)
+	l.rates(what+" replies/s, of the asynq peer", "peer", atLeast(3, ""), bound{}, f)
 	l.clean(what, f)
 	return nil
 }
@@ -91,9 +95,8 @@ func (l *lab) webhookRow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	own := f.of("coatcheck", rate)
-	l.bound("signed durable callbacks/s, of the limit's bare ones", atLeast(0.5, ""), bound{}, f.ratio("coatcheck", "limit", rate), "%.0f against %.0f", own, f.of("limit", rate))
-	l.bound("signed durable callbacks/s, of the asynq peer", atLeast(1.8, ""), bound{}, f.ratio("coatcheck", "peer", rate), "%.0f against %.0f", own, f.of("peer", rate))
+	l.rates("signed durable callbacks/s, of the limit's bare ones", "limit", atLeast(0.5, ""), bound{}, f)
+	l.rates("signed durable callbacks/s, of the asynq peer", "peer", atLeast(1.8, ""), bound{}, f)
 	l.clean("callbacks", f)
 	return nil
 }

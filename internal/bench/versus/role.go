@@ -14,6 +14,12 @@ import (
 // service is what every load is for.
 const service = "echo"
 
+// Concurrency of the workers: more did not make either of them faster.
+const (
+	concurrency     = 128
+	peerConcurrency = 64
+)
+
 // role is what a process of the lab does, so that its CPU time is its own.
 func role(ctx context.Context, args []string) error {
 	switch name, args := args[0], args[1:]; name {

@@ -43,8 +43,7 @@ func (l *lab) streamsRow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.bound("10,000 streams of one request woken at once, of the limit", atLeast(0.8, ""), bound{}, f.ratio("coatcheck", "limit", rate),
-		"%.0f/s against %.0f/s", f.of("coatcheck", rate), f.of("limit", rate))
+	l.rates("10,000 streams of one request woken at once, of the limit", "limit", atLeast(0.8, ""), bound{}, f)
 	return nil
 }
 
@@ -161,7 +160,6 @@ func (k *stack) wake(ctx context.Context, id func(int) string, meanwhile func() 
 		}
 	}
 	before := k.read()
-	k.workers = concurrency
 	if err := k.launchWorker(); err != nil {
 		return sample{}, err
 	}

@@ -31,10 +31,9 @@ func (l *lab) submitRow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	own := f.of("coatcheck", rate)
-	l.bound("submits/s, of chi without Redis", atLeast(0.45, ""), bound{}, f.ratio("coatcheck", "chi", rate), "%.0f against %.0f", own, f.of("chi", rate))
-	l.bound("submits/s, of the limit", atLeast(0.75, ""), atLeast(0.9, ""), f.ratio("coatcheck", "limit", rate), "%.0f against %.0f", own, f.of("limit", rate))
-	l.bound("submits/s, of the asynq peer", atLeast(1.2, ""), atLeast(1.4, ""), f.ratio("coatcheck", "peer", rate), "%.0f against %.0f", own, f.of("peer", rate))
+	l.rates("submits/s, of chi without Redis", "chi", atLeast(0.45, ""), bound{}, f)
+	l.rates("submits/s, of the limit", "limit", atLeast(0.75, ""), atLeast(0.9, ""), f)
+	l.rates("submits/s, of the asynq peer", "peer", atLeast(1.2, ""), atLeast(1.4, ""), f)
 	var ratios []float64
 	for i, s := range f["coatcheck"] {
 		ratios = append(ratios, serverCPU(s)/f["chi"][i].gateway)
@@ -74,7 +73,7 @@ func (l *lab) commandsRow(ctx context.Context) error {
 		setup
 	}{
 		{"commands to Redis per submit", bench.Submit, 1.2, setup{kind: product, tapped: true}},
-		{"commands to Redis per SSE exchange, worker's included", bench.SSE, 6, setup{kind: product, tapped: true, workers: concurrency}},
+		{"commands to Redis per SSE exchange, worker's included", bench.SSE, 6, setup{kind: product, tapped: true, worker: true}},
 	} {
 		s, err := l.once(ctx, c.setup, func(ctx context.Context, k *stack) (sample, error) {
 			return k.load(ctx, bench.Options{Via: c.via, Body: small})

@@ -64,6 +64,12 @@ func (l *lab) bound(what string, b, wanted bound, value float64, note string, ar
 	l.lines = append(l.lines, line{what, b, wanted, value, fmt.Sprintf(note, args...)})
 }
 
+// rates bounds the rate of the gateway by that of another.
+func (l *lab) rates(what, other string, b, wanted bound, f found) {
+	own := string(product)
+	l.bound(what, b, wanted, f.ratio(own, other, rate), "%.0f/s against %.0f/s; by CPU time %.2f", f.of(own, rate), f.of(other, rate), f.ratio(own, other, sample.carried))
+}
+
 // clean bounds what went wrong with the gateway's requests by nothing at all.
 func (l *lab) clean(what string, f found) {
 	l.bound(what+": requests that went wrong", atMost(0, ""), bound{}, float64(f.bad(string(product))), "lost, doubled, wrong, out of order, refused or failed")
@@ -81,13 +87,16 @@ func (l *lab) missed() bool {
 // print writes the figures and the bounds.
 func (l *lab) print(w io.Writer, took time.Duration) {
 	fmt.Fprintf(w, "\n%d rounds of %v, %d clients, %d cores shared by all, %s, %.0f s\n\n", l.rounds, l.duration, l.clients, runtime.NumCPU(), cpuName(), took.Seconds())
+	if len(l.figures) > 0 {
+		fmt.Fprint(w, "Medians. CPU times are µs for one request; carried/s is what they allow all cores together, which other\nwork on the machine changes less than the rate.\n\n")
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if len(l.figures) > 0 {
-		fmt.Fprintln(t, "\t\ta second\tp50 ms\tp99 ms\tCPU µs: gateway\tRedis\tworker\tgenerator\tRedis in B\tout B\t")
+		fmt.Fprintln(t, "\t\ta second\tp50 ms\tp99 ms\tCPU µs: gateway\tRedis\tworker\tgenerator\tcarried/s\tRedis in B\tout B\t")
 	}
 	for _, f := range l.figures {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%.0f\t\n",
-			f.row, f.title, number(f.rate), f.p50, f.p99, f.gateway, f.redis, f.worker, f.generator, f.in, f.out)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t\n",
+			f.row, f.title, number(f.rate), f.p50, f.p99, f.gateway, f.redis, f.worker, f.generator, f.carried(), f.in, f.out)
 	}
 	_ = t.Flush()
 	fmt.Fprintln(w)
