@@ -44,6 +44,9 @@ type lab struct {
 
 	figures []figure
 	lines   []line
+
+	loads, bad int      // of the gateway: how many, and requests of them that went wrong
+	badIn      []string // in which
 }
 
 // newLab builds what is measured. This process may then have as many files open
@@ -109,6 +112,7 @@ type setup struct {
 	redis   string // more arguments of redis-server
 	more    string // lines of the service's configuration, for the gateway
 	name    string // in the tables; "" is the kind
+	what    string // is measured
 }
 
 func (s setup) title() string {

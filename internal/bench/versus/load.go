@@ -18,7 +18,7 @@ type sample struct {
 	rate, p50, p99                    float64
 	gateway, redis, worker, generator float64
 	in, out                           float64
-	bad                               int // lost, doubled, wrong, out of order, refused, failed requests, and errors
+	bad                               int // requests that were lost, doubled, wrong, out of order, refused or failed, and errors
 	sent                              map[string]float64
 }
 
@@ -64,6 +64,9 @@ func (k *stack) load(ctx context.Context, o bench.Options) (sample, error) {
 		s.p50, s.p99 = r.Reply.P50, r.Reply.P99
 	}
 	s.bad = r.Lost + r.Doubled + r.Wrong + r.OutOfOrder + r.Refused + r.Failed + r.Errors
+	if k.kind == product {
+		k.lab.clean(k.what, s.bad)
+	}
 	if s.bad > 0 {
 		k.lab.say("%s by %s: of %d requests %d lost, %d doubled, %d wrong, %d out of order, %d refused, %d failed, %d errors %s",
 			k.title(), o.Via, r.Sent, r.Lost, r.Doubled, r.Wrong, r.OutOfOrder, r.Refused, r.Failed, r.Errors, r.FirstError)
@@ -117,6 +120,7 @@ func (l *lab) inTurn(ctx context.Context, what string, setups []setup, measure f
 	all := found{}
 	for round := range l.rounds {
 		for _, s := range setups {
+			s.what = what
 			one, err := l.once(ctx, s, measure)
 			if err != nil {
 				return nil, err
@@ -166,14 +170,6 @@ func (f found) median(title string) sample {
 		worker: f.of(title, func(s sample) float64 { return s.worker }), generator: f.of(title, func(s sample) float64 { return s.generator }),
 		in: f.of(title, func(s sample) float64 { return s.in }), out: f.of(title, func(s sample) float64 { return s.out }),
 	}
-}
-
-// bad is how many requests of a setup went wrong, in all rounds.
-func (f found) bad(title string) (n int) {
-	for _, s := range f[title] {
-		n += s.bad
-	}
-	return n
 }
 
 // carried is how many requests a second the machine's cores carry, by the CPU time

@@ -54,6 +54,7 @@ var rows = []row{
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop)                 // a second signal ends the process at once
 	if len(os.Args) > 1 && os.Args[1] == "run" { // one of the processes that are measured
 		if err := role(ctx, os.Args[2:]); err != nil && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "versus:", err)

@@ -20,7 +20,7 @@ const (
 // answered, and after its retention.
 func (l *lab) memoryRow(ctx context.Context) error {
 	k, err := l.up(ctx, setup{
-		kind: product, worker: true, more: fmt.Sprintf("    retention: %v\n", memoryKept),
+		kind: product, worker: true, what: "memory", more: fmt.Sprintf("    retention: %v\n", memoryKept),
 		redis: "--slowlog-log-slower-than -1 --latency-tracking no", // they keep up to a MB of what was slow
 	})
 	if err != nil {

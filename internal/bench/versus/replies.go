@@ -84,7 +84,6 @@ func (l *lab) repliesRow(ctx context.Context, what string, via bench.Via) error 
 	}
 	l.rates(what+" replies/s, of the limit", "limit", atLeast(0.7, ""), bound{}, f)
 	l.rates(what+" replies/s, of the asynq peer", "peer", atLeast(3, ""), bound{}, f)
-	l.clean(what, f)
 	return nil
 }
 
@@ -97,7 +96,6 @@ func (l *lab) webhookRow(ctx context.Context) error {
 	}
 	l.rates("signed durable callbacks/s, of the limit's bare ones", "limit", atLeast(0.5, ""), bound{}, f)
 	l.rates("signed durable callbacks/s, of the asynq peer", "peer", atLeast(1.8, ""), bound{}, f)
-	l.clean("callbacks", f)
 	return nil
 }
 
@@ -108,14 +106,13 @@ func (l *lab) latencyRow(ctx context.Context) error {
 		name string
 	}{{200, "200/s"}, {1000, "1,000/s"}} {
 		f, err := l.inTurn(ctx, "SSE at "+at.name, withWorker[:2], func(ctx context.Context, k *stack) (sample, error) {
-			return k.load(ctx, bench.Options{Via: bench.SSE, Body: small, Rate: at.rate})
+			return k.load(ctx, bench.Options{Via: bench.SSE, Body: small, Rate: at.rate, Duration: 2 * l.duration})
 		})
 		if err != nil {
 			return err
 		}
 		l.bound("SSE at "+at.name+": p50, of the limit's", atMost(1.4, ""), bound{}, f.ratio("coatcheck", "limit", p50), "%.2f ms against %.2f ms", f.of("coatcheck", p50), f.of("limit", p50))
 		l.bound("SSE at "+at.name+": p99", atMost(3, " ms"), bound{}, f.of("coatcheck", p99), "the limit's is %.2f ms", f.of("limit", p99))
-		l.clean("SSE at "+at.name, f)
 	}
 	return nil
 }

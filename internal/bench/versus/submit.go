@@ -40,7 +40,6 @@ func (l *lab) submitRow(ctx context.Context) error {
 	}
 	l.bound("CPU of gateway and Redis per submit, of chi's per POST", atMost(2.6, ""), atMost(2.2, ""), median(ratios),
 		"%.1f µs against %.1f; the limit %.1f, the peer %.1f", f.of("coatcheck", serverCPU), f.of("chi", gatewayCPU), f.of("limit", serverCPU), f.of("peer", serverCPU))
-	l.clean("submits", f)
 	return nil
 }
 
@@ -72,8 +71,8 @@ func (l *lab) commandsRow(ctx context.Context) error {
 		most float64
 		setup
 	}{
-		{"commands to Redis per submit", bench.Submit, 1.2, setup{kind: product, tapped: true}},
-		{"commands to Redis per SSE exchange, worker's included", bench.SSE, 6, setup{kind: product, tapped: true, worker: true}},
+		{"commands to Redis per submit", bench.Submit, 1.2, setup{kind: product, tapped: true, what: "commands"}},
+		{"commands to Redis per SSE exchange, worker's included", bench.SSE, 6, setup{kind: product, tapped: true, worker: true, what: "commands"}},
 	} {
 		s, err := l.once(ctx, c.setup, func(ctx context.Context, k *stack) (sample, error) {
 			return k.load(ctx, bench.Options{Via: c.via, Body: small})
@@ -117,6 +116,5 @@ func (l *lab) largeRow(ctx context.Context) error {
 	l.bound("64 KiB bodies: CPU of gateway and Redis per submit, of the limit with io.ReadAll", atMost(0.9, ""), bound{}, f.ratio("coatcheck", "limit", serverCPU),
 		"%.1f µs against %.1f (%.1f with sized reads); the gateways alone %.1f against %.1f", f.of("coatcheck", serverCPU), f.of("limit", serverCPU), f.of("limit, sized", serverCPU),
 		f.of("coatcheck", gatewayCPU), f.of("limit", gatewayCPU))
-	l.clean("64 KiB bodies", f)
 	return nil
 }

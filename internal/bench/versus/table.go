@@ -70,13 +70,30 @@ func (l *lab) rates(what, other string, b, wanted bound, f found) {
 	l.bound(what, b, wanted, f.ratio(own, other, rate), "%.0f/s against %.0f/s; by CPU time %.2f", f.of(own, rate), f.of(other, rate), f.ratio(own, other, sample.carried))
 }
 
-// clean bounds what went wrong with the gateway's requests by nothing at all.
-func (l *lab) clean(what string, f found) {
-	l.bound(what+": requests that went wrong", atMost(0, ""), bound{}, float64(f.bad(string(product))), "lost, doubled, wrong, out of order, refused or failed")
+// clean notes what went wrong with the gateway's requests. One line at the end is
+// about all of them.
+func (l *lab) clean(what string, bad int) {
+	l.loads++
+	if bad > 0 {
+		l.bad += bad
+		l.badIn = append(l.badIn, fmt.Sprintf("%s: %d", what, bad))
+	}
+}
+
+// concluded are the lines, with the one about what went wrong.
+func (l *lab) concluded() []line {
+	if l.loads == 0 {
+		return l.lines
+	}
+	note := "lost, doubled, wrong, out of order, refused or failed, or errors"
+	if l.bad > 0 {
+		note = strings.Join(l.badIn, ", ")
+	}
+	return append(l.lines, line{"requests to the gateway that went wrong, in all loads", atMost(0, ""), bound{}, float64(l.bad), note})
 }
 
 func (l *lab) missed() bool {
-	for _, n := range l.lines {
+	for _, n := range l.concluded() {
 		if !n.bound.met(n.value) {
 			return true
 		}
@@ -101,7 +118,7 @@ func (l *lab) print(w io.Writer, took time.Duration) {
 	_ = t.Flush()
 	fmt.Fprintln(w)
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, n := range l.lines {
+	for _, n := range l.concluded() {
 		mark, wanted := "✗", ""
 		if n.bound.met(n.value) {
 			mark = "✓"
