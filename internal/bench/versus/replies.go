@@ -111,7 +111,7 @@ func (l *lab) latencyRow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.bound("SSE at "+at.name+": p50, of the limit's", atMost(1.4, ""), bound{}, f.ratio("coatcheck", "limit", p50), "%.2f ms against %.2f ms", f.of("coatcheck", p50), f.of("limit", p50))
+		l.bound("SSE at "+at.name+": p50, of the limit's", atMost(1.4, ""), bound{}, f.ratio("coatcheck", "limit", p50), "%.2f ms against %.2f ms; %.0f replies/s came", f.of("coatcheck", p50), f.of("limit", p50), f.of("coatcheck", rate))
 		l.bound("SSE at "+at.name+": p99", atMost(3, " ms"), bound{}, f.of("coatcheck", p99), "the limit's is %.2f ms", f.of("limit", p99))
 	}
 	return nil
