@@ -64,6 +64,7 @@ type Options struct {
 	IDKey      string                   // correlation.Keyring text; default: the deployment's, made by the first gateway
 	MaxReply   int                      // largest final reply in bytes; default 10 MiB
 	Judge      Judge                    // of final replies; default: none
+	Durability Durability               // demanded of Redis; default: nothing, for who accepts nothing
 	Logger     *slog.Logger             // default slog.Default()
 
 	// Dial connects to Redis; default: the network. A test gives an in-memory one.
@@ -133,10 +134,12 @@ type Broker struct {
 	submits *pipeline[*submission, []string]
 	reads   *pipeline[readAsk, any]
 	sends   *pipeline[outgoing, struct{}]
+	fences  *pipeline[partition, struct{}]
 
 	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
 	health   atomic.Pointer[error]      // nil pointer value: healthy
 	memory   memory
+	keeper   keeper
 	samples  sampler
 	roster   roster
 	tenants  tenants
@@ -166,18 +169,22 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 	if o.Partitions < 0 || o.Partitions > correlation.MaxPartitions {
 		return nil, fmt.Errorf("partitions: %d is outside 0..%d", o.Partitions, correlation.MaxPartitions)
 	}
-	c, err := connect(o)
-	if err != nil {
+	var err error
+	if o.Durability, err = o.Durability.check(); err != nil {
 		return nil, err
 	}
-	b := &Broker{options: o, name: o.Name, log: o.Logger, redis: c}
+	b := &Broker{options: o, name: o.Name, log: o.Logger}
 	b.samples.init()
+	if b.redis, err = connect(o, b.looker()); err != nil {
+		return nil, err
+	}
 	if err := b.start(ctx); err != nil {
-		return nil, errors.Join(err, c.close())
+		return nil, errors.Join(err, b.redis.close())
 	}
 	b.submits = newPipeline(b.sendSubmits)
 	b.reads = newPipeline(b.sendReads)
 	b.sends = newPipeline(b.sendReplies)
+	b.fences = newPipeline(b.sendFences)
 	return b, nil
 }
 
@@ -192,6 +199,9 @@ func (b *Broker) start(ctx context.Context) error {
 		return err
 	}
 	b.checkMemory(ctx)
+	if err := b.startKeeping(ctx); err != nil {
+		return err
+	}
 	if err := b.refreshServices(ctx); err != nil {
 		return err
 	}
@@ -206,6 +216,7 @@ func (b *Broker) Close() error {
 		b.submits.close()
 		b.reads.close()
 		b.sends.close()
+		b.fences.close()
 		err = b.redis.close()
 	})
 	return err

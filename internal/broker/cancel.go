@@ -65,7 +65,7 @@ func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict
 			if len(v) > 1 && v[1] != "" {
 				b.count(parseReport([]string{v[1]}))
 			}
-			return v[0], again, nil
+			return v[0], again, b.confirm(ctx, p)
 		}
 		if !unsent(err) {
 			again = true

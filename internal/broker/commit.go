@@ -27,7 +27,7 @@ func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
 		if try > 0 && !loop.Rest(ctx, submitPause) {
 			break
 		}
-		if todo = b.trySubmits(ctx, todo); len(todo) == 0 {
+		if todo = b.trySubmits(ctx, todo, try > 0); len(todo) == 0 {
 			return
 		}
 	}
@@ -40,8 +40,9 @@ func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
 	}
 }
 
-// trySubmits sends one pipeline and returns the calls that are still open.
-func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string]) (open []*call[*submission, []string]) {
+// trySubmits sends one pipeline and returns the calls that are still open. again says
+// that an earlier one may have had its effect.
+func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string], again bool) (open []*call[*submission, []string]) {
 	pipe := b.redis.commands.Pipeline()
 	together := gatherSubmits(calls)
 	answers := make([]*redis.Cmd, len(together))
@@ -49,23 +50,31 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 		keys, args := t.command()
 		answers[i] = pipe.EvalSha(ctx, t.script.sha, keys, args...)
 	}
+	end := b.seal(ctx, pipe, partitionOf(calls[0].ask.id), again)
 	_, _ = pipe.Exec(ctx) // each answer has its own error
+	broken := b.sealSubmits(end, calls)
 	reload := false
 	var left []*call[*submission, []string]
 	for i, t := range together {
 		raw, err := answers[i].Result()
-		reload = reload || isNoScript(err)
+		reload = reload || isNoScript(err) || isNoScript(broken)
 		for j, c := range t.calls {
 			if err == nil {
 				c.answer, c.err = t.answer(raw, j)
 			} else {
 				c.err = err
 			}
+			if c.err == nil && stores(c.answer) {
+				c.err = broken
+				c.ask.unknown = c.ask.unknown || broken != nil
+			}
 			switch {
 			case c.err == nil && c.answer == nil:
 				c.ask.left = true
 				left = append(left, c)
 			case c.err == nil:
+			case c.err == broken && final(broken):
+				c.err = fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, broken)
 			case strings.HasPrefix(c.err.Error(), "OOM") && !c.ask.unknown:
 				c.err = fault("submit", c.err)
 			default:
@@ -80,7 +89,12 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 		}
 	}
 	if len(left) > 0 {
-		open = append(open, b.trySubmits(ctx, left)...)
+		open = append(open, b.trySubmits(ctx, left, again)...)
 	}
 	return open
+}
+
+// stores tells whether the answer is that the request is in Redis.
+func stores(answer []string) bool {
+	return answer != nil && (answer[0] == "accepted" || answer[0] == "replayed" || answer[0] == "item")
 }

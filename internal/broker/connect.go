@@ -40,7 +40,9 @@ func (silence) Printf(context.Context, string, ...any) {}
 
 var silenceOnce = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
 
-func connect(o Options) (clients, error) {
+// connect makes the clients. looked, where there is one, is called with each new
+// connection for commands, before it is used.
+func connect(o Options, looked func(context.Context, redis.Cmdable)) (clients, error) {
 	silenceOnce()
 	base, err := redis.ParseURL(o.URL)
 	if err != nil {
@@ -63,6 +65,12 @@ func connect(o Options) (clients, error) {
 	blocking.ReadTimeout = longestBlock + commandTimeout
 
 	pubsub := *base
+	if looked != nil {
+		base.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+			looked(ctx, c)
+			return nil
+		}
+	}
 	return clients{redis.NewClient(base), redis.NewClient(&blocking), redis.NewClient(&pubsub)}, nil
 }
 
@@ -98,7 +106,13 @@ func unsent(err error) bool {
 	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) {
 		return true
 	}
-	var refused redis.Error // an error that Redis itself answered with
+	return saidByRedis(err)
+}
+
+// saidByRedis tells an error that Redis itself answered with from one of the
+// connection.
+func saidByRedis(err error) bool {
+	var refused redis.Error
 	return errors.As(err, &refused)
 }
 

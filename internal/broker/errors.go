@@ -39,13 +39,18 @@ var (
 	// ErrMemory is returned by Submit while Redis is above the share of its
 	// memory that is kept for replies.
 	ErrMemory = errors.New("no room for new requests in Redis")
+	// ErrUndurable is returned by Open, and by all that accepts, while Redis does not
+	// keep requests as is configured: not accepted, nothing will run. Its text is for
+	// operators.
+	ErrUndurable = errors.New("Redis does not keep requests as is configured")
 	// ErrUnavailable is returned while Redis can't be asked. For Submit it
 	// means: not accepted, nothing will run.
 	ErrUnavailable = errors.New("Redis can't be reached")
 	// ErrUnknownOutcome is returned by Submit, Cancel, Delete and Answer where the
-	// connection broke after the command was sent: it had its effect or not.
-	// Only a repeat can tell, of a submit with the same idempotency key.
-	ErrUnknownOutcome = errors.New("connection to Redis broke after the command was sent")
+	// connection broke after the command was sent, or too few replicas confirmed it: it
+	// had its effect or not, and may lose it. Only a repeat can tell, of a submit with
+	// the same idempotency key.
+	ErrUnknownOutcome = errors.New("it is unknown whether the command has its effect")
 	// ErrUnknownClaim is returned by Answer for a token that was not handed out
 	// with a claim.
 	ErrUnknownClaim = errors.New("unknown claim")

@@ -41,7 +41,7 @@ func (b *Broker) Replies(ctx context.Context, id correlation.ID, after, most int
 	for i, line := range texts(raw[2]) {
 		events = append(events, parseEvent(r, max(after+1, first)+i, line))
 	}
-	return r, events, first, nil
+	return r, events, first, b.shown(ctx, r, len(events))
 }
 
 // Owed reads what a callback tells of: the record, and for a progress intent
@@ -59,10 +59,10 @@ func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
 	}
 	lines := texts(raw[2])
 	if len(lines) == 0 || number(texts(raw)[1]) > int64(i.Number) {
-		return r, nil, nil
+		return r, nil, b.shown(ctx, r, 0)
 	}
 	e := parseEvent(r, i.Number, lines[0])
-	return r, &e, nil
+	return r, &e, b.shown(ctx, r, 1)
 }
 
 // Reply reads a record with the whole reply body. ErrGone, ErrUnavailable.
@@ -71,7 +71,11 @@ func (b *Broker) Reply(ctx context.Context, id correlation.ID) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	return parseView(id, raw[0])
+	r, err := parseView(id, raw[0])
+	if err != nil {
+		return Record{}, err
+	}
+	return r, b.shown(ctx, r, 0)
 }
 
 func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most, inline int, owed bool) ([]any, error) {

@@ -21,3 +21,6 @@ func SubmitGeneral(ctx context.Context, b *Broker, s Submission) (Record, bool, 
 	sub.left = true
 	return b.commit(ctx, sub, len(s.Body))
 }
+
+// Inspect looks at the settings of Redis, as Run does every 30 s.
+func Inspect(ctx context.Context, b *Broker) error { return b.inspect(ctx) }

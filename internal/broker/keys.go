@@ -40,6 +40,7 @@ func (p partition) replies() string { return p.prefix() + "replies" }
 func (p partition) steward() string { return p.prefix() + "steward" }
 func (p partition) limits() string  { return p.prefix() + "limits" }
 func (p partition) kept() string    { return p.prefix() + "kept" }
+func (p partition) fence() string   { return p.prefix() + "fence" } // never there between two commands
 func (p partition) aside() string   { return p.prefix() + "aside" }
 func (p partition) counts() string  { return p.prefix() + "counts" }
 func (p partition) tenants() string { return p.prefix() + "tenants" }

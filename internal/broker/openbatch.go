@@ -51,9 +51,9 @@ func (b *Broker) VerifyBatch(id correlation.ID, tenant string) error {
 // place in it; CloseBatch says when all are. With a key the same payload gives the
 // same batch, for as long as one of its requests may be known. had is how many items
 // the call had, and items are those of them that can be submitted.
-// ErrIdempotencyMismatch, ErrUnavailable.
+// ErrIdempotencyMismatch, ErrUnavailable, ErrUndurable, ErrUnknownOutcome.
 func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []byte, had int, items []Submission) (Opened, error) {
-	if err := b.Ready(); err != nil {
+	if err := b.Admits(); err != nil {
 		return Opened{}, err
 	}
 	var lasts time.Duration
@@ -77,6 +77,9 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 		}
 		for _, old := range olds {
 			if o, found, err := b.boundBatch(ctx, old, binding, fingerprint); found || err != nil {
+				if err == nil {
+					err = b.confirm(ctx, old)
+				}
 				return o, err
 			}
 		}
@@ -103,7 +106,7 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 		if id, err = correlation.Parse(v[1]); err != nil {
 			return Opened{}, fmt.Errorf("read the bound ID of a batch: %w", err)
 		}
-		return Opened{id, millis(v[2]), v[0] == "replayed"}, nil
+		return Opened{id, millis(v[2]), v[0] == "replayed"}, b.confirm(ctx, home)
 	}
 	return Opened{}, fmt.Errorf("open a batch: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
 }

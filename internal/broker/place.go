@@ -29,6 +29,9 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 	for _, old := range olds {
 		if s.binding != "" {
 			if r, found, err := b.bound(ctx, s, old); found || err != nil {
+				if err == nil {
+					err = b.confirm(ctx, old)
+				}
 				return r, found, err
 			}
 		}

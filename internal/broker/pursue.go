@@ -28,8 +28,8 @@ func (b *Broker) Pursue(ctx context.Context, p int) (more bool, err error) {
 	if len(jobs) == 0 {
 		return false, nil
 	}
-	if err := b.admitBytes(ctx, 0); err != nil {
-		return false, nil // new requests wait for room; so do these
+	if b.Admits() != nil || b.admitBytes(ctx, 0) != nil {
+		return false, nil // new requests wait for better times; so do these
 	}
 	for _, job := range jobs {
 		id, err := correlation.Parse(job)

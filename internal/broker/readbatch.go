@@ -147,6 +147,11 @@ func (b *Broker) tally(ctx context.Context, id correlation.ID, ask BatchAsk, par
 			}
 			into.News = append(into.News, ItemOutcome{item, int(number(f[1])), Status(f[2]), millis(f[3]), n})
 		}
+		if len(lines) > 0 && b.Kept().Mode == Replicated {
+			if err := b.shownUntil(ctx, partition(n), into.News[len(into.News)-1].At, false); err != nil {
+				return nil, err
+			}
+		}
 		for _, text := range texts(list[2]) {
 			if item, err := correlation.Parse(text); err == nil {
 				into.Waiting = append(into.Waiting, item)

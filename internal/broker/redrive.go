@@ -50,7 +50,7 @@ const (
 // later, and lives in Redis: the stewards do it, see Pursue. ErrUnavailable,
 // ErrUnknownOutcome: begin another, a dead letter is never redriven twice.
 func (b *Broker) RedriveAll(ctx context.Context, f RedriveFilter) (Redrive, error) {
-	if err := b.Ready(); err != nil {
+	if err := b.Admits(); err != nil {
 		return Redrive{}, err
 	}
 	if f.Limit <= 0 || f.Limit > MostRedriven {
@@ -60,6 +60,9 @@ func (b *Broker) RedriveAll(ctx context.Context, f RedriveFilter) (Redrive, erro
 	id := b.mint(home, f.Tenant)
 	if _, err := b.beginRedrive(ctx, home, id, f, "", "1"); err != nil {
 		return Redrive{}, sentFault("begin to redrive", err)
+	}
+	if err := b.confirm(ctx, home); err != nil {
+		return Redrive{}, err
 	}
 	return b.RedriveStatus(ctx, id)
 }
@@ -130,6 +133,9 @@ func (b *Broker) StopRedrive(ctx context.Context, id correlation.ID) (Redrive, e
 	}
 	if err := b.stopRedrive(ctx, partitionOf(id), id, "1"); err != nil {
 		return r, sentFault("stop a redrive", err)
+	}
+	if err := b.confirm(ctx, partitionOf(id)); err != nil {
+		return r, err
 	}
 	if err := b.spreadStop(ctx, id); err != nil { // else the steward at home does it
 		b.log.Debug("tell the partitions that a redrive was stopped", "error", err)

@@ -37,6 +37,9 @@ func (b *Broker) Retry(ctx context.Context, id correlation.ID) (r Record, replay
 		if !known {
 			return old, false, ErrUnknownService
 		}
+		if err := b.Admits(); err != nil {
+			return old, false, err
+		}
 		if err := b.admitBytes(ctx, 0); err != nil { // the body moves
 			return old, false, err
 		}
@@ -47,6 +50,9 @@ func (b *Broker) Retry(ctx context.Context, id correlation.ID) (r Record, replay
 	}
 	switch verdict {
 	case "accepted", "replayed":
+		if err := b.confirm(ctx, partitionOf(id)); err != nil {
+			return old, false, err
+		}
 		r, err := b.replay(ctx, made)
 		return r, verdict == "replayed", err
 	case "full":

@@ -28,13 +28,16 @@ func (r *refresher) due(every time.Duration) bool {
 	return time.Since(r.last) >= every
 }
 
-// Run does the upkeep of this process until ctx ends: health, new services,
+// Run does the upkeep of this process until ctx ends: health, durability, new services,
 // configuration, and putting both back after Redis lost its data.
 func (b *Broker) Run(ctx context.Context) error {
 	health := time.NewTicker(healthInterval)
 	defer health.Stop()
 	for ctx.Err() == nil {
 		b.checkHealth(ctx)
+		if b.Ready() == nil {
+			b.inspectIfDue(ctx)
+		}
 		if b.Ready() == nil && b.services.due(refreshInterval) {
 			if err := b.refresh(ctx); err != nil && ctx.Err() == nil {
 				b.log.Warn("read the shared configuration", "error", err)

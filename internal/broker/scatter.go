@@ -52,7 +52,7 @@ func (b *Broker) Scatter(ctx context.Context, s Scatter) (r Record, replayed boo
 	if size > maxScatterBytes {
 		return Record{}, false, ErrScatterTooLarge
 	}
-	if err := b.Ready(); err != nil {
+	if err := b.Admits(); err != nil {
 		return Record{}, false, err
 	}
 	if err := b.admitBytes(ctx, size); err != nil {

@@ -35,6 +35,7 @@ func (b *Broker) count(facts []Fact) {
 // Stats is a snapshot for the metrics.
 type Stats struct {
 	DataLost int64 // times that Redis came back without its data
+	Unmet    int64 // answers withheld because replicas did not confirm in time
 	Pool     Pool
 }
 
@@ -52,7 +53,7 @@ func (b *Broker) Stats() Stats {
 		p.Total, p.Idle, p.Stale = p.Total+s.TotalConns, p.Idle+s.IdleConns, p.Stale+s.StaleConns
 		p.Hits, p.Misses, p.Timeouts = p.Hits+s.Hits, p.Misses+s.Misses, p.Timeouts+s.Timeouts
 	}
-	return Stats{DataLost: b.counters.dataLost.Load(), Pool: p}
+	return Stats{DataLost: b.counters.dataLost.Load(), Unmet: b.keeper.unmet.Load(), Pool: p}
 }
 
 // Table counts the correlation table by status, over all partitions: open ones

@@ -52,7 +52,11 @@ func (b *Broker) read(ctx context.Context, ask readAsk) (Record, error) {
 		}
 		return Record{}, err
 	}
-	return parseView(ask.id, raw)
+	r, err := parseView(ask.id, raw)
+	if err != nil {
+		return Record{}, err
+	}
+	return r, b.shown(ctx, r, 0)
 }
 
 // sendReads reads a batch in one pipeline, each distinct question once.

@@ -91,7 +91,7 @@ func (b *Broker) prepare(ctx context.Context, s Submission) (*submission, error)
 	if !known {
 		return nil, ErrUnknownService
 	}
-	if err := b.Ready(); err != nil {
+	if err := b.Admits(); err != nil {
 		return nil, err
 	}
 	if err := b.admitBytes(ctx, len(s.Body)); err != nil {
@@ -149,12 +149,18 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 		case "mismatch":
 			return Record{}, false, ErrIdempotencyMismatch
 		case "replayed":
+			if err := b.confirm(ctx, partitionOf(sub.id)); err != nil {
+				return Record{}, false, err
+			}
 			r, err := b.replay(ctx, answer[1])
 			if errors.Is(err, ErrGone) { // its retention ended in this instant: the key is free
 				continue
 			}
 			return r, true, err
 		case "item": // of a batch that was sent again; what was forgotten meanwhile is not run anew
+			if err := b.confirm(ctx, partitionOf(sub.id)); err != nil {
+				return Record{}, false, err
+			}
 			r, err := b.replay(ctx, answer[1])
 			if errors.Is(err, ErrGone) {
 				r.ID, err = correlation.Parse(answer[1])
