@@ -100,6 +100,10 @@ var Problems = []ProblemType{
 		Meaning: "The gateway cannot reach Redis. A submit was not accepted and nothing will run; whether a request exists cannot be told now. Try again after Retry-After.",
 	},
 	{
+		Slug: "not-durable", Status: 503, Title: "Redis does not keep requests as it should", Retry: true,
+		Meaning: "What is accepted would not be kept as the operator demands: Redis is set up in another way, or too few of its replicas follow. /readyz says what to do. Nothing was accepted; try again after Retry-After.",
+	},
+	{
 		Slug: "memory-full", Status: 503, Title: "There is no room for new requests", Retry: true,
 		Meaning: "Redis or the gateway is close to its memory limit and keeps the rest for replies to accepted work. Nothing was accepted; try again after Retry-After.",
 	},
@@ -121,6 +125,6 @@ var Problems = []ProblemType{
 	},
 	{
 		Slug: "effect-unknown", Status: 504, Title: "It is unknown whether the call had its effect", Retry: true,
-		Meaning: "The connection to Redis broke after the call was passed on. Repeat it: a submit with the same Idempotency-Key returns the same correlation ID or accepts it once; a cancel or delete does no harm a second time.",
+		Meaning: "The connection to Redis broke after the call was passed on, or too few replicas of it have confirmed the call. Repeat it: a submit with the same Idempotency-Key returns the same correlation ID or accepts it once; a cancel or delete does no harm a second time.",
 	},
 }

@@ -1172,6 +1172,9 @@ type ProblemNoRoomForReply = Problem
 // ProblemNoRoomNow An error (RFC 9457)
 type ProblemNoRoomNow = Problem
 
+// ProblemNoRoomToRedrive An error (RFC 9457)
+type ProblemNoRoomToRedrive = Problem
+
 // ProblemNoSuchRoute An error (RFC 9457)
 type ProblemNoSuchRoute = Problem
 
@@ -1204,6 +1207,9 @@ type ProblemReplyFailedApplicationProblemPlusJSON = Problem
 
 // ProblemSubmitRefused An error (RFC 9457)
 type ProblemSubmitRefused = Problem
+
+// ProblemTakesNothing An error (RFC 9457)
+type ProblemTakesNothing = Problem
 
 // ProblemTimedOut An error (RFC 9457)
 type ProblemTimedOut = Problem

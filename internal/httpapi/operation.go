@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 
 	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
 // livez says that the process runs; whether Redis does is readyz' question.
@@ -11,15 +13,21 @@ func (s *Server) livez(w http.ResponseWriter, _ *http.Request) error {
 	return s.text(w, "text/plain; charset=utf-8", []byte("ok\n"))
 }
 
-// readyz says whether this gateway takes requests.
+// readyz says whether this gateway takes requests, and how they are kept.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	if err := s.Broker.Ready(); err != nil {
+	if err := s.Broker.Admits(); errors.Is(err, broker.ErrUndurable) {
+		return failure{slug: "not-durable", detail: err.Error(), cause: err} // for operators, who look here
+	} else if err != nil {
 		return err
 	}
-	return s.text(w, "text/plain; charset=utf-8", []byte("ok\n"))
+	text := "ok\n"
+	if kept := s.Broker.Kept(); kept.Mode != broker.Unpromised {
+		text += "durability: " + kept.String() + "\n"
+	}
+	return s.text(w, "text/plain; charset=utf-8", []byte(text))
 }
 
 // openapi serves the contract.

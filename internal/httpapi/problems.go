@@ -56,6 +56,7 @@ var table = []struct {
 	slug string
 }{
 	{broker.ErrUnknownOutcome, "effect-unknown"}, // it wraps what broke the connection
+	{broker.ErrUndurable, "not-durable"},         // some of it may pass, and is unavailable too
 	{broker.ErrGone, "gone"},
 	{broker.ErrTerminal, "already-terminal"},
 	{broker.ErrNotDead, "not-dead"},

@@ -55,6 +55,8 @@ var (
 	descHeld    = prometheus.NewDesc("coatcheck_partitions_held", "Partitions that this gateway does the upkeep of.", nil, nil)
 	descReady   = prometheus.NewDesc("coatcheck_redis_up", "Whether Redis answers this gateway.", nil, nil)
 	descLost    = prometheus.NewDesc("coatcheck_redis_data_lost_total", "Times that Redis came back without its data.", nil, nil)
+	descKept    = prometheus.NewDesc("coatcheck_durability", "1 while Redis keeps what is accepted as is promised, else 0 and no requests are taken. source: configured, checked against Redis; asserted, by the operator; redis, as it is set, nothing configured.", []string{"mode", "source"}, nil)
+	descUnmet   = prometheus.NewDesc("coatcheck_durability_unmet_total", "Answers withheld because too few replicas of Redis had confirmed in time.", nil, nil)
 	descPool    = prometheus.NewDesc("coatcheck_redis_connections", "Connections to Redis.", []string{"state"}, nil)
 	descStuck   = prometheus.NewDesc("coatcheck_stuck", "Decisions overdue by more than 10 s: timeouts, back-offs, callbacks to try again. Must be 0.", nil, nil)
 	descOwed    = prometheus.NewDesc("coatcheck_callbacks_owed", "Callbacks on their way, without those that wait for another try.", nil, nil)
@@ -121,6 +123,8 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	s := m.broker.Stats()
 	out <- prometheus.MustNewConstMetric(descLost, prometheus.CounterValue, float64(s.DataLost))
 	out <- prometheus.MustNewConstMetric(descMisses, prometheus.CounterValue, float64(s.Pool.Timeouts))
+	out <- prometheus.MustNewConstMetric(descUnmet, prometheus.CounterValue, float64(s.Unmet))
+	m.collectKept(gauge)
 	gauge(descBuild, 1, m.sources.Version)
 	m.collectSent(out)
 	gauge(descPool, float64(s.Pool.Idle), "idle")
@@ -160,6 +164,22 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	for _, status := range append([]broker.Status{broker.Scheduled, broker.Queued, broker.Running}, broker.Outcomes...) {
 		gauge(descTable, float64(table[status]), string(status))
 	}
+}
+
+func (m *metrics) collectKept(gauge func(*prometheus.Desc, float64, ...string)) {
+	kept, reached, source := m.broker.Kept(), 1.0, "configured"
+	switch {
+	case kept.Mode == broker.Unpromised:
+		return
+	case kept.Auto:
+		source = "redis"
+	case kept.Asserted:
+		source = "asserted"
+	}
+	if kept.Wrong != nil {
+		reached = 0
+	}
+	gauge(descKept, reached, kept.Durability.String(), source)
 }
 
 func (m *metrics) collectSent(out chan<- prometheus.Metric) {

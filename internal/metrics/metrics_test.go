@@ -21,6 +21,7 @@ import (
 func TestNames(t *testing.T) {
 	b, err := broker.Open(t.Context(), broker.Options{
 		URL: redistest.Mini(t), Logger: slog.New(slog.DiscardHandler), Services: map[string]broker.ServiceConfig{"echo": {}},
+		Durability: broker.Durability{Mode: broker.Memory},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +76,7 @@ func TestNames(t *testing.T) {
 		`coatcheck_queue_waiting{reason="delay",service="echo"} 1`, `coatcheck_queue_waiting{reason="key",service="echo"} 1`,
 		`coatcheck_queue_waiting{reason="line",service="echo"} 1`, "coatcheck_waiters 2", "coatcheck_stuck 0", "coatcheck_callbacks_owed 0", "coatcheck_replies_set_aside 1",
 		`coatcheck_callbacks_total{result="given_up"} 6`, `coatcheck_build_info{version="v1.2.3"} 1`, `coatcheck_replies_total{kind="garbage"} 1`,
-		"coatcheck_streams 3", "coatcheck_redis_up 1",
+		"coatcheck_streams 3", "coatcheck_redis_up 1", `coatcheck_durability{mode="memory",source="configured"} 1`, "coatcheck_durability_unmet_total 0",
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s", line)
@@ -90,7 +91,7 @@ func TestNames(t *testing.T) {
 	slices.Sort(names)
 	want := []string{
 		"coatcheck_build_info", "coatcheck_callbacks_owed", "coatcheck_callbacks_total",
-		"coatcheck_claims_waiting", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds", "coatcheck_queue_waiting",
+		"coatcheck_claims_waiting", "coatcheck_durability", "coatcheck_durability_unmet_total", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds", "coatcheck_queue_waiting",
 		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
 		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_service_paused", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
 	}
