@@ -40,7 +40,9 @@ func dev() *cobra.Command {
 		Short: "Run everything on this machine to try it out; nothing is kept",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var wanted config.Durability
 			settings, err := settings(file, func(s *config.Config) {
+				wanted = s.Durability
 				forDev(s)
 				if c.Flags().Changed("addr") {
 					s.Addr = addr
@@ -48,6 +50,9 @@ func dev() *cobra.Command {
 			})
 			if err != nil {
 				return err
+			}
+			if wanted != "auto" && wanted != settings.Durability {
+				logger(settings.Log, os.Stderr).Warn("dev keeps nothing; durability is not used. For a gateway that keeps it: coatcheck serve", "durability", wanted)
 			}
 			return runDev(c, settings, redisAddr)
 		},
@@ -68,6 +73,7 @@ func forDev(s *config.Config) {
 		own := s.Services[name] // as configured, or by the defaults
 		s.Services[name] = own
 	}
+	s.Durability, s.DurabilityAsserted = "memory", false
 	s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
 	for name, own := range s.Services {
 		own.MaxQueued = min(own.MaxQueued, devBacklog)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -38,9 +39,18 @@ func serve() *cobra.Command {
 				if changed("partitions") {
 					s.Partitions = given.Partitions
 				}
+				if changed("durability") {
+					s.Durability = given.Durability
+				}
+				if changed("durability-asserted") {
+					s.DurabilityAsserted = given.DurabilityAsserted
+				}
 			})
 			if err != nil {
 				return err
+			}
+			if s.RedisURL == "" && s.Durability.Replicas() > 0 {
+				return usage{fmt.Errorf("durability: %s needs a redis_url: the redis-server that is started without one has no replicas", s.Durability)}
 			}
 			return runServe(c, s)
 		},
@@ -52,6 +62,8 @@ func serve() *cobra.Command {
 	c.Flags().StringVar(&given.DataDir, "data-dir", d.DataDir, "where that redis-server keeps its data")
 	c.Flags().StringVar(&given.Admin.Addr, "admin-addr", "", "address of a listener of its own for /metrics and profiles")
 	c.Flags().IntVar(&given.Partitions, "partitions", 0, "shards of the correlation table; 0 keeps what is")
+	c.Flags().StringVar((*string)(&given.Durability), "durability", string(d.Durability), "what Redis must have done before a 202: memory, local, fsync, replicated(n)\nor auto, which promises what Redis is set to")
+	c.Flags().BoolVar(&given.DurabilityAsserted, "durability-asserted", false, "believe --durability where Redis does not let its settings be read")
 	return c
 }
 
@@ -61,7 +73,10 @@ func runServe(c *cobra.Command, s config.Config) error {
 		log.Warn("auth is none: whoever reaches this port may submit, read, cancel and work; configure auth.keys, or keep the port private")
 	}
 	if s.RedisURL == "" {
-		r, err := localredis.Start(c.Context(), s.DataDir, log)
+		if s.Durability == "auto" { // it has an append-only file
+			s.Durability = "local"
+		}
+		r, err := localredis.Start(c.Context(), s.DataDir, s.Durability == "fsync", log)
 		if err != nil {
 			return err
 		}

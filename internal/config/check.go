@@ -95,6 +95,9 @@ func (c Config) Check() error {
 			return fmt.Errorf("id_key: %w", err)
 		}
 	}
+	if err := c.checkDurability(); err != nil {
+		return err
+	}
 	if err := c.Defaults.check("defaults", c.Bounds); err != nil {
 		return err
 	}

@@ -77,6 +77,11 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"max_body: 300MiB\n":                               "max_inflight_body: 256MiB is too little for one body of 300MiB",
 		"auth:\nlog: {level: info}\n":                      "auth is empty",
 		"drain_timeout: 21s\n":                             "1ns..20s",
+		"durability: disk\n":                               `[1:13] "disk" is not one of auto, memory, local, fsync or replicated(n)`,
+		"durability: replicated\n":                         "replicated(n)",
+		"durability: replicated(0)\n":                      "replicated(n)",
+		"durability_wait: 3s\n":                            "durability_wait: 3s is outside 1ms..2s",
+		"durability_asserted: true\n":                      "durability does not say what is asserted",
 	} {
 		c, err := config.Load(file(t, text), nil)
 		if err == nil {
@@ -93,6 +98,7 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"COATCHECK_DEFAULTS_TIMEOUT=soon":              "COATCHECK_DEFAULTS_TIMEOUT: ",
 		"COATCHECK_MAX_BODY=much":                      "COATCHECK_MAX_BODY: ",
 		"COATCHECK_PARTITIONS=x":                       "COATCHECK_PARTITIONS: ",
+		"COATCHECK_DURABILITY=often":                   "COATCHECK_DURABILITY: ",
 		"COATCHECK_CALLBACKS_SECRET_FILE=/no/such/one": "COATCHECK_CALLBACKS_SECRET_FILE: open /no/such/one",
 	} {
 		if _, err := config.Load("", []string{variable}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
@@ -147,5 +153,21 @@ func TestUpstreamKeepsItsPassword(t *testing.T) {
 	c.Services = map[string]config.Service{"shop": {Upstream: "http://shop/@me"}}
 	if err := c.Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestDurability(t *testing.T) {
+	for text, want := range map[string]struct {
+		mode     string
+		replicas int
+	}{"auto": {"auto", 0}, "memory": {"memory", 0}, "local": {"local", 0}, "fsync": {"fsync", 0}, "replicated(2)": {"replicated", 2}} {
+		inFile, err := config.Load(file(t, "durability: "+text+"\n"), nil)
+		if err != nil || inFile.Durability.Mode() != want.mode || inFile.Durability.Replicas() != want.replicas || inFile.Check() != nil {
+			t.Errorf("%s: %q, %v, %v", text, inFile.Durability, err, inFile.Check())
+		}
+		inVariable, err := config.Load("", []string{"COATCHECK_DURABILITY=" + text})
+		if err != nil || inVariable.Durability != inFile.Durability {
+			t.Errorf("%s: %q, %v", text, inVariable.Durability, err)
+		}
 	}
 }

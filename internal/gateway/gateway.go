@@ -168,7 +168,7 @@ func brokerOptions(o Options, chain *intercept.Chain) broker.Options {
 	c := o.Config
 	b := broker.Options{
 		URL: c.RedisURL, Partitions: c.Partitions, Defaults: broker.ServiceConfig(c.Defaults), IDKey: c.IDKey,
-		MaxReply: int(c.MaxBody), Judge: judge(chain), Logger: o.Logger, Services: map[string]broker.ServiceConfig{},
+		MaxReply: int(c.MaxBody), Judge: judge(chain), Durability: durability(c), Logger: o.Logger, Services: map[string]broker.ServiceConfig{},
 	}
 	if o.RedisURL != "" {
 		b.URL = o.RedisURL
@@ -177,6 +177,12 @@ func brokerOptions(o Options, chain *intercept.Chain) broker.Options {
 		b.Services[name] = broker.ServiceConfig(s.Limits)
 	}
 	return b
+}
+
+func durability(c config.Config) broker.Durability {
+	return broker.Durability{
+		Mode: broker.Mode(c.Durability.Mode()), Replicas: c.Durability.Replicas(), Wait: c.DurabilityWait, Asserted: c.DurabilityAsserted,
+	}
 }
 
 // upstreams are the services that an HTTP backend answers.

@@ -2,7 +2,7 @@
 // one-machine mode of `coatcheck serve`. It listens on a unix socket in the data
 // directory, so nothing but this user's processes reaches it.
 //
-//	r, err := localredis.Start(ctx, "data", logger) // returned: it answers
+//	r, err := localredis.Start(ctx, "data", false, logger) // returned: it answers
 //	defer r.Stop()
 //	… r.URL …
 //
@@ -45,6 +45,7 @@ type Redis struct {
 	URL string
 
 	dir, socket string
+	always      bool // sync every write
 	log         *slog.Logger
 	gateways    *os.File      // shared lock, held until Stop
 	stop        chan struct{} // closed by Stop
@@ -52,8 +53,9 @@ type Redis struct {
 }
 
 // Start starts a redis-server with an append-only file in dir, or goes on with
-// the one that runs there. It returns once the server answers.
-func Start(ctx context.Context, dir string, log *slog.Logger) (*Redis, error) {
+// the one that runs there. It returns once the server answers. The file is synced
+// with every write, or once a second unless another gateway wants always.
+func Start(ctx context.Context, dir string, always bool, log *slog.Logger) (*Redis, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -66,7 +68,7 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Redis, error) {
 		return nil, fmt.Errorf("data directory %s: its path is too long for a unix socket (%d bytes, at most %d)", dir, len(socket), socketLimit)
 	}
 	r := &Redis{
-		URL: "unix://" + socket, dir: dir, socket: socket, log: log,
+		URL: "unix://" + socket, dir: dir, socket: socket, always: always, log: log,
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	ctx, enough := context.WithCancel(ctx)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -65,7 +66,7 @@ func logger() (*slog.Logger, *lines) {
 func start(t *testing.T, dir string) (*Redis, *lines) {
 	t.Helper()
 	log, said := logger()
-	r, err := Start(t.Context(), dir, log)
+	r, err := Start(t.Context(), dir, false, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +142,29 @@ func TestTwoGatewaysShareAServer(t *testing.T) {
 	gone(t, second)
 }
 
+// Whoever wants every write synced gets it, also of a server that is there already;
+// who does not takes it from nobody.
+func TestSyncsEveryWriteWhereWanted(t *testing.T) {
+	const often = "*2\r\n$11\r\nappendfsync\r\n$%d\r\n%s"
+	dir := t.TempDir()
+	first, _ := start(t, dir)
+	tell(t, first, "CONFIG GET appendfsync", fmt.Sprintf(often, 8, "everysec"))
+	log, _ := logger()
+	second, err := Start(t.Context(), dir, true, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell(t, first, "CONFIG GET appendfsync", fmt.Sprintf(often, 6, "always"))
+	third, _ := start(t, dir)
+	tell(t, first, "CONFIG GET appendfsync", fmt.Sprintf(often, 6, "always"))
+	first.Stop()
+	third.Stop()
+	kill(t, second)
+	tell(t, second, "CONFIG GET appendfsync", fmt.Sprintf(often, 6, "always"))
+	second.Stop()
+	gone(t, second)
+}
+
 // kill ends the server as kill -9 does, and waits for the next one.
 func kill(t *testing.T, r *Redis) {
 	t.Helper()
@@ -194,14 +218,14 @@ func TestSaysWhyItCannotStart(t *testing.T) {
 		broken: "redis.log", file: "not a directory", filepath.Join(t.TempDir(), strings.Repeat("x", 100)): "too long for a unix socket",
 	} {
 		log, _ := logger()
-		_, err := Start(t.Context(), dir, log)
+		_, err := Start(t.Context(), dir, false, log)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v, want a line about %q", err, want)
 		}
 	}
 	t.Setenv("PATH", t.TempDir())
 	log, _ := logger()
-	if _, err := Start(t.Context(), t.TempDir(), log); !errors.Is(err, ErrMissing) {
+	if _, err := Start(t.Context(), t.TempDir(), false, log); !errors.Is(err, ErrMissing) {
 		t.Errorf("%v", err)
 	}
 }
@@ -239,7 +263,7 @@ func TestLoadingServerIsWaitedFor(t *testing.T) {
 		}
 		l.Close() // before Stop asks
 	}()
-	r, err := Start(t.Context(), dir, log)
+	r, err := Start(t.Context(), dir, false, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +286,7 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer stop()
 	log, _ := logger()
-	if _, err := Start(ctx, dir, log); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Start(ctx, dir, false, log); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }

@@ -43,7 +43,7 @@ func (r *Redis) ensure(ctx context.Context) (started bool, err error) {
 		err := ping(r.socket)
 		switch {
 		case err == nil:
-			return ended != nil, nil
+			return ended != nil, r.demand()
 		case errors.Is(err, errLoading):
 			silent = time.Now()
 			if !loading {
@@ -75,7 +75,7 @@ func (r *Redis) launch(l *os.File) (ended <-chan error, err error) {
 	}
 	defer log.Close()
 	cmd := exec.Command(path, "--port", "0", "--unixsocket", r.socket, "--unixsocketperm", "600", "--dir", r.dir,
-		"--daemonize", "no", "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+		"--daemonize", "no", "--appendonly", "yes", "--appendfsync", r.fsync(), "--save", "",
 		"--maxmemory-policy", "noeviction")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{l}
@@ -92,6 +92,29 @@ func (r *Redis) launch(l *os.File) (ended <-chan error, err error) {
 		exit <- err
 	}()
 	return exit, nil
+}
+
+// demand has a server that another gateway started sync as often as is wanted here;
+// never less often than that one wants.
+func (r *Redis) demand() error {
+	if !r.always {
+		return nil
+	}
+	answer, err := ask(r.socket, "CONFIG SET appendfsync always")
+	if err == nil && answer != "+OK" {
+		err = fmt.Errorf("it says %q", answer)
+	}
+	if err != nil {
+		return fmt.Errorf("have redis-server sync every write: %w", err)
+	}
+	return nil
+}
+
+func (r *Redis) fsync() string {
+	if r.always {
+		return "always"
+	}
+	return "everysec"
 }
 
 // watch starts the server again where it ended by itself, until Stop.
