@@ -50,6 +50,13 @@ browser: ## the page in Chromium against the real binary (needs chromium and Nod
 ledger: tools ## kill gateways and workers under load and count every request
 	$(GO) test -count=1 -v -run TestLedger ./internal/ledger
 
+.PHONY: powercut
+powercut: tools ## cut the power of Redis under load, ten times a durability, and count what was accepted (strace; PLANT=1 must fail)
+	@has() { command -v strace >/dev/null; }; has || { sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  command -v apt-get >/dev/null && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends strace >/dev/null 2>&1; \
+	  has || { echo "make: powercut needs strace on Linux; install it (Debian: apt-get install strace)"; exit 1; }; }
+	POWERCUT=1 POWERCUT_PLANT=$(PLANT) $(GO) test -count=1 -v -timeout 30m ./internal/powercut
+
 .PHONY: life
 life: tools ## draw 2,000 histories of requests, and hold each to what is promised
 	$(GO) test -count=1 -v -timeout 60m -run TestLifeOfARequest ./internal/broker -rapid.checks=2000

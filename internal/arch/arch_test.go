@@ -52,6 +52,7 @@ var arrows = map[string][]string{
 	"internal/metrics":      {"internal/broker", "internal/callback"},
 	"internal/pull":         {"internal/broker", "internal/loop"},
 	"internal/quickredis":   {},
+	"internal/powercut":     {},
 	"internal/readme":       {},
 	"internal/redistest":    {"internal/quickredis"},
 	"internal/steward":      {"internal/broker", "internal/loop"},
