@@ -150,13 +150,14 @@ func ready(t *testing.T, url string) {
 	}
 }
 
-// receipt is a 202.
+// receipt is the answer to a submit; only a 202 counts.
 type receipt struct {
-	api.Status
+	code     int
+	id       string
 	replayed bool
 }
 
-// submit submits once; only a 202 counts.
+// submit submits once.
 func submit(ctx context.Context, gateway, service, key string) (receipt, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, gateway+"/v1/services/"+service+"/requests", strings.NewReader(key))
 	if err != nil {
@@ -168,14 +169,13 @@ func submit(ctx context.Context, gateway, service, key string) (receipt, error) 
 	if err != nil {
 		return receipt{}, err
 	}
-	if code != http.StatusAccepted {
-		return receipt{}, fmt.Errorf("%d %s", code, body)
-	}
+	r := receipt{code: code, replayed: header.Get(api.HeaderIdempotencyReplayed) == "true"}
 	var s api.Status
-	if err := json.Unmarshal(body, &s); err != nil {
-		return receipt{}, err
+	if code == http.StatusAccepted {
+		err = json.Unmarshal(body, &s)
 	}
-	return receipt{s, header.Get(api.HeaderIdempotencyReplayed) == "true"}, nil
+	r.id = s.CorrelationID
+	return r, err
 }
 
 // post submits without a key.
@@ -193,8 +193,10 @@ func status(gateway, id string) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	code, _, _, err = do(request)
-	return code, err
+	return patiently(func() (int, error) {
+		code, _, _, err := do(request)
+		return code, err
+	})
 }
 
 // reply waits for the outcome and reads the reply.
@@ -204,7 +206,11 @@ func reply(gateway, id string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		code, _, body, err := do(request)
+		var body []byte
+		code, err := patiently(func() (code int, err error) {
+			code, _, body, err = do(request)
+			return code, err
+		})
 		if err != nil || code != http.StatusOK {
 			return "", fmt.Errorf("%d %s, %w", code, body, err)
 		}
@@ -220,6 +226,18 @@ func reply(gateway, id string) (string, error) {
 		return text, err
 	}
 	return "", errors.New("no outcome")
+}
+
+// patiently calls again while the gateway can't tell: a server whose system calls
+// are all written down may be slow beyond its patience.
+func patiently(call func() (code int, err error)) (code int, err error) {
+	for begun := time.Now(); ; {
+		code, err = call()
+		if err == nil && code != http.StatusServiceUnavailable && code != http.StatusGatewayTimeout || time.Since(begun) > time.Minute {
+			return code, err
+		}
+		<-time.After(200 * time.Millisecond) // as its Retry-After says, about
+	}
 }
 
 func do(request *http.Request) (code int, header http.Header, body []byte, err error) {

@@ -114,11 +114,11 @@ func (l *ledger) load(redis *disk, cut int, d time.Duration) {
 		all.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				key := fmt.Sprintf("%d-%d-%d", cut, client, n)
-				id, err := submit(ctx, l.gateways[(client+n)%len(l.gateways)], service(n), key)
+				r, err := submit(ctx, l.gateways[(client+n)%len(l.gateways)], service(n), key)
 				at := time.Now()
 				l.mu.Lock()
-				if err == nil {
-					l.fresh[key] = accepted{id.CorrelationID, at}
+				if err == nil && r.code == 202 {
+					l.fresh[key] = accepted{r.id, at}
 				} else {
 					l.unsure++
 				}
@@ -167,8 +167,12 @@ func (l *ledger) read(cut int) {
 		l.t.Errorf("%s: %d accepted requests are lost that must not be, the oldest was accepted %v before the cut", l.durability, late, oldest.Round(time.Millisecond))
 	}
 	l.each(l.fresh, func(key string, a accepted) {
-		again, err := submit(context.Background(), l.gateways[(len(key)+1)%len(l.gateways)], serviceOf(key), key)
-		if err != nil || !again.replayed || again.CorrelationID != a.id {
+		var again receipt
+		_, err := patiently(func() (code int, err error) {
+			again, err = submit(context.Background(), l.gateways[(len(key)+1)%len(l.gateways)], serviceOf(key), key)
+			return again.code, err
+		})
+		if err != nil || !again.replayed || again.id != a.id {
 			l.t.Errorf("%s again: %+v, %v; want %s", key, again, err, a.id)
 		}
 	})
