@@ -47,8 +47,8 @@ browser: ## the page in Chromium against the real binary (needs chromium and Nod
 	cd web && npm ci --no-audit --no-fund && npm test
 
 .PHONY: ledger
-ledger: tools ## kill gateways and workers under load and count every request
-	$(GO) test -count=1 -v -run TestLedger ./internal/ledger
+ledger: tools ## kill gateways, workers and Redis under load, 50 times, and count every request (SEED=n repeats)
+	$(GO) test -count=1 -v -timeout 20m -run 'TestLedger$$' ./internal/ledger -full $(if $(SEED),-seed $(SEED))
 
 .PHONY: powercut
 powercut: tools ## cut the power of Redis under load, ten times a durability, and count what was accepted (strace; PLANT=1 must fail)

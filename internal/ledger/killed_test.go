@@ -7,21 +7,17 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/api/client"
-	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
 // All clocks run on after the gateway that accepted the request was killed, and
 // each names itself.
 func TestClocksOutliveTheirGateway(t *testing.T) {
-	r := redistest.Start(t)
-	f := deploy(t, r.URL)
+	f := deploy(t, false)
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	if _, err := submit(ctx, f, 0, "warm-up"); err != nil {
-		t.Fatal(err)
-	}
+	f.flows(t)
 	idle := "nobody" // known by its announcement, answered by no one
-	r.Client.HSetNX(ctx, "cc:services", idle, "{}")
+	f.redis.Client.HSetNX(ctx, "cc:services", idle, "{}")
 	tests := map[string]struct {
 		service string
 		request client.Request
@@ -34,17 +30,16 @@ func TestClocksOutliveTheirGateway(t *testing.T) {
 	accepted := map[string]api.Status{}
 	for reason, test := range tests {
 		for accepted[reason].CorrelationID == "" {
-			s, err := one(f, 0).Submit(ctx, test.service, test.request)
+			s, err := f.client(0).Submit(ctx, test.service, test.request)
 			if ctx.Err() != nil {
 				t.Fatalf("%s: %v", reason, err)
 			}
 			accepted[reason] = s // a service is known within a second
 		}
 	}
-	f.procs[0].kill()
-	f.procs[0].start(t) // for the end of the test; its clocks are in Redis
+	f.servers[0].Kill() // its clocks are in Redis
 	for reason, test := range tests {
-		s, err := one(f, 1).Wait(ctx, accepted[reason].CorrelationID)
+		s, err := f.client(1).Wait(ctx, accepted[reason].CorrelationID)
 		if err != nil || s.Status != api.TimedOut || s.Reason != reason {
 			t.Errorf("%s: %s, %q, %v", reason, s.Status, s.Reason, err)
 			continue
@@ -62,29 +57,28 @@ func TestClocksOutliveTheirGateway(t *testing.T) {
 // A request whose worker is killed runs again on another one, within its lease
 // and five seconds.
 func TestKilledWorkerLosesNothing(t *testing.T) {
-	r := redistest.Start(t)
-	f := deploy(t, r.URL)
+	f := deploy(t, false)
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	s, err := one(f, 0).Submit(ctx, stuck, client.Request{Body: []byte("x")})
+	s, err := f.client(0).Submit(ctx, stuck, client.Request{Body: []byte("x")})
 	for err != nil && ctx.Err() == nil { // the first gateway listens when it listens
-		s, err = one(f, 0).Submit(ctx, stuck, client.Request{Body: []byte("x")})
+		s, err = f.client(0).Submit(ctx, stuck, client.Request{Body: []byte("x")})
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	for s.Status != api.Running {
-		if s, err = one(f, 0).Status(ctx, s.CorrelationID); err != nil {
+		if s, err = f.client(0).Status(ctx, s.CorrelationID); err != nil {
 			t.Fatal(err)
 		}
 	}
 	killed := time.Now()
-	for _, p := range f.procs[gateways:] { // whoever has it; they come back at once
-		p.kill()
-		p.start(t)
+	for _, p := range f.workers { // whoever has it; they come back at once
+		p.Kill()
+		p.Start()
 	}
 	for s.Attempt < 2 || s.Status != api.Running {
-		if s, err = one(f, 0).Status(ctx, s.CorrelationID); err != nil {
+		if s, err = f.client(0).Status(ctx, s.CorrelationID); err != nil {
 			t.Fatal(err)
 		}
 	}

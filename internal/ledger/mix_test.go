@@ -3,12 +3,9 @@ package ledger_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"testing"
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
@@ -16,7 +13,6 @@ import (
 )
 
 const (
-	parts = 3 // of a reply that is sent in parts
 	items = 4 // of a batch
 	delay = 300 * time.Millisecond
 )
@@ -27,35 +23,34 @@ type kind struct {
 	name   string
 	submit func(ctx context.Context, c *client.Client, n int, r client.Request) (id string, err error)
 	verify func(ctx context.Context, a *audit, id, payload string)
-	same   bool // many are submitted with the same payload
-}
-
-// submitted is how something was submitted.
-type submitted struct {
-	n       int
-	payload string
+	same   bool   // many are submitted with the same payload
+	body   string // the payload of all; "" for one of their own
 }
 
 var (
-	plain     = kind{name: "plain", submit: to(quick, nil), verify: func(ctx context.Context, a *audit, id, payload string) { a.echoed(ctx, id, payload) }}
-	long      = kind{name: "slow", submit: to(slow, nil), verify: func(ctx context.Context, a *audit, id, payload string) { a.dispatched(a.echoed(ctx, id, payload)) }}
+	plain     = kind{name: "plain", submit: to(mixed, nil), verify: verifyPlain}
+	long      = kind{name: "slow", submit: to(slow, nil), verify: verifyPlain}
 	streamed  = kind{name: "streamed", submit: to(talk, nil), verify: verifyStreamed}
-	sharing   = kind{name: "shared", submit: to(same, nil), verify: plain.verify, same: true}
+	snaked    = kind{name: "snaked", submit: to(snake, nil), verify: verifySnaked, body: `{"do":"partial"}`}
+	sharing   = kind{name: "shared", submit: to(same, nil), verify: verifyShared, same: true}
 	retried   = kind{name: "retried", submit: to(again, nil), verify: verifyRetried}
 	dead      = kind{name: "dead", submit: to(broken, nil), verify: verifyDead}
-	minimal   = kind{name: "minimal", submit: to(quick, func(r *client.Request, _ int) { r.Minimal = true }), verify: verifyMinimal}
-	delayed   = kind{name: "delayed", submit: to(quick, func(r *client.Request, _ int) { r.Delay = delay }), verify: verifyDelayed}
-	ordered   = kind{name: "ordered", submit: to(quick, func(r *client.Request, n int) { r.OrderingKey = fmt.Sprint("key-", n%3) }), verify: verifyOrdered}
-	first     = kind{name: "high", submit: to(quick, func(r *client.Request, _ int) { r.Priority = "high" }), verify: plain.verify}
+	minimal   = kind{name: "minimal", submit: to(mixed, func(r *client.Request, _ int) { r.Minimal = true }), verify: verifyMinimal}
+	delayed   = kind{name: "delayed", submit: to(mixed, func(r *client.Request, _ int) { r.Delay = delay }), verify: verifyDelayed}
+	ordered   = kind{name: "ordered", submit: to(mixed, func(r *client.Request, n int) { r.OrderingKey = keyOf(n) }), verify: verifyOrdered}
+	first     = kind{name: "high", submit: to(mixed, func(r *client.Request, _ int) { r.Priority = "high" }), verify: verifyPlain}
 	scattered = kind{name: "scattered", submit: scatter, verify: verifyScattered}
 	batched   = kind{name: "batched", submit: batch, verify: verifyBatched}
 )
 
 // mix is what the requests are, in turn.
 var mix = []kind{
-	plain, long, streamed, sharing, scattered, long, minimal, batched,
-	sharing, long, ordered, delayed, retried, dead, ordered, first,
+	plain, long, streamed, sharing, scattered, long, minimal, batched, snaked,
+	sharing, long, ordered, delayed, retried, dead, ordered, first, snaked,
 }
+
+// keyOf is one of few ordering keys.
+func keyOf(n int) string { return fmt.Sprint("key-", n%7) }
 
 // to submits a request to one service.
 func to(service string, change func(*client.Request, int)) func(context.Context, *client.Client, int, client.Request) (string, error) {
@@ -69,7 +64,7 @@ func to(service string, change func(*client.Request, int)) func(context.Context,
 }
 
 func scatter(ctx context.Context, c *client.Client, _ int, r client.Request) (string, error) {
-	s, err := c.Scatter(ctx, []string{quick, slow, again}, client.Scatter{Request: r})
+	s, err := c.Scatter(ctx, []string{mixed, slow, again}, client.Scatter{Request: r})
 	return s.CorrelationID, err
 }
 
@@ -81,7 +76,7 @@ func batch(ctx context.Context, c *client.Client, _ int, r client.Request) (stri
 	}
 	all := make([]api.BatchItem, items)
 	for i := range all {
-		all[i] = api.BatchItem{Service: quick, Encoding: api.BatchItemEncodingText, ContentType: r.ContentType, Body: body}
+		all[i] = api.BatchItem{Service: mixed, Encoding: api.BatchItemEncodingText, ContentType: r.ContentType, Body: body, CallbackURL: r.CallbackURL}
 	}
 	answer, err := c.SubmitBatch(ctx, r.IdempotencyKey, all...)
 	if err != nil {
@@ -97,86 +92,59 @@ func batch(ctx context.Context, c *client.Client, _ int, r client.Request) (stri
 	return strings.Join(ids, " "), nil
 }
 
-// audit reads what became of everything.
-type audit struct {
-	t     *testing.T
-	fleet *fleet
-
-	mu    sync.Mutex // guards the rest
-	again int        // slow requests that were dispatched more than once
-	order map[string][]api.Status
+// turn is when a request of an ordering key was at its worker.
+type turn struct {
+	id                     string
+	created, began, finish time.Time
 }
 
-// dispatched counts a request that another worker had to finish.
-func (a *audit) dispatched(s api.Status) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if s.Attempt > 1 {
-		a.again++
-	}
-}
-
-// ended reads the outcome at every gateway: it is one, and everywhere the same.
-func (a *audit) ended(ctx context.Context, id string, want api.StatusStatus) (first api.Status) {
-	for n := range a.fleet.urls {
-		s, err := one(a.fleet, n).Wait(ctx, id)
-		if err != nil || s.Status != want {
-			a.t.Errorf("%s: %s, %v; want %s", id, s.Status, err, want)
-			return s
-		}
-		if n == 0 {
-			first = s
-		} else if s.FinishedAt != first.FinishedAt || string(s.Reply.Body) != string(first.Reply.Body) {
-			a.t.Errorf("%s: two gateways differ: %+v, %+v", id, first, s)
-		}
-	}
-	return first
-}
-
-// events are those of a request, numbered without a gap; the last is its outcome.
-func (a *audit) events(ctx context.Context, id string) (all []client.Event) {
-	for e, err := range one(a.fleet, 1).Events(ctx, id) {
-		if err != nil && !errors.Is(err, context.Canceled) {
-			a.t.Errorf("%s: events: %v", id, err)
-		}
-		if e.Kind == "progress" || e.Kind == "partial" || e.Kind == "outcome" {
-			all = append(all, e)
-		}
-	}
-	for i, e := range all {
-		number := e.Event.Number
-		if e.Kind == "outcome" {
-			number = e.Status.Events
-		}
-		if number != i+1 || (e.Kind == "outcome") != (i == len(all)-1) {
-			a.t.Errorf("%s: event %d of %d is %s %d", id, i, len(all), e.Kind, number)
-		}
-	}
-	return all
-}
-
-// echoed wants the payload back.
-func (a *audit) echoed(ctx context.Context, id, payload string) api.Status {
+// echoed wants the payload back, in at least so many attempts.
+func (a *audit) echoed(ctx context.Context, id, payload string, attempts int) api.Status {
 	s := a.ended(ctx, id, api.Succeeded)
-	if reply, err := one(a.fleet, len(id)).Reply(ctx, id); err != nil || string(reply.Body) != payload {
+	if reply, err := a.site.client(len(id)).Reply(ctx, id); err != nil || string(reply.Body) != payload {
 		a.t.Errorf("%s: replied %q, %v; want %q", id, reply.Body, err, payload)
 	}
-	a.events(ctx, id)
+	if s.Attempt > attempts {
+		a.again.Add(1)
+	}
 	return s
 }
+
+func verifyPlain(ctx context.Context, a *audit, id, payload string) { a.echoed(ctx, id, payload, 1) }
+
+// verifyShared does not count attempts: they are those of all who share the run.
+func verifyShared(ctx context.Context, a *audit, id, payload string) { a.echoed(ctx, id, payload, 20) }
 
 // verifyStreamed wants all parts of the last attempt in order, after some of those
 // before it.
 func verifyStreamed(ctx context.Context, a *audit, id, payload string) {
-	s := a.echoed(ctx, id, payload)
-	var got, want []string
+	s := a.echoed(ctx, id, payload, 1)
+	var want []string
+	for n := range parts {
+		want = append(want, fmt.Sprintf(`"%d.%d"`, s.Attempt, n))
+	}
+	a.inParts(ctx, id, want)
+}
+
+// verifySnaked wants what the worker in Python says.
+func verifySnaked(ctx context.Context, a *audit, id, _ string) {
+	s := a.ended(ctx, id, api.Succeeded)
+	if reply, err := a.site.client(len(id)).Reply(ctx, id); err != nil || string(reply.Body) != fmt.Sprint("attempt ", s.Attempt) {
+		a.t.Errorf("%s: replied %q, %v in attempt %d", id, reply.Body, err, s.Attempt)
+	}
+	if s.Attempt > 1 {
+		a.again.Add(1)
+	}
+	a.inParts(ctx, id, []string{`"one"`, `"two"`, `"three"`})
+}
+
+// inParts wants the partial replies to end with these.
+func (a *audit) inParts(ctx context.Context, id string, want []string) {
+	var got []string
 	for _, e := range a.events(ctx, id) {
 		if e.Kind == "partial" {
 			got = append(got, string(e.Event.Body))
 		}
-	}
-	for n := range parts {
-		want = append(want, fmt.Sprintf(`"%d.%d"`, s.Attempt, n))
 	}
 	if len(got) < parts || !slices.Equal(got[len(got)-parts:], want) {
 		a.t.Errorf("%s: came in parts %v, want %v at the end", id, got, want)
@@ -184,7 +152,7 @@ func verifyStreamed(ctx context.Context, a *audit, id, payload string) {
 }
 
 func verifyRetried(ctx context.Context, a *audit, id, payload string) {
-	if s := a.echoed(ctx, id, payload); s.Attempt < 2 || len(s.Attempts) != s.Attempt-1 {
+	if s := a.echoed(ctx, id, payload, 2); s.Attempt < 2 || len(s.Attempts) != s.Attempt-1 {
 		a.t.Errorf("%s: attempt %d after %d", id, s.Attempt, len(s.Attempts))
 	}
 }
@@ -192,12 +160,12 @@ func verifyRetried(ctx context.Context, a *audit, id, payload string) {
 // verifyDead redrives it, once, however often that is asked for.
 func verifyDead(ctx context.Context, a *audit, id, _ string) {
 	a.ended(ctx, id, api.Failed)
-	made, err := one(a.fleet, 0).Retry(ctx, id)
+	made, err := a.site.client(0).Retry(ctx, id)
 	if err != nil || made.RetryOf != id {
 		a.t.Errorf("%s: redriven as %+v, %v", id, made, err)
 		return
 	}
-	if twice, err := one(a.fleet, 1).Retry(ctx, id); err != nil || twice.CorrelationID != made.CorrelationID {
+	if twice, err := a.site.client(1).Retry(ctx, id); err != nil || twice.CorrelationID != made.CorrelationID {
 		a.t.Errorf("%s: redriven as %s and as %s, %v", id, made.CorrelationID, twice.CorrelationID, err)
 	}
 	a.ended(ctx, made.CorrelationID, api.Failed)
@@ -210,30 +178,30 @@ func verifyMinimal(ctx context.Context, a *audit, id, _ string) {
 }
 
 func verifyDelayed(ctx context.Context, a *audit, id, payload string) {
-	s := a.echoed(ctx, id, payload)
+	s := a.echoed(ctx, id, payload, 1)
 	if early := time.Time(s.StartedAt).Sub(time.Time(s.CreatedAt)); early < delay {
 		a.t.Errorf("%s: began %v after it was accepted", id, early)
 	}
 }
 
 func verifyOrdered(ctx context.Context, a *audit, id, payload string) {
-	s := a.echoed(ctx, id, payload)
+	s := a.echoed(ctx, id, payload, 1)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var n int
-	fmt.Sscanf(payload, "payload %d", &n)
-	a.order[fmt.Sprint(n%3)] = append(a.order[fmt.Sprint(n%3)], s)
+	if a.order == nil {
+		a.order = map[string][]turn{}
+	}
+	key := keyOf(a.known[id].n)
+	a.order[key] = append(a.order[key], turn{id, time.Time(s.CreatedAt), time.Time(s.StartedAt), time.Time(s.FinishedAt)})
 }
 
 // inOrder wants each request of a key to have begun after those before it ended.
 func (a *audit) inOrder() {
 	for key, all := range a.order {
-		slices.SortFunc(all, func(x, y api.Status) int { return time.Time(x.StartedAt).Compare(time.Time(y.StartedAt)) })
+		slices.SortFunc(all, func(x, y turn) int { return x.began.Compare(y.began) })
 		for i, s := range all[:max(0, len(all)-1)] {
-			next := all[i+1]
-			if time.Time(next.StartedAt).Before(time.Time(s.FinishedAt)) || time.Time(next.CreatedAt).Before(time.Time(s.CreatedAt)) {
-				a.t.Errorf("key %s: %s was accepted at %s and began at %s, %s before it at %s and %s until %s", key,
-					next.CorrelationID, next.CreatedAt, next.StartedAt, s.CorrelationID, s.CreatedAt, s.StartedAt, s.FinishedAt)
+			if next := all[i+1]; next.began.Before(s.finish) || next.created.Before(s.created) {
+				a.t.Errorf("key %s: %+v goes before %+v", key, s, next)
 			}
 		}
 	}
@@ -258,13 +226,13 @@ func verifyScattered(ctx context.Context, a *audit, id, payload string) {
 
 func verifyBatched(ctx context.Context, a *audit, id, payload string) {
 	ids := strings.Fields(id)
-	for n := range a.fleet.urls {
-		b, err := one(a.fleet, n).WaitBatch(ctx, ids[0])
+	for n := range a.site.clients {
+		b, err := a.site.client(n).WaitBatch(ctx, ids[0])
 		if err != nil || !b.Complete || b.Accepted != items || b.Succeeded != items || b.Open != 0 {
 			a.t.Errorf("batch %s: %+v, %v", ids[0], b, err)
 		}
 	}
 	for _, item := range ids[1:] {
-		a.echoed(ctx, item, payload)
+		a.echoed(ctx, item, payload, 1)
 	}
 }
