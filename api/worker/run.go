@@ -133,6 +133,7 @@ func (r *run) claim(ctx context.Context, services []string) {
 			loop.Rest(ctx, limitPause)
 			continue
 		}
+		asked := time.Now()
 		// Not ctx: what Redis hands over while ctx ends must reach a handler.
 		deliveries, err := r.broker.Claim(r.work, r.broker.Name(), services, free, claimBlock)
 		for _, d := range deliveries {
@@ -145,7 +146,7 @@ func (r *run) claim(ctx context.Context, services []string) {
 		}
 		if err != nil {
 			trouble.Warn("the worker can't claim work; trying again", "error", err)
-			loop.Rest(ctx, troublePause+rand.N(troublePause))
+			loop.Rest(ctx, troublePause+rand.N(troublePause)-time.Since(asked)) // what timed out has rested
 		}
 	}
 }

@@ -131,6 +131,8 @@ func (b *Broker) claim(ctx context.Context, consumer string, services, streams [
 	if block > 0 {
 		block = min(max(block, time.Millisecond), longestBlock)
 	}
+	ctx, stop := patience(ctx, block)
+	defer stop()
 	found, err := b.redis.blocking.XReadGroup(ctx, &redis.XReadGroupArgs{
 		Group: workersGroup, Consumer: consumer, Streams: args, Count: int64(each), Block: block,
 	}).Result()

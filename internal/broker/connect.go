@@ -21,6 +21,7 @@ const (
 	commandTimeout = 3 * time.Second                 // a healthy Redis answers within milliseconds; a fork or a slow disk may take this long
 	commandPool    = 32                              // hot paths share pipelines; these serve the single reads beside them
 	blockingPool   = 256 + correlation.MaxPartitions // at most: each blocked reader holds one, a steward one a partition
+	blockedSlack   = 2 * time.Second                 // beyond its block; a Redis that stalls for longer may hand work to nobody, until the lease ends
 	longestBlock   = 2 * time.Second                 // a cancelled context does not interrupt a blocked read
 )
 
@@ -30,6 +31,12 @@ type clients struct {
 	commands *redis.Client // scripts and reads; never re-sent by the library
 	blocking *redis.Client // XREAD and XREADGROUP with BLOCK
 	pubsub   *redis.Client // subscriptions
+}
+
+// patience bounds a blocked read: go-redis gives it ten seconds more than it asks
+// for, and that long a connection that is half-open would go unnoticed.
+func patience(ctx context.Context, block time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, max(block, 0)+blockedSlack)
 }
 
 // silence is the library's own log: it writes to stderr for every failed dial,
@@ -51,7 +58,6 @@ func connect(o Options, looked func(context.Context, redis.Cmdable)) (clients, e
 	base.Protocol = 2 // scripts return flat arrays; nothing of RESP3 is used
 	base.DisableIdentity = true
 	base.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	base.Dialer = o.Dial
 	base.DialTimeout = dialTimeout
 	base.DialerRetries = 1
 	base.ReadTimeout, base.WriteTimeout = commandTimeout, commandTimeout
@@ -65,6 +71,9 @@ func connect(o Options, looked func(context.Context, redis.Cmdable)) (clients, e
 	blocking.ReadTimeout = longestBlock + commandTimeout
 
 	pubsub := *base
+	pubsub.Dialer = o.Dial
+	all := &suspects{conns: map[*suspect]struct{}{}}
+	base.Dialer, blocking.Dialer = all.dialer(base, o.Dial), all.dialer(&blocking, o.Dial)
 	if looked != nil {
 		base.OnConnect = func(ctx context.Context, c *redis.Conn) error {
 			looked(ctx, c)
@@ -122,9 +131,12 @@ func lostGroup(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "NOGROUP") || strings.Contains(err.Error(), "UNBLOCKED"))
 }
 
-// pubsubSilence is after how long without a message a subscription is probed: a
-// half-open connection says nothing for ever.
-const pubsubSilence = 3 * time.Second
+// A half-open connection says nothing for ever: a subscription that was silent is
+// probed, and one that does not answer is given up.
+const (
+	pubsubSilence = 1500 * time.Millisecond
+	pubsubAnswer  = 2 * time.Second
+)
 
 type (
 	subscription = redis.Subscription

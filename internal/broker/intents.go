@@ -48,6 +48,8 @@ func (b *Broker) ClaimIntents(ctx context.Context, n int, block time.Duration) (
 		args[i], args[len(parts)+i] = partition(p).callbacks(), ">"
 		home[args[i]] = p
 	}
+	ctx, stop := patience(ctx, block)
+	defer stop()
 	found, err := b.redis.blocking.XReadGroup(ctx, &redis.XReadGroupArgs{
 		Group: deliverersGroup, Consumer: b.name, Streams: args, Count: int64(max(1, n/len(parts))),
 		Block: min(max(block, time.Millisecond), longestBlock),

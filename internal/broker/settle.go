@@ -70,6 +70,8 @@ func parseReport(lines []string) []Fact {
 // AwaitReplies blocks until there is a reply to settle in the partition, at
 // most for block (at most 2 s). It takes nothing.
 func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (bool, error) {
+	ctx, stop := patience(ctx, block)
+	defer stop()
 	found, err := b.redis.blocking.XRead(ctx, &redis.XReadArgs{
 		Streams: []string{partition(p).replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock),
 	}).Result()

@@ -70,20 +70,20 @@ func (b *Broker) listen(ctx context.Context, channels []string, message func(cha
 		stop()
 		sub.Close()
 	}()
-	probed := false
+	patience := pubsubSilence
 	for {
-		got, err := sub.ReceiveTimeout(ctx, pubsubSilence)
-		if isTimeout(err) && !probed {
+		got, err := sub.ReceiveTimeout(ctx, patience)
+		if isTimeout(err) && patience == pubsubSilence {
 			if err := sub.Ping(ctx); err != nil {
 				return err
 			}
-			probed = true // whatever comes now may be a message that was under way
+			patience = pubsubAnswer // whatever comes now may be a message that was under way
 			continue
 		}
 		if err != nil {
 			return err // or neither message nor answer: the connection is dead
 		}
-		probed = false
+		patience = pubsubSilence
 		switch m := got.(type) {
 		case *subscription:
 			resumed()

@@ -149,13 +149,14 @@ func (s *Steward) renew(ctx context.Context, p int) {
 // settle applies replies as they come.
 func (s *Steward) settle(ctx context.Context, p int) {
 	for ctx.Err() == nil {
+		asked := time.Now()
 		there, err := s.broker.AwaitReplies(ctx, p, replyBlock)
 		if err == nil && there {
 			err = s.settleAll(ctx, p)
 		}
 		if err != nil {
 			s.complain(ctx, "settle replies", p, err)
-			loop.Rest(ctx, troublePause)
+			loop.Rest(ctx, troublePause-time.Since(asked)) // what timed out has rested
 		}
 	}
 }
