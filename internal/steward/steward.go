@@ -15,6 +15,7 @@
 package steward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -197,14 +198,21 @@ func (s *Steward) recovering() bool {
 	return time.Since(time.Unix(0, s.outage.Load())) < settlesDown
 }
 
-// tell logs what an operator should know of workers.
-func (s *Steward) tell(facts []broker.Fact) {
-	for _, f := range facts {
-		switch f.Kind {
-		case "lapse":
-			s.log.Warn("a worker fell silent; its request is given to another", "correlation_id", f.ID, "service", f.Service)
-		case "acked":
-			s.log.Warn("a worker acknowledged its entry by itself; if no reply comes within the lease, the request is given to another", "correlation_id", f.ID, "service", f.Service)
+// tell logs what an operator should know of workers, of one service. A line stands
+// for all that is alike: a worker that dies may take thousands of requests along.
+func (s *Steward) tell(service string, facts []broker.Fact) {
+	for kind, what := range map[string]string{
+		"lapse": "workers fell silent; their requests are given to others",
+		"acked": "workers acknowledged entries by themselves; where no reply comes within the lease, the request is given to another",
+	} {
+		n, first := 0, ""
+		for _, f := range facts {
+			if f.Kind == kind {
+				n, first = n+1, cmp.Or(first, f.ID)
+			}
+		}
+		if n > 0 {
+			s.log.Warn(what, "service", service, "requests", n, "correlation_id", first)
 		}
 	}
 }
@@ -226,12 +234,14 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 // lapseAll goes on until no lease of a service has lapsed: a worker that died
 // may have held thousands of requests.
 func (s *Steward) lapseAll(ctx context.Context, p int, service string) error {
+	var found []broker.Fact
+	defer func() { s.tell(service, found) }()
 	for ctx.Err() == nil {
 		d, err := s.broker.Lapse(ctx, p, service)
 		if err != nil {
 			return err
 		}
-		s.tell(d.Facts)
+		found = append(found, d.Facts...)
 		if d.Settle {
 			if err := s.settleAll(ctx, p); err != nil {
 				return err
@@ -273,7 +283,7 @@ func (s *Steward) sweep() func(context.Context, int) error {
 				return err
 			}
 			after[service] = next
-			s.tell(facts)
+			s.tell(service, facts)
 		}
 		return nil
 	}

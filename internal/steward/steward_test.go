@@ -1,9 +1,12 @@
 package steward_test
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +28,9 @@ type gateway struct {
 	stop    func() // drains
 }
 
-func start(t *testing.T, url string) gateway {
+func start(t *testing.T, url string) gateway { t.Helper(); return startWith(t, url, quiet) }
+
+func startWith(t *testing.T, url string, log *slog.Logger) gateway {
 	t.Helper()
 	b, err := broker.Open(t.Context(), broker.Options{
 		URL: url, Logger: quiet, Services: map[string]broker.ServiceConfig{"echo": {Lease: 200 * time.Millisecond}},
@@ -34,7 +39,7 @@ func start(t *testing.T, url string) gateway {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := steward.New(b, quiet)
+	s := steward.New(b, log)
 	var running sync.WaitGroup
 	running.Go(func() { b.Run(ctx) })
 	running.Go(func() { s.Run(ctx) })
@@ -164,5 +169,29 @@ func TestManyLeasesLapseTogether(t *testing.T) {
 	until(t, "all requests at another worker", func() bool { return take("alive") >= 0 && len(again) >= held })
 	if took := time.Since(begun); took > 3*time.Second {
 		t.Errorf("took %v", took)
+	}
+}
+
+// A worker that dies takes many requests along: that is one line of the log.
+func TestManyLapsesAreOneLine(t *testing.T) {
+	const many = 50
+	var said bytes.Buffer
+	g := startWith(t, redistest.Server(t), slog.New(slog.NewTextHandler(&said, nil)))
+	var lapsed atomic.Int64
+	g.Observe(func(f broker.Fact) {
+		if f.Kind == "lapse" {
+			lapsed.Add(1)
+		}
+	})
+	for range many {
+		g.submit(t, time.Minute)
+	}
+	if d, err := g.Claim(t.Context(), "dies", []string{"echo"}, many, time.Second); err != nil || len(d) != many {
+		t.Fatalf("claimed %d, %v", len(d), err)
+	}
+	until(t, "all lapsed", func() bool { return lapsed.Load() == many })
+	g.stop()
+	if n := strings.Count(said.String(), "fell silent"); n != 1 {
+		t.Errorf("%d lines:\n%s", n, said.String())
 	}
 }
