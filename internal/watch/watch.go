@@ -33,9 +33,9 @@ import (
 )
 
 const (
-	rereadEvery  = 5 * time.Second
-	rereadJitter = time.Second            // gateways that started together must not read together
-	afterTrouble = 500 * time.Millisecond // between rounds while Redis is away, and as much jitter
+	rereadEvery  = 5 * time.Second        // at least, from one begin to the next
+	rereadJitter = time.Second            // off it: gateways that started together must not read together
+	afterTrouble = 500 * time.Millisecond // between rounds while Redis is away, at least
 	rereaders    = 64                     // reads under way at once; they share pipelines
 	detachWithin = time.Second
 )
@@ -94,17 +94,19 @@ func (h *Hub) Run(ctx context.Context) error {
 		h.broker.Wakes(ctx, h.wake, func() { poke(h.resume) })
 	})
 	all.Go(func() {
-		rest := rereadEvery
+		next := rereadEvery
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-h.resume:
-			case <-time.After(rest + rand.N(rereadJitter)):
+			case <-time.After(next - rand.N(rereadJitter)):
 			}
-			rest = rereadEvery
+			begun := time.Now()
 			if err := h.reread(ctx); err != nil {
-				rest = afterTrouble
+				next = afterTrouble + rereadJitter
+			} else {
+				next = rereadEvery - time.Since(begun)
 			}
 		}
 	})

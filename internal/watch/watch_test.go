@@ -191,7 +191,7 @@ func TestLostHintIsMadeUpFor(t *testing.T) {
 		// A second waiter reads the news first: the other must not be forgotten.
 		second := r.wait(id, time.Minute, terminal)
 		for name, waited := range map[string]<-chan found{"first": first, "second": second} {
-			if got := <-waited; got.record.Status != broker.Succeeded || got.after > 7*time.Second {
+			if got := <-waited; got.record.Status != broker.Succeeded || got.after > 5*time.Second {
 				t.Errorf("%s: %s after %v, %v", name, got.record.Status, got.after, got.err)
 			}
 		}
@@ -204,7 +204,7 @@ func TestClaimIsSeenWithinSeconds(t *testing.T) {
 		waited := r.wait(id, time.Minute, func(now broker.Record) bool { return now.Status == broker.Running })
 		synctest.Wait()
 		r.claim()
-		if got := <-waited; got.record.Status != broker.Running || got.after > 7*time.Second {
+		if got := <-waited; got.record.Status != broker.Running || got.after > 5*time.Second {
 			t.Errorf("%s after %v, %v", got.record.Status, got.after, got.err)
 		}
 	})
