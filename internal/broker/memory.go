@@ -22,6 +22,7 @@ const (
 type memory struct {
 	limited atomic.Bool  // maxmemory is set
 	full    atomic.Bool  // new requests are refused
+	spent   atomic.Bool  // nothing fits, not even a sign of life of a worker
 	credit  atomic.Int64 // bytes that may be taken in before the next look
 	look    sync.Mutex   // one look at a time
 }
@@ -47,6 +48,10 @@ func (b *Broker) admitBytes(ctx context.Context, n int) error {
 	return nil
 }
 
+// Full tells whether nothing fits into Redis any more: no worker can be heard then,
+// so none is silent. It asks nobody: Run looks every second.
+func (b *Broker) Full() bool { return b.memory.spent.Load() }
+
 // checkMemory looks how full Redis is.
 func (b *Broker) checkMemory(ctx context.Context) {
 	info, err := b.redis.commands.Info(ctx, "memory").Result()
@@ -55,7 +60,9 @@ func (b *Broker) checkMemory(ctx context.Context) {
 	}
 	used, _ := strconv.ParseInt(infoField(info, "used_memory"), 10, 64)
 	most, _ := strconv.ParseInt(infoField(info, "maxmemory"), 10, 64)
+	apart, _ := strconv.ParseInt(infoField(info, "mem_not_counted_for_evict"), 10, 64)
 	room := int64(memoryShare*float64(most)) - used
+	b.memory.spent.Store(most > 0 && used-apart > most)
 	b.memory.limited.Store(most > 0)
 	b.memory.credit.Store(max(room/memoryCredit, most/memoryLeast))
 	full := most > 0 && room <= 0

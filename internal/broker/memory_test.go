@@ -147,3 +147,43 @@ func TestFullRedisEndsAllKinds(t *testing.T) {
 		}
 	}
 }
+
+// While Redis is full no worker can say that it lives: what it has is not taken away.
+func TestFullRedisTakesNothingAway(t *testing.T) {
+	redis := redistest.Start(t)
+	b := open(t, redis, func(o *broker.Options) {
+		o.Services["echo"] = broker.ServiceConfig{Lease: time.Millisecond}
+	})
+	if err := redis.Client.XAdd(t.Context(), xadd("cc:{0}:queue:echo", "none", "of ours")).Err(); err != nil { // an orphan, which is looked at first
+		t.Fatal(err)
+	}
+	r := submit(t, b, "x")
+	if d, err := b.Claim(t.Context(), "w", []string{"echo"}, 2, time.Second); err != nil || len(d) != 2 {
+		t.Fatalf("claimed %d, %v", len(d), err)
+	}
+	limit := func(most string) {
+		if err := redis.Client.ConfigSet(t.Context(), "maxmemory", most).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit("1mb") // it holds more by itself
+	for range 3 {
+		time.Sleep(2 * time.Millisecond) // past the lease, by Redis' clock
+		if _, err := b.Lapse(t.Context(), 0, "echo"); !errors.Is(err, broker.ErrMemory) {
+			t.Errorf("lapse: %v", err)
+		}
+		if _, _, err := b.Sweep(t.Context(), 0, "echo", ""); !errors.Is(err, broker.ErrMemory) {
+			t.Errorf("sweep: %v", err)
+		}
+	}
+	if got := status(t, b, r.ID); got.Status != broker.Running || got.Attempt != 1 {
+		t.Errorf("it is %s, attempt %d", got.Status, got.Attempt)
+	}
+	limit("0")
+	if _, err := b.Lapse(t.Context(), 0, "echo"); err != nil {
+		t.Errorf("lapse: %v", err)
+	}
+	if got := status(t, b, r.ID); got.Status != broker.Queued || got.Attempt != 2 {
+		t.Errorf("with room again it is %s, attempt %d", got.Status, got.Attempt)
+	}
+}

@@ -150,7 +150,8 @@ func (b *Broker) Decide(ctx context.Context, p int) (Decision, error) {
 	return d, nil
 }
 
-// Lapse takes the work of a service away from workers that fell silent.
+// Lapse takes the work of a service away from workers that fell silent. ErrMemory
+// where Redis is full: nobody can be heard then.
 func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, error) {
 	part := partition(p)
 	raw, err := lapseScript.run(ctx, b.redis.commands, part, []string{part.queue(service)},

@@ -52,7 +52,7 @@ type Steward struct {
 	log     *slog.Logger
 	held    atomic.Int64
 	trouble loop.Trouble
-	outage  atomic.Int64 // when Redis was last seen unavailable, ns since 1970
+	outage  atomic.Int64 // when Redis was last seen unavailable or full, ns since 1970
 
 	mu    sync.Mutex            // guards freed
 	freed map[int]chan struct{} // by partition: somebody gave it up; capacity 1, never closed
@@ -192,9 +192,12 @@ func (s *Steward) decide(ctx context.Context, p int) error {
 	return nil
 }
 
-// recovering tells whether Redis was away just now. Nobody's lease lapses then
+// recovering tells whether Redis was away or full just now. Nobody's lease lapses then
 // before the live workers had time to be heard: their silence was not their own.
 func (s *Steward) recovering() bool {
+	if s.broker.Full() {
+		s.outage.Store(time.Now().UnixNano())
+	}
 	return time.Since(time.Unix(0, s.outage.Load())) < settlesDown
 }
 
@@ -335,7 +338,7 @@ func (s *Steward) complain(ctx context.Context, doing string, p int, err error) 
 	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
 		return
 	}
-	if errors.Is(err, broker.ErrUnavailable) {
+	if errors.Is(err, broker.ErrUnavailable) || errors.Is(err, broker.ErrMemory) {
 		s.outage.Store(time.Now().UnixNano())
 	}
 	s.trouble.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)

@@ -6,7 +6,6 @@
 -- ARGV[2] service, [3] shortest lease in ms, [4] most entries
 -- Returns {'settle' | 'more' | 'done' | 'nogroup', report lines}; lines as in settle.lua,
 -- also "lapse id service".
-even_when_full()
 local service = ARGV[2]
 local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
@@ -16,6 +15,8 @@ if silent.err then
   if string.find(silent.err, 'NOGROUP', 1, true) then return { 'nogroup', report } end
   return redis.error_reply(silent.err)
 end
+
+if #silent > 0 then unless_full() end
 
 local function look(entry, idle)
   local found = { entry = entry, service = service }

@@ -79,6 +79,11 @@ local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 -- this.
 local function even_when_full() redis.call('DEL', P .. 'none') end
 
+-- unless_full ends a script that takes work away before its first write where Redis
+-- is at maxmemory: no worker can say that it lives then. An RPUSHX to nothing would
+-- grow it, and does nothing.
+local function unless_full() redis.call('RPUSHX', P .. 'none', '') end
+
 -- int writes a whole number. To write one costs as much as a command, and most of the
 -- large ones are written more than once: their text is kept. (Small ones would make an
 -- array of the table in an embedded Redis.)

@@ -11,7 +11,7 @@
 --     which it stops
 -- Returns {entry to go on after, '' at the end, report lines}; lines as in
 --     settle.lua, also "lapse id service", and "acked id service" when found.
-even_when_full()
+unless_full()
 local service, budget = ARGV[2], tonumber(ARGV[4])
 local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
