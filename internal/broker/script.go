@@ -36,11 +36,22 @@ func scriptOf(files ...string) *script {
 	return s
 }
 
-// load makes the scripts known to Redis, after a connect and after a restart.
+// load makes the scripts known to Redis that are not, after a connect and after a
+// restart: all of them are half a megabyte.
 func load(ctx context.Context, c redis.Cmdable) error {
-	_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, s := range scripts {
-			p.ScriptLoad(ctx, s.source)
+	digests := make([]string, len(scripts))
+	for i, s := range scripts {
+		digests[i] = s.sha
+	}
+	known, err := c.ScriptExists(ctx, digests...).Result()
+	if err != nil || !slices.Contains(known, false) {
+		return err
+	}
+	_, err = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, s := range scripts {
+			if !known[i] {
+				p.ScriptLoad(ctx, s.source)
+			}
 		}
 		return nil
 	})

@@ -1,6 +1,8 @@
 package quickredis
 
 import (
+	"crypto/sha1"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"sync"
@@ -9,24 +11,27 @@ import (
 	"github.com/yuin/gopher-lua/parse"
 )
 
-// protos are the scripts of this process by their source: *lua.FunctionProto, nil for
-// one that is left to miniredis.
-var protos sync.Map
+// script is what is known of a source.
+type script struct {
+	sha   string
+	proto *lua.FunctionProto // nil where it is left to miniredis: it can't be compiled, or is not ordinary
+}
 
-// compile returns what runs a script, or nil where it is left to miniredis: it can't
-// be compiled, or is not ordinary.
-func compile(source string) *lua.FunctionProto {
-	if known, ok := protos.Load(source); ok {
-		return known.(*lua.FunctionProto)
+var compiled sync.Map // *script by source, of this process
+
+func compile(source string) *script {
+	if known, ok := compiled.Load(source); ok {
+		return known.(*script)
 	}
-	var proto *lua.FunctionProto
+	sum := sha1.Sum([]byte(source)) // what EVALSHA is defined by
+	s := &script{sha: hex.EncodeToString(sum[:])}
 	if chunk, err := parse.Parse(strings.NewReader(source), "<string>"); err == nil {
 		if p, err := lua.Compile(chunk, ""); err == nil && ordinary(p) {
-			proto = p
+			s.proto = p
 		}
 	}
-	protos.Store(source, proto)
-	return proto
+	compiled.Store(source, s)
+	return s
 }
 
 // extraordinary are the names of what the interpreter here does not have, and of what

@@ -19,10 +19,9 @@ package quickredis
 
 import (
 	"bufio"
-	"crypto/sha1"
-	"encoding/hex"
-	"io"
+	"maps"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,17 +40,16 @@ type Redis struct {
 	first   atomic.Pointer[server.Hook]
 	interpreter
 
-	mu       sync.Mutex           // guards the rest
-	sources  map[string]string    // of the scripts by digest
-	sessions map[*server.Peer]any // what scripts run as for a connection; nil where they are left to miniredis
-	asked    map[string]any       // by token: what became known of a connection, see session
+	mu       sync.Mutex            // guards the rest
+	loaded   map[string]string     // sources of scripts by digest
+	ordinary map[*server.Peer]bool // whether the scripts of a connection are run here
 }
 
 // New makes one that is not started.
 func New() *Redis {
 	return &Redis{
 		Miniredis: miniredis.NewMiniRedis(),
-		sources:   map[string]string{}, sessions: map[*server.Peer]any{}, asked: map[string]any{},
+		loaded:    map[string]string{}, ordinary: map[*server.Peer]bool{},
 	}
 }
 
@@ -82,12 +80,11 @@ const asker = "quickredis"
 
 func (r *Redis) hookIn() {
 	r.server = r.Miniredis.Server()
-	r.server.Register(sessionCommand, r.tellSession)
 	r.server.SetPreHook(r.hook)
 }
 
 func (r *Redis) hook(c *server.Peer, command string, args ...string) bool {
-	if c.ClientName == asker || command == sessionCommand {
+	if c.ClientName == asker {
 		return false
 	}
 	if first := r.first.Load(); first != nil && *first != nil && (*first)(c, command, args...) {
@@ -101,7 +98,7 @@ func (r *Redis) hook(c *server.Peer, command string, args ...string) bool {
 	case "SCRIPT":
 		return r.script(c, args)
 	case "MULTI", "SELECT", "SUBSCRIBE", "PSUBSCRIBE":
-		r.remember(c, nil)
+		r.remember(c, false)
 	}
 	return false
 }
@@ -112,12 +109,12 @@ func (r *Redis) evalSHA(c *server.Peer, args []string) bool {
 		return false
 	}
 	r.mu.Lock()
-	source, known := r.sources[args[0]]
+	source, known := r.loaded[args[0]]
 	r.mu.Unlock()
 	if !known {
 		return false
 	}
-	if s := r.session(c); s == nil || !r.run(c, s, args[0], source, args[1:]) {
+	if !r.runsHere(c) || !r.run(c, compile(source), args[1:]) {
 		r.server.Dispatch(c, append([]string{"EVAL", source}, args[1:]...)) // miniredis may not know the digest
 	}
 	return true
@@ -128,15 +125,14 @@ func (r *Redis) eval(c *server.Peer, args []string) bool {
 	if len(args) == 0 {
 		return false
 	}
-	s := r.session(c)
-	if s == nil {
+	if !r.runsHere(c) {
 		return false
 	}
-	sha := digest(args[0])
-	if !r.run(c, s, sha, args[0], args[1:]) {
+	script := compile(args[0])
+	if !r.run(c, script, args[1:]) {
 		return false
 	}
-	r.know(sha, args[0])
+	r.know(script.sha, args[0])
 	return true
 }
 
@@ -147,22 +143,25 @@ func (r *Redis) script(c *server.Peer, args []string) bool {
 	}
 	switch strings.ToUpper(args[0]) {
 	case "LOAD":
-		if len(args) != 2 || r.session(c) == nil || compile(args[1]) == nil {
+		if len(args) != 2 || !r.runsHere(c) {
 			return false
 		}
-		sha := digest(args[1])
-		r.know(sha, args[1])
-		c.WriteBulk(sha)
+		script := compile(args[1])
+		if script.proto == nil {
+			return false
+		}
+		r.know(script.sha, args[1])
+		c.WriteBulk(script.sha)
 		return true
 	case "EXISTS":
-		if len(args) < 2 || r.session(c) == nil {
+		if len(args) < 2 || !r.runsHere(c) {
 			return false
 		}
 		r.exists(c, args[1:])
 		return true
 	case "FLUSH":
 		r.mu.Lock()
-		clear(r.sources)
+		clear(r.loaded)
 		r.mu.Unlock()
 	}
 	return false
@@ -170,28 +169,45 @@ func (r *Redis) script(c *server.Peer, args []string) bool {
 
 // exists asks miniredis for the scripts that are not known here.
 func (r *Redis) exists(c *server.Peer, digests []string) {
-	known := make([]bool, len(digests))
+	known, unknown := make([]int, len(digests)), []string{"SCRIPT", "EXISTS"}
+	r.mu.Lock()
 	for i, sha := range digests {
-		r.mu.Lock()
-		_, known[i] = r.sources[sha]
-		r.mu.Unlock()
-		if !known[i] {
-			known[i] = strings.HasSuffix(r.ask(c.Ctx, "SCRIPT", "EXISTS", sha), ":1\r\n")
+		if _, here := r.loaded[sha]; here {
+			known[i] = 1
+		} else {
+			unknown = append(unknown, sha)
+		}
+	}
+	r.mu.Unlock()
+	if len(unknown) > 2 {
+		answers := strings.Split(r.ask(c.Ctx, unknown...), "\r\n")[1:]
+		for i := range known {
+			if known[i] == 0 {
+				known[i], _ = strconv.Atoi(strings.TrimPrefix(answers[0], ":"))
+				answers = answers[1:]
+			}
 		}
 	}
 	c.WriteLen(len(known))
 	for _, k := range known {
-		if k {
-			c.WriteInt(1)
-		} else {
-			c.WriteInt(0)
-		}
+		c.WriteInt(k)
 	}
+}
+
+// KnowScriptsOf has r know the scripts that are loaded in other, as if they had been
+// loaded here: a test that begins thousands of times needs not send them each time.
+func (r *Redis) KnowScriptsOf(other *Redis) {
+	other.mu.Lock()
+	loaded := maps.Clone(other.loaded)
+	other.mu.Unlock()
+	r.mu.Lock()
+	maps.Copy(r.loaded, loaded)
+	r.mu.Unlock()
 }
 
 func (r *Redis) know(sha, source string) {
 	r.mu.Lock()
-	r.sources[sha] = source
+	r.loaded[sha] = source
 	r.mu.Unlock()
 }
 
@@ -205,10 +221,4 @@ func (r *Redis) ask(ctx any, command ...string) string {
 	r.server.Dispatch(c, command)
 	w.Flush()
 	return answer.String()
-}
-
-func digest(source string) string {
-	sum := sha1.New() // what EVALSHA is defined by
-	io.WriteString(sum, source)
-	return hex.EncodeToString(sum.Sum(nil))
 }

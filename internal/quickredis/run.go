@@ -3,6 +3,8 @@ package quickredis
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha1"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,25 +31,24 @@ type global struct {
 
 // run runs a script for a connection. False where it is left to miniredis, which then
 // knows why; nothing has been done.
-func (r *Redis) run(c *server.Peer, session any, sha, source string, args []string) bool {
+func (r *Redis) run(c *server.Peer, script *script, args []string) bool {
 	if len(args) == 0 {
 		return false
 	}
-	proto := compile(source)
 	n, err := strconv.Atoi(args[0])
-	if args = args[1:]; proto == nil || err != nil || n < 0 || n > len(args) {
+	if args = args[1:]; script.proto == nil || err != nil || n < 0 || n > len(args) {
 		return false
 	}
 	r.Lock()
 	defer r.Unlock()
 	l := r.ready()
-	r.sha, r.peer.Ctx = sha, session
+	r.sha, r.peer.Ctx = script.sha, scriptContext()
 	for _, g := range r.globals {
 		l.G.Global.RawSetString(g.name, g.value)
 	}
 	l.G.Global.RawSetString("KEYS", list(l, args[:n]))
 	l.G.Global.RawSetString("ARGV", list(l, args[n:]))
-	l.Push(l.NewFunctionFromProto(proto))
+	l.Push(l.NewFunctionFromProto(script.proto))
 	if err := l.PCall(0, lua.MultRet, nil); err != nil {
 		c.WriteError("ERR Error compiling script (new function): " + err.Error()) // as miniredis says it
 		l.Close()
@@ -73,7 +74,7 @@ func (r *Redis) ready() *lua.LState {
 	if r.state != nil {
 		return r.state
 	}
-	l := lua.NewState(lua.Options{SkipOpenLibs: true})
+	l := lua.NewState(lua.Options{SkipOpenLibs: true, RegistrySize: 1024, RegistryMaxSize: lua.RegistrySize})
 	for _, lib := range []struct {
 		name string
 		open lua.LGFunction
@@ -130,7 +131,7 @@ func (r *Redis) call(l *lua.LState, raise bool) int {
 		l.Push(value)
 		return 1
 	}
-	message := strings.ReplaceAll(err.Error(), digest(askSession), r.sha) // miniredis takes that for the one that runs
+	message := strings.ReplaceAll(err.Error(), compile(findInner).sha, r.sha) // miniredis takes that for the one that runs
 	unknown := strings.Contains(message, "ERR unknown command")
 	switch {
 	case raise && unknown:
@@ -170,7 +171,8 @@ func sha1hex(l *lua.LState) int {
 	if l.GetTop() != 1 {
 		l.Error(lua.LString("wrong number of arguments"), 1)
 	}
-	l.Push(lua.LString(digest(lua.LVAsString(l.Get(1)))))
+	sum := sha1.Sum([]byte(lua.LVAsString(l.Get(1))))
+	l.Push(lua.LString(hex.EncodeToString(sum[:])))
 	return 1
 }
 

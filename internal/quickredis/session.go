@@ -1,72 +1,75 @@
 package quickredis
 
 import (
-	"crypto/rand"
-	"strings"
+	"bufio"
+	"io"
+	"reflect"
+	"sync"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 )
 
 // Miniredis keeps the state of a connection to itself: whether it has a password to
 // give first, is inside MULTI, subscribed, or a script itself. All of that decides
-// about its scripts. So miniredis is asked, once for a connection, to run a script
-// for it that calls a command of this package: if it does, what the command finds as
-// its context is what all later scripts may run in, under miniredis' lock.
+// about its scripts, and is what WATCH is refused for too. So miniredis is asked to
+// WATCH a key that never is, once for a connection: if it does, the scripts of the
+// connection may run, until it says something that changes its state.
+const neverThere = "quickredis:none"
 
-const (
-	sessionCommand = "QUICKREDIS.SESSION"
-	askSession     = "return redis.call('" + sessionCommand + "', ARGV[1])"
-)
-
-// session is the context for the commands of scripts of a connection; nil where its
-// scripts are to be left to miniredis.
-func (r *Redis) session(c *server.Peer) any {
+// runsHere tells whether the scripts of a connection are run here.
+func (r *Redis) runsHere(c *server.Peer) bool {
 	r.mu.Lock()
-	s, known := r.sessions[c]
+	ordinary, known := r.ordinary[c]
 	r.mu.Unlock()
-	if known {
-		return s
-	}
-	token := rand.Text() // no client can guess it
-	r.mu.Lock()
-	r.asked[token] = nil
-	r.mu.Unlock()
-	r.ask(c.Ctx, "EVAL", askSession, "0", token)
-	r.mu.Lock()
-	s = r.asked[token]
-	delete(r.asked, token)
-	r.mu.Unlock()
-	if s != nil {
-		r.remember(c, s)
-	}
-	return s
-}
-
-// tellSession is the command.
-func (r *Redis) tellSession(c *server.Peer, _ string, args []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(args) == 1 {
-		if _, asked := r.asked[args[0]]; asked {
-			r.asked[args[0]] = c.Ctx
-			c.WriteOK()
-			return
+	if !known {
+		if ordinary = r.ask(c.Ctx, "WATCH", neverThere) == "+OK\r\n"; ordinary {
+			r.remember(c, true)
 		}
 	}
-	c.WriteError("ERR unknown command `" + strings.ToLower(sessionCommand) + "`")
+	return ordinary
 }
 
 // remember keeps what was found out about a connection, until it ends.
-func (r *Redis) remember(c *server.Peer, s any) {
+func (r *Redis) remember(c *server.Peer, ordinary bool) {
 	r.mu.Lock()
-	_, known := r.sessions[c]
-	r.sessions[c] = s
+	_, known := r.ordinary[c]
+	r.ordinary[c] = ordinary
 	r.mu.Unlock()
 	if !known {
-		c.OnDisconnect(func() {
-			r.mu.Lock()
-			delete(r.sessions, c)
-			r.mu.Unlock()
-		})
+		c.OnDisconnect(func() { r.forget(c) })
 	}
+}
+
+func (r *Redis) forget(c *server.Peer) {
+	r.mu.Lock()
+	delete(r.ordinary, c)
+	r.mu.Unlock()
+}
+
+// inner is what miniredis keeps of a script that runs: that it is one, and so that
+// miniredis' lock is held. A command of a miniredis of its own finds it out.
+var inner = sync.OnceValue(func() (found reflect.Value) {
+	m := miniredis.NewMiniRedis()
+	defer m.Close()
+	c, err := m.Dial() // so that there is a server
+	if err != nil {
+		panic("quickredis: " + err.Error()) // in memory: can't fail
+	}
+	defer c.Close()
+	m.Server().Register("FOUND", func(c *server.Peer, _ string, _ []string) {
+		found = reflect.ValueOf(c.Ctx).Elem()
+		c.WriteOK()
+	})
+	m.Server().Dispatch(server.NewPeer(bufio.NewWriter(io.Discard)), []string{"EVAL", findInner, "0"})
+	return found
+})
+
+const findInner = "return redis.call('FOUND')"
+
+// scriptContext is inner for one run of a script: a SELECT in it is its own.
+func scriptContext() any {
+	c := reflect.New(inner().Type())
+	c.Elem().Set(inner())
+	return c.Interface()
 }
