@@ -321,6 +321,30 @@ func TestShareDeadLetters(t *testing.T) {
 	})
 }
 
+// Who timed out while the run goes on for others is redriven with the body, which is
+// still on the stream.
+func TestShareRedrivenWhileItRuns(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, sharing)
+		submit(t, b, "body")
+		short := submit(t, b, "body", timeout(20*time.Millisecond))
+		await(t, b, short.ID, broker.TimedOut)
+		list, err := b.DeadLetters(t.Context(), broker.DeadFilter{Tenant: broker.DefaultTenant}, broker.DeadPlace{}, 10)
+		if err != nil || len(list) != 1 || list[0].Size != 4 || list[0].ContentType != "text/plain" {
+			t.Errorf("%+v, %v", list, err)
+		}
+		again := redriven(t, b, short)
+		for range 2 {
+			if d := claim(t, b); string(d.Body) != "body" || d.ContentType != "text/plain" {
+				t.Errorf("delivered %+v", d)
+			}
+		}
+		if r := status(t, b, again.ID); r.Status != broker.Running {
+			t.Errorf("it is %s", r.Status)
+		}
+	})
+}
+
 // A job redrives those that shared a run, each with the body.
 func TestShareRedrivenByAJob(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

@@ -16,8 +16,13 @@ while #out < most do
       local r = load(id)
       if r and not gone(r) then -- else it is about to be pruned
         local body = body_key(r)
+        local type, size = redis.call('HGET', body, 'content_type'), redis.call('HSTRLEN', body, 'body')
+        if size == 0 and r.via then
+          local c = remains(r)
+          if c then type, size = c.content_type, #c.body end
+        end
         out[#out + 1] = { id, service, code, redis.call('HGET', r.key, 'message') or '', r.status, int(r.attempt), int(r.created), int(r.finished),
-          int(r.retention), redis.call('HGET', body, 'content_type') or '', int(redis.call('HSTRLEN', body, 'body')) }
+          int(r.retention), type or '', int(size) }
       end
     end
   end

@@ -282,6 +282,14 @@ local function parked(r)
   return { content_type = v[1] or '', traceparent = v[2] or '', headers = v[3] or '', body = v[4] or '' }
 end
 
+-- remains reads what the dead letter r was to enqueue, or nil where that is gone. While
+-- what it shared goes on for others, the body is in the entry of that.
+local function remains(r)
+  if redis.call('HEXISTS', body_key(r), 'body') == 1 then return parked(r) end
+  local run = r.via and load(r.via)
+  return run and content(run)
+end
+
 -- drop takes the entry off the stream. XACK comes first: a deleted entry that
 -- is still pending would be handed out empty.
 local function drop(r)

@@ -16,7 +16,8 @@ local COPIED = { 'service', 'tenant', 'callback', 'trace', 'policy', 'tags' }
 -- 'accepted', 'full', 'lost' where the body is gone, or 'taken' where the ID is.
 local function redrive(r, id, nonce, most, concurrency)
   if redis.call('EXISTS', record_key(id)) == 1 then return 'taken' end
-  if redis.call('HEXISTS', body_key(r), 'body') == 0 then return 'lost' end
+  local c = remains(r)
+  if not c then return 'lost' end
   local queued = redis.call('XLEN', queue_key(r.service)) + redis.call('ZCARD', waiting_key(r.service))
   if queued >= most then return 'full' end
 
@@ -28,7 +29,6 @@ local function redrive(r, id, nonce, most, concurrency)
   local n = { id = id, key = record_key(id), service = r.service, nonce = nonce, attempt = 1, created = NOW, ordinal = 0,
     deadline = NOW + tonumber(plan[2]), start = tonumber(plan[3]), run = r.run, lease = r.lease }
   policy(n, v[4])
-  local c = parked(r)
   c.traceparent = v[6] or ''
   accept(n, concurrency, c)
   plan[1], plan[9] = int(NOW), int(n.ordinal)
