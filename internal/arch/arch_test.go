@@ -43,6 +43,7 @@ var arrows = map[string][]string{
 	"internal/demo":         {"api/worker"},
 	"internal/discovery":    {},
 	"internal/embedded":     {"internal/quickredis"},
+	"internal/faults":       {},
 	"internal/fleet":        {"internal/redistest"},
 	"internal/gateway":      {"api/intercept", "internal/broker", "internal/callback", "internal/config", "internal/httpapi", "internal/metrics", "internal/pull", "internal/steward", "internal/upstream", "internal/watch"},
 	"internal/httpapi":      {"api", "api/intercept", "internal/auth", "internal/broker", "internal/correlation", "internal/pull", "internal/watch"},
