@@ -18,7 +18,8 @@ type sample struct {
 	rate, p50, p99                    float64
 	gateway, redis, worker, generator float64
 	in, out                           float64
-	bad                               int // requests that were lost, doubled, wrong, out of order, refused or failed, and errors
+	others                            float64 // share of the cores that other processes of the machine took
+	bad                               int     // requests that were lost, doubled, wrong, out of order, refused or failed, and errors
 	sent                              map[string]float64
 }
 
@@ -76,12 +77,15 @@ func (k *stack) load(ctx context.Context, o bench.Options) (sample, error) {
 
 // reading is what the processes have used until an instant.
 type reading struct {
-	gateway, redis, worker time.Duration
-	in, out                int64
-	sent                   map[string]int
+	at                           time.Time
+	gateway, redis, worker, self time.Duration
+	all                          time.Duration // by everything on the machine
+	in, out                      int64
+	sent                         map[string]int
 }
 
 func (k *stack) read() (r reading) {
+	r.at, r.all, r.self = time.Now(), machineCPU(), selfCPU()
 	r.gateway, r.worker = k.gateway.cpu(), k.worker.cpu()
 	if k.redis != nil {
 		r.redis = k.redis.cpu()
@@ -101,6 +105,8 @@ func (r reading) minus(before reading, n float64) (s sample) {
 	micros := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / n }
 	s.gateway, s.redis, s.worker = micros(r.gateway-before.gateway), micros(r.redis-before.redis), micros(r.worker-before.worker)
 	s.in, s.out = float64(r.in-before.in)/n, float64(r.out-before.out)/n
+	own := (r.gateway - before.gateway) + (r.redis - before.redis) + (r.worker - before.worker) + (r.self - before.self)
+	s.others = max(0, float64(r.all-before.all-own)/float64(r.at.Sub(before.at))/float64(runtime.NumCPU()))
 	if r.sent != nil {
 		s.sent = map[string]float64{}
 		for name, count := range r.sent {
@@ -168,7 +174,8 @@ func (f found) median(title string) sample {
 		rate: f.of(title, rate), p50: f.of(title, p50), p99: f.of(title, p99),
 		gateway: f.of(title, gatewayCPU), redis: f.of(title, func(s sample) float64 { return s.redis }),
 		worker: f.of(title, func(s sample) float64 { return s.worker }), generator: f.of(title, func(s sample) float64 { return s.generator }),
-		in: f.of(title, func(s sample) float64 { return s.in }), out: f.of(title, func(s sample) float64 { return s.out }),
+		others: f.of(title, func(s sample) float64 { return s.others }),
+		in:     f.of(title, func(s sample) float64 { return s.in }), out: f.of(title, func(s sample) float64 { return s.out }),
 	}
 }
 

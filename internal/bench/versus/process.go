@@ -119,6 +119,31 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(user+system) * time.Second / clockTicks
 }
 
+// machineCPU is what everything on the machine has used. 0 where nobody can say.
+func machineCPU() (used time.Duration) {
+	raw, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	for i, field := range strings.Fields(line) {
+		// proc(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are in user
+		if ticks, err := strconv.ParseInt(field, 10, 64); err == nil && i <= 8 && i != 4 && i != 5 {
+			used += time.Duration(ticks) * time.Second / clockTicks
+		}
+	}
+	return used
+}
+
+// selfCPU is what this process has used.
+func selfCPU() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // freeAddr is a loopback address where nothing listens now.
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -101,22 +101,36 @@ func (l *lab) missed() bool {
 	return false
 }
 
+// quiet is the share of the cores up to which other processes do not matter.
+const quiet = 0.1
+
+// others is the largest share that other processes took.
+func (l *lab) others() (most float64) {
+	for _, f := range l.figures {
+		most = max(most, f.sample.others)
+	}
+	return most
+}
+
 // print writes the figures and the bounds.
 func (l *lab) print(w io.Writer, took time.Duration) {
 	fmt.Fprintf(w, "\n%d rounds of %v, %d clients, %d cores shared by all, %s, %.0f s\n\n", l.rounds, l.duration, l.clients, runtime.NumCPU(), cpuName(), took.Seconds())
 	if len(l.figures) > 0 {
-		fmt.Fprint(w, "Medians. CPU times are µs for one request; carried/s is what they allow all cores together, which other\nwork on the machine changes less than the rate.\n\n")
+		fmt.Fprint(w, "Medians. CPU times are µs for one request; carried/s is what they allow all cores together. Others is the share\nof the cores that other processes of the machine took meanwhile.\n\n")
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if len(l.figures) > 0 {
-		fmt.Fprintln(t, "\t\ta second\tp50 ms\tp99 ms\tCPU µs: gateway\tRedis\tworker\tgenerator\tcarried/s\tRedis in B\tout B\t")
+		fmt.Fprintln(t, "\t\ta second\tp50 ms\tp99 ms\tCPU µs: gateway\tRedis\tworker\tgenerator\tcarried/s\tothers\tRedis in B\tout B\t")
 	}
 	for _, f := range l.figures {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t\n",
-			f.row, f.title, number(f.rate), f.p50, f.p99, f.gateway, f.redis, f.worker, f.generator, f.carried(), f.in, f.out)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%.0f %%\t%.0f\t%.0f\t\n",
+			f.row, f.title, number(f.rate), f.p50, f.p99, f.gateway, f.redis, f.worker, f.generator, f.carried(), 100*f.others, f.in, f.out)
 	}
 	_ = t.Flush()
 	fmt.Fprintln(w)
+	if most := l.others(); most > quiet {
+		fmt.Fprintf(w, "Other processes took up to %.0f %% of the cores: rates and latencies say little here; what is said by CPU time says more.\n\n", 100*most)
+	}
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, n := range l.concluded() {
 		mark, wanted := "✗", ""
