@@ -57,6 +57,10 @@ powercut: tools ## cut the power of Redis under load, ten times a durability, an
 	  has || { echo "make: powercut needs strace on Linux; install it (Debian: apt-get install strace)"; exit 1; }; }
 	POWERCUT=1 POWERCUT_PLANT=$(PLANT) $(GO) test -count=1 -v -timeout 30m ./internal/powercut
 
+.PHONY: faults
+faults: tools ## break the network, Redis, workers and gateways, one line for each fault (SEED=n, RUN=part of its name)
+	cd internal/faults && $(GO) test -count=1 -timeout 40m -run 'TestFaults/$(RUN)' -full $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
+
 .PHONY: life
 life: tools ## draw 2,000 histories of requests, and hold each to what is promised
 	$(GO) test -count=1 -v -timeout 60m -run TestLifeOfARequest ./internal/broker -rapid.checks=2000

@@ -44,7 +44,7 @@ func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
 // that an earlier one may have had its effect.
 func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string], again bool) (open []*call[*submission, []string]) {
 	pipe := b.redis.commands.Pipeline()
-	together := gatherSubmits(calls)
+	together := groupSubmits(calls)
 	answers := make([]*redis.Cmd, len(together))
 	for i, t := range together {
 		keys, args := t.command()

@@ -163,3 +163,34 @@ func TestSubmitsTogether(t *testing.T) {
 		}
 	})
 }
+
+// A service whose stream is something else in Redis is nothing to the others that
+// share a pipeline with it.
+func TestSubmitBesideABrokenService(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) { o.Services["broken"] = broker.ServiceConfig{} })
+		if err := redis.Client.Del(t.Context(), "cc:{0}:queue:broken").Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := redis.Client.Set(t.Context(), "cc:{0}:queue:broken", "no stream", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for range 40 {
+			all.Go(func() {
+				if _, _, err := b.Submit(t.Context(), broker.Submission{Service: "broken"}); err == nil {
+					t.Error("it was accepted for a service without a stream")
+				}
+			})
+			all.Go(func() {
+				if _, _, err := b.Submit(t.Context(), broker.Submission{Service: "echo"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if n := redis.Client.ZCard(t.Context(), "cc:{0}:due").Val(); n != 40 {
+			t.Errorf("%d of 40 have their clocks watched", n)
+		}
+	})
+}

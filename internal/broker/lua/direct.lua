@@ -1,6 +1,7 @@
 -- direct.lua accepts requests that go straight to the stream of their service, as
 -- submit.lua does, and leaves to that all that is not plain: an ID or a key that is
--- known, a service that has a line or is full. Most requests are plain, and what a
+-- known, a service that has a line, is full, or has something else in Redis where its
+-- stream should be. Most requests are plain, and what a
 -- gateway takes in hangs on what they cost Redis: so this script does once for all of
 -- a kind what is the same for them.
 -- Atomic and idempotent as submit.lua: where an answer was lost, the record is there.
@@ -34,50 +35,53 @@ local function fresh(n)
   return found
 end
 
-while at < #ARGV do
-  local service, tenant, register, content_type, headers = ARGV[at], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+-- take accepts those that were found to be fresh, all of the kind k.
+local function take(found, k)
   local timeout, start, run, lease, max, retention, backoff, most =
-    string.match(ARGV[at + 1], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
+    string.match(k.plan, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
+  if redis.call('HEXISTS', P .. 'limits', k.service) == 1 or
+    redis.call('XLEN', queue_key(k.service)) + redis.call('ZCARD', waiting_key(k.service)) + #found > tonumber(most) then
+    return
+  end
+  local deadline, due = NOW + timeout, NOW + timeout -- see next_due in prelude.lua
+  if start ~= '0' then due = math.min(due, NOW + start) end
+  if run ~= '0' then due = math.min(due, NOW + run) end
+  local clocks, open = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' ', {}
+  local ordinal = redis.call('HINCRBY', P .. 'counts', 'a:' .. k.service, #found) - #found
+  for i = 1, #found do
+    local s, more = found[i], {}
+    ordinal = ordinal + 1
+    local entry = add_entry(k.service, s.id, s.id .. '.1.' .. s.nonce, '1', int(deadline), lease, k.content_type, s.trace or '', k.headers, s.body)
+    local function set(name, value)
+      if value and value ~= '' then more[#more + 1] = name; more[#more + 1] = value end
+    end
+    set('tenant', k.tenant)
+    set('callback', s.callback)
+    set('idem', s.idem)
+    set('tags', s.tags)
+    set('trace', s.trace)
+    redis.call('HSET', s.key, 'service', k.service, 'nonce', s.nonce, 'plan', clocks .. (s.events or '-') .. ' ' .. int(ordinal) .. ' ' .. backoff,
+      'status', 'queued', 'attempt', '1', 'entry', entry, unpack(more))
+    redis.call('PEXPIREAT', s.key, int(deadline + WEEK))
+    if s.binding then
+      redis.call('SET', s.binding, s.id .. ' ' .. s.fingerprint)
+      redis.call('PEXPIREAT', s.binding, int(deadline + WEEK))
+    end
+    dues[#dues + 1], dues[#dues + 2] = int(due), s.id
+    open[2 * i - 1], open[2 * i] = int(NOW), s.id
+    answers[s.at], answers[s.at + 1] = entry, ordinal
+  end
+  redis.call('ZADD', listing_key('open', k.tenant), unpack(open))
+  if k.register == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), k.tenant) end
+end
+
+while at < #ARGV do
+  local kind = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
+    content_type = ARGV[at + 4], headers = ARGV[at + 5] }
   local n = tonumber(ARGV[at + 6])
   at = at + 7
   local found = fresh(n)
-  if redis.call('HEXISTS', P .. 'limits', service) == 1 or
-    redis.call('XLEN', queue_key(service)) + redis.call('ZCARD', waiting_key(service)) + #found > tonumber(most) then
-    found = {}
-  end
-  if #found > 0 then
-    local deadline, due = NOW + timeout, NOW + timeout -- see next_due in prelude.lua
-    if start ~= '0' then due = math.min(due, NOW + start) end
-    if run ~= '0' then due = math.min(due, NOW + run) end
-    local clocks, open = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' ', {}
-    local ordinal = redis.call('HINCRBY', P .. 'counts', 'a:' .. service, #found) - #found
-    for i = 1, #found do
-      local s, more = found[i], {}
-      ordinal = ordinal + 1
-      local entry = add_entry(service, s.id, s.id .. '.1.' .. s.nonce, '1', int(deadline), lease, content_type, s.trace or '', headers, s.body)
-      local function set(name, value)
-        if value and value ~= '' then more[#more + 1] = name; more[#more + 1] = value end
-      end
-      set('tenant', tenant)
-      set('callback', s.callback)
-      set('idem', s.idem)
-      set('tags', s.tags)
-      set('trace', s.trace)
-      redis.call('HSET', s.key, 'service', service, 'nonce', s.nonce, 'plan', clocks .. (s.events or '-') .. ' ' .. int(ordinal) .. ' ' .. backoff,
-        'status', 'queued', 'attempt', '1', 'entry', entry, unpack(more))
-      redis.call('PEXPIREAT', s.key, int(deadline + WEEK))
-      if s.binding then
-        redis.call('SET', s.binding, s.id .. ' ' .. s.fingerprint)
-        redis.call('PEXPIREAT', s.binding, int(deadline + WEEK))
-      end
-      dues[#dues + 1] = int(due)
-      dues[#dues + 1] = s.id
-      open[2 * i - 1], open[2 * i] = int(NOW), s.id
-      answers[s.at], answers[s.at + 1] = entry, ordinal
-    end
-    redis.call('ZADD', listing_key('open', tenant), unpack(open))
-    if register == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), tenant) end
-  end
+  if #found > 0 then pcall(take, found, kind) end -- what is wrong with one service is nothing to the others
 end
 if #dues > 0 then redis.call('ZADD', P .. 'due', unpack(dues)) end
 return answers

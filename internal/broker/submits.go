@@ -30,9 +30,9 @@ type kindKey struct {
 	register                                    bool
 }
 
-// gatherSubmits has one script a partition take all submits that may go straight to the
+// groupSubmits has one script a partition take all submits that may go straight to the
 // stream, and one all others but scatters, each of which has its own.
-func gatherSubmits(calls []*call[*submission, []string]) (together []*submits) {
+func groupSubmits(calls []*call[*submission, []string]) (together []*submits) {
 	type home struct {
 		partition
 		*script
