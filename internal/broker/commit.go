@@ -64,16 +64,16 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 			} else {
 				c.err = err
 			}
-			if c.err == nil && stores(c.answer) {
-				c.err = broken
-				c.ask.unknown = c.ask.unknown || broken != nil
+			withheld := broken != nil && c.err == nil && stores(c.answer)
+			if withheld {
+				c.err, c.ask.unknown = broken, true
 			}
 			switch {
 			case c.err == nil && c.answer == nil:
 				c.ask.left = true
 				left = append(left, c)
 			case c.err == nil:
-			case c.err == broken && final(broken):
+			case withheld && final(broken):
 				c.err = fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, broken)
 			case strings.HasPrefix(c.err.Error(), "OOM") && !c.ask.unknown:
 				c.err = fault("submit", c.err)

@@ -197,7 +197,7 @@ func TestAcceptedStaysAccepted(t *testing.T) {
 		stalled := f.dial()
 		fmt.Fprintf(stalled, "%sContent-Length: %d\r\n\r\n%s", head, 1<<20, strings.Repeat("x", 1<<20-1))
 		settled()
-		go f.echo(func(r *broker.WorkerReply) { r.Body = bytes.Repeat([]byte("x"), 200<<10) })
+		f.echoes(func(r *broker.WorkerReply) { r.Body = bytes.Repeat([]byte("x"), 200<<10) })
 		a := f.post(echoRequests, "hi", "Prefer: wait=5")
 		if a.StatusCode != 202 || a.status(t).Status != api.Succeeded || a.Header.Get("Location") == "" || a.Header.Get("Retry-After") != "" {
 			t.Errorf("%d %v %s", a.StatusCode, a.Header, a.body)

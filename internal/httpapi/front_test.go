@@ -43,6 +43,7 @@ type front struct {
 	pipes     *pipes
 	client    *http.Client
 	log       *lockedBuffer
+	workers   sync.WaitGroup // what echoes started
 
 	mu   sync.Mutex    // guards the rest
 	away bool          // Redis refuses everything
@@ -60,6 +61,7 @@ func inside(t *testing.T, test func(*testing.T, *front), change ...func(*httpapi
 		settled()
 		defer func() {
 			f.redis(true)
+			f.workers.Wait()
 			stop()
 			mini.Close()
 			if t.Failed() {
@@ -260,6 +262,11 @@ func (f *front) echo(change ...func(*broker.WorkerReply)) {
 		c(&r)
 	}
 	f.send(d, r)
+}
+
+// echoes is echo beside the test, which ends after it.
+func (f *front) echoes(change ...func(*broker.WorkerReply)) {
+	f.workers.Go(func() { f.echo(change...) })
 }
 
 // pipes is a listener without sockets.

@@ -198,7 +198,7 @@ func TestMinimalEverywhere(t *testing.T) {
 		}
 		f.post(form.Links.Cancel, "")
 
-		go f.echo()
+		f.echoes()
 		a := f.post("/v1/services/echo/requests", "x", "Prefer: return=minimal, wait=5")
 		if s := a.status(t); a.StatusCode != http.StatusAccepted || s.Status != "succeeded" || a.Header.Get("Preference-Applied") != "wait=5, return=minimal" {
 			t.Errorf("who waits gets %d %v %s", a.StatusCode, a.Header, a.body)

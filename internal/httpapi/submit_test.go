@@ -69,7 +69,7 @@ func TestBytesAreOpaque(t *testing.T) {
 
 func TestPreferWait(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
-		go f.echo(func(r *broker.WorkerReply) { time.Sleep(time.Second); r.StatusCode = 201 })
+		f.echoes(func(r *broker.WorkerReply) { time.Sleep(time.Second); r.StatusCode = 201 })
 		begun := time.Now()
 		a := f.post(echoRequests, "hi", "Content-Type: text/plain", "Prefer: respond-async, wait=5")
 		if a.StatusCode != 200 || string(a.body) != "hi" || a.Header.Get("Preference-Applied") != "respond-async, wait=5" || a.Header.Get("X-Correlation-ID") == "" {
@@ -97,7 +97,7 @@ func TestWaitingNeverLooksRefused(t *testing.T) {
 				r.Type, r.Body, r.Error = "failed", nil, &broker.Error{Code: "boom", Message: "It broke."}
 			},
 		} {
-			go f.echo(change)
+			f.echoes(change)
 			a := f.post(echoRequests, "hi", "Prefer: wait=5")
 			if d := a.status(t); a.StatusCode != 202 || d.FinishedAt.IsZero() || a.Header.Get("Retry-After") != "" {
 				t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
