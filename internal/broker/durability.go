@@ -110,6 +110,7 @@ type keeper struct {
 	last time.Time
 	off  bool // at the last look, a server had no append-only file
 
+	met   sync.Map             // histories of data, by their replication ID
 	kept  atomic.Pointer[Kept] // nil before the first look
 	soon  atomic.Bool          // look before inspectEvery is over
 	unmet atomic.Int64         // answers withheld because replicas were missing
@@ -198,6 +199,7 @@ func (b *Broker) inspect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		k.meet(s.history)
 		off = off || s.appendonly == "no"
 		if k.off && s.rewriting {
 			s.first = true
@@ -242,16 +244,25 @@ func (b *Broker) connected(ctx context.Context, c redis.Cmdable) {
 	if k.kept.Load() == nil { // Open looks by itself
 		return
 	}
-	for p := range k.shown { // by the clock of another server, perhaps
-		k.shown[p].Store(0)
-	}
 	k.soon.Store(true)
 	s, err := examine(ctx, c)
 	if err != nil {
 		return // the next look, or the command itself, meets it too
 	}
+	k.meet(s.history)
 	if found, err := s.judge(b.options.Durability); err != nil {
 		found.Wrong = err
 		b.adoptKept(found)
+	}
+}
+
+// meet forgets what was confirmed where a server has begun a history of its own, as
+// one does that takes over: its clock may be behind.
+func (k *keeper) meet(history string) {
+	if _, known := k.met.LoadOrStore(history, true); known {
+		return
+	}
+	for p := range k.shown {
+		k.shown[p].Store(0)
 	}
 }

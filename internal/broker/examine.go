@@ -18,6 +18,7 @@ type server struct {
 	rewriting  bool   // the append-only file is being rewritten
 	first      bool   // for the first time: it holds nothing yet
 	replicas   int    // that follow
+	history    string // its replication ID, another one after a failover
 }
 
 // examine asks a server, in one round trip. An error is one of the connection.
@@ -31,7 +32,7 @@ func examine(ctx context.Context, c redis.Cmdable) (s server, err error) {
 		return s, err
 	}
 	// The embedded one has no sections: all of it stays unread.
-	s.policy, s.replicas = infoField(text, "maxmemory_policy"), online(text)
+	s.policy, s.replicas, s.history = infoField(text, "maxmemory_policy"), online(text), infoField(text, "master_replid")
 	s.rewriting = infoField(text, "aof_rewrite_in_progress") == "1" || infoField(text, "aof_rewrite_scheduled") == "1" ||
 		infoField(text, "aof_last_bgrewrite_status") == "err"
 	s.first = s.rewriting && infoField(text, "aof_base_size") == "0"
