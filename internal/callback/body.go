@@ -19,9 +19,11 @@ type message struct {
 }
 
 // compose writes the message for an intent. The status document is the one that
-// a poll shows, byte for byte; e is the event of a progress intent.
+// a poll shows, byte for byte; e is the event of a progress intent. What is made
+// of a dead letter later is left out: who is called twice gets the same twice.
 func compose(i broker.Intent, r broker.Record, e *broker.Event, publicURL string) (message, error) {
 	at := r.Finished
+	r.RetriedAs = ""
 	data, err := broker.EncodeJSON(broker.Document(r, publicURL))
 	if err != nil {
 		return message{}, fmt.Errorf("write the status document: %w", err)

@@ -284,6 +284,12 @@ func TestGoldenRequest(t *testing.T) {
 		"succeeded": {broker.Intent{ID: id, Type: "succeeded", Number: 2, Attempt: 1}, record, nil},
 		"progress":  {broker.Intent{ID: id, Type: "progress", Number: 1, Attempt: 1}, running, &event},
 	}
+	redriven := record
+	redriven.RetriedAs = "01a20f11-94d9-8000-91ca-65b0340cf386"
+	first, _ := compose(tests["succeeded"].intent, record, nil, "")
+	if again, err := compose(tests["succeeded"].intent, redriven, nil, ""); err != nil || string(again.body) != string(first.body) {
+		t.Errorf("a callback that comes again after a redrive differs from the first (%v):\n%s", err, again.body)
+	}
 	for name, test := range tests {
 		synctest.Test(t, func(t *testing.T) { // the clock, and so the signature, is always the same
 			m, err := compose(test.intent, test.record, test.event, "https://gateway.example")
