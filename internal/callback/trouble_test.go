@@ -2,6 +2,7 @@ package callback
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,8 @@ func TestTellsOfTroubleOnly(t *testing.T) {
 			}
 			got = append(got, line)
 		}
+		slices.Sort(want) // callbacks of several requests come in any order
+		slices.Sort(got)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("told (-want +got):\n%s", diff)
 		}
