@@ -55,7 +55,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 // it differs from what is known, or with nothing known until it is terminal.
 func (s *Server) look(r *http.Request, id correlation.ID, prefer preference, known string) (broker.Record, error) {
 	if prefer.wait == 0 {
-		return s.Broker.Status(r.Context(), id)
+		return s.Hub.Poll(r.Context(), id)
 	}
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)

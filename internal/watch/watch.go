@@ -13,7 +13,8 @@
 // There is one subscription a process, however many wait. A wake-up is a hint
 // that carries no data: who is woken reads the record, and all who wait for the
 // same request share that read. Since hints can be lost, every ID that is
-// waited for is also re-read every five seconds and after each reconnect.
+// waited for is also re-read every five seconds and after each reconnect. Who only
+// polls, by Poll, shares reads where a crowd does.
 //
 // Pitfalls: Again tells that something may have changed, not that it did. While
 // Redis is away a read fails at once; who wants to go on asks again after
@@ -52,6 +53,8 @@ type Hub struct {
 	topics map[correlation.ID]*topic
 
 	listeners map[correlation.ID]map[*Listener]struct{} // of batches; guarded by mu
+
+	polls polls
 }
 
 // topic is one request that somebody waits for.
@@ -84,6 +87,7 @@ func New(b *broker.Broker, log *slog.Logger) *Hub {
 	return &Hub{
 		broker: b, log: log, topics: map[correlation.ID]*topic{}, listeners: map[correlation.ID]map[*Listener]struct{}{},
 		resume: make(chan struct{}, 1), drain: make(chan struct{}),
+		polls: polls{paid: map[correlation.ID]time.Time{}, next: map[correlation.ID]*poll{}},
 	}
 }
 
@@ -184,6 +188,7 @@ func (h *Hub) wake(ids []correlation.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range ids {
+		h.polls.hurry(id)
 		if t := h.topics[id]; t != nil {
 			t.signal(nil)
 		}

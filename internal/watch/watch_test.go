@@ -29,6 +29,7 @@ type room struct {
 
 	mu      sync.Mutex // guards the rest
 	reads   int        // scripts that Redis ran
+	looks   int        // of them, those that read one record
 	away    bool       // Redis refuses everything
 	refused int        // reads of a record that will fail
 }
@@ -74,9 +75,12 @@ func (r *room) hook(c *server.Peer, cmd string, args ...string) bool {
 		r.reads++
 	}
 	refuse := r.away
-	if script && len(args) == statusArgs && r.refused > 0 {
-		r.refused--
-		refuse = true
+	if script && len(args) == statusArgs {
+		r.looks++
+		if r.refused > 0 {
+			r.refused--
+			refuse = true
+		}
 	}
 	if refuse {
 		c.WriteError("LOADING not now")
