@@ -88,16 +88,16 @@ func (h *Hub) fly(f *flight, id correlation.ID, t *topic, after int) {
 // learn wakes those who don't know yet what a read found: a hint may be lost,
 // and a claim sends none.
 func (h *Hub) learn(f *flight, t *topic) {
-	found := state{f.answer.Record.Status, f.answer.Record.Attempt, f.answer.Record.Events}
+	found := f.answer.Record.Sight()
 	switch {
 	case errors.Is(f.err, broker.ErrGone):
-		found = gone
+		found = broker.Gone
 	case f.err != nil:
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	news := t.seen != found && t.seen != (state{})
+	news := t.seen != found && t.seen != (broker.Sight{})
 	t.seen = found
 	if news {
 		t.signal(f.joined)

@@ -60,19 +60,10 @@ type Hub struct {
 // topic is one request that somebody waits for.
 type topic struct {
 	watches map[*Watch]struct{}
-	seen    state           // what the latest read found
+	seen    broker.Sight    // what the latest read found; zero: nothing read yet
 	next    map[int]*flight // by the event number asked from: reads that have not left yet
 	turn    chan struct{}   // capacity 1: one read of this request at a time
 }
-
-// state is what a change is measured by, as in the ETag. Zero: nothing read yet.
-type state struct {
-	status          broker.Status
-	attempt, events int
-}
-
-// gone is the state of a request whose record is no longer there.
-var gone = state{status: "gone"}
 
 // Watch is one waiter for one request.
 type Watch struct {
@@ -162,7 +153,7 @@ func (w *Watch) Close() {
 	if last {
 		delete(h.topics, w.id)
 	}
-	open := last && !w.topic.seen.over()
+	open := last && !over(w.topic.seen)
 	h.mu.Unlock()
 	if !open || h.broker.Ready() != nil {
 		return
@@ -179,8 +170,8 @@ func (w *Watch) Close() {
 	}
 }
 
-// over tells that nothing more will happen to the request.
-func (s state) over() bool { return s == gone || s.status.Terminal() }
+// over tells that nothing more will happen to a request.
+func over(s broker.Sight) bool { return s == broker.Gone || s.Status.Terminal() }
 
 // wake passes a hint on. It never waits: a waiter that has one already looks
 // again anyway.
@@ -207,13 +198,25 @@ func (t *topic) signal(know map[*Watch]struct{}) {
 	}
 }
 
-// reread looks at every request that is waited for. What is new wakes its
-// waiters; see learn.
+// reread looks at every request that is waited for, and reads those that changed.
+// What is new wakes its waiters; see learn.
 func (h *Hub) reread(ctx context.Context) error {
+	topics, ids := map[correlation.ID]*topic{}, []correlation.ID{}
 	h.mu.Lock()
-	topics := make(map[correlation.ID]*topic, len(h.topics))
 	for id, t := range h.topics {
 		topics[id] = t
+		ids = append(ids, id)
+	}
+	h.mu.Unlock()
+	now, err := h.broker.Glance(ctx, ids)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	for id, sight := range now {
+		if topics[id].seen == sight {
+			delete(topics, id)
+		}
 	}
 	h.mu.Unlock()
 	var (
