@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	pollEvery = 400 * time.Millisecond // between two reads of a request that is polled more often, while it rests
+	pollEvery = 500 * time.Millisecond // between two reads of a request that is polled more often, while it rests
 	pollBurst = 3                      // reads of one that was not polled lately which leave at once
 )
 
