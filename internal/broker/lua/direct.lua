@@ -15,18 +15,27 @@
 --     left to submit.lua
 local answers, dues, at = { int(NOW) }, {}, 2
 
--- fresh reads the requests of a kind from ARGV[at] on that are plain. The others have
--- their answer.
-local function fresh(n)
-  local found, seen = {}, {}
-  for _ = 1, n do
+-- read reads n requests of a kind from ARGV[at] on.
+local function read(n)
+  local all = {}
+  for i = 1, n do
     local s = { id = ARGV[at], nonce = ARGV[at + 1], body = ARGV[at + 2], at = #answers + 1 }
     local first = at + 4
     at = first + 2 * tonumber(ARGV[at + 3])
-    for i = first, at - 1, 2 do s[ARGV[i]] = ARGV[i + 1] end
+    for j = first, at - 1, 2 do s[ARGV[j]] = ARGV[j + 1] end
     s.key = record_key(s.id)
     s.binding = s.idem and P .. 'idempotency:' .. s.idem
     answers[s.at], answers[s.at + 1] = '', 0
+    all[i] = s
+  end
+  return all
+end
+
+-- fresh are those of them that are plain. The others have their answer.
+local function fresh(all)
+  local found, seen = {}, {}
+  for i = 1, #all do
+    local s = all[i]
     if redis.call('EXISTS', s.key, s.binding or s.key) == 0 and not seen[s.binding or s.id] then
       seen[s.binding or s.id] = true
       found[#found + 1] = s
@@ -35,8 +44,10 @@ local function fresh(n)
   return found
 end
 
--- take accepts those that were found to be fresh, all of the kind k.
-local function take(found, k)
+-- take accepts those of the kind k that are plain.
+local function take(k)
+  local found = fresh(k.all)
+  if #found == 0 then return end
   local timeout, start, run, lease, max, retention, backoff, most =
     string.match(k.plan, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
   if redis.call('HEXISTS', P .. 'limits', k.service) == 1 or
@@ -75,13 +86,17 @@ local function take(found, k)
   if k.register == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), k.tenant) end
 end
 
+-- All is read before anything is tried: in an embedded Redis, what a function has
+-- assigned to a local of this chunk is not seen here any more once a pcall caught an error.
+local kinds = {}
 while at < #ARGV do
-  local kind = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
+  local k = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
     content_type = ARGV[at + 4], headers = ARGV[at + 5] }
   local n = tonumber(ARGV[at + 6])
   at = at + 7
-  local found = fresh(n)
-  if #found > 0 then pcall(take, found, kind) end -- what is wrong with one service is nothing to the others
+  k.all = read(n)
+  kinds[#kinds + 1] = k
 end
+for i = 1, #kinds do pcall(take, kinds[i]) end -- what is wrong with one service is nothing to the others
 if #dues > 0 then redis.call('ZADD', P .. 'due', unpack(dues)) end
 return answers
