@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -60,7 +61,7 @@ func TestKeyLayout(t *testing.T) {
 			}},
 			{"a batch, one of two items succeeded", func() {
 				o, _, _ := batchOf(t, b, "k", 2, echoes)
-				send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+				send(t, b, claim(t, b), broker.WorkerReply{Type: "final", Body: bytes.Repeat([]byte("long "), 20)})
 				settle(t, b)
 				if _, err := b.Batch(t.Context(), o.ID, broker.BatchAsk{Attach: true}); err != nil {
 					t.Fatal(err)
@@ -97,7 +98,7 @@ func TestKeyLayout(t *testing.T) {
 
 // shape is a key without what differs from run to run.
 func shape(key string) string {
-	for _, kind := range []string{":request:", ":events:", ":batch:", ":open:", ":outcomes:", ":redrive:"} {
+	for _, kind := range []string{":request:", ":events:", ":reply:", ":batch:", ":open:", ":outcomes:", ":redrive:"} {
 		if head, rest, found := strings.Cut(key, kind); found && len(rest) >= 36 {
 			return head + kind + "<id>"
 		}

@@ -55,7 +55,7 @@ local function forget(r)
   end
   kept(r, -1)
   redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
-  for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg)) end
+  for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg), reply_key(r.id .. '/' .. leg)) end
   forsake(r)
-  redis.call('DEL', r.key, events_key(r.id), binding(r))
+  redis.call('DEL', r.key, events_key(r.id), reply_key(r.id), binding(r))
 end

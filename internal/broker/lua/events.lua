@@ -28,10 +28,10 @@ local list = most > 0 and redis.call('LRANGE', key, from - oldest, from - oldest
 for i = 1, #list do
   local at, leg = string.match(string.sub(list[i], 1, 40), '^(%d+) answer/(%d+) \n$')
   if at then
-    local leg_key = record_key(ARGV[2] .. '/' .. leg)
-    local size = redis.call('HSTRLEN', leg_key, 'reply')
-    list[i] = at .. ' answer/' .. leg .. ' ' .. int(size) .. ' ' .. (redis.call('HGET', leg_key, 'rtype') or '') .. '\n' ..
-      (size <= MAX_ANSWER and redis.call('HGET', leg_key, 'reply') or '')
+    local answered = ARGV[2] .. '/' .. leg
+    local size = reply_size(answered)
+    list[i] = at .. ' answer/' .. leg .. ' ' .. int(size) .. ' ' .. (redis.call('HGET', record_key(answered), 'rtype') or '') .. '\n' ..
+      (size <= MAX_ANSWER and reply_of(answered) or '')
   end
 end
 return { v, int(first), list }

@@ -52,7 +52,12 @@ local function finish(r, o)
   set('rtype', o.rtype)
   set('rstatus', o.rstatus)
   set('rheaders', o.rheaders)
-  set('reply', o.reply)
+  if o.reply and #o.reply > SHORT then -- in the record, it would have each field of that take three times its bytes
+    redis.call('SET', reply_key(r.id), o.reply)
+    redis.call('PEXPIREAT', reply_key(r.id), int(r.deadline + WEEK))
+  else
+    set('reply', o.reply)
+  end
   if r.via then
     set('seq', int(r.seq))
     set('attempt', int(r.attempt))
@@ -263,7 +268,7 @@ local function legs(whole, v, inline)
     local l = r and redis.call('HMGET', r.key, 'service', 'status', 'attempt', 'started', 'worker', 'finished', 'reason', 'code', 'message', 'rtype', 'rstatus') or {}
     if r and r.status == 'queued' and claim(r) then l[2], l[4], l[5] = 'running', int(r.started), r.worker end
     for i = 1, 11 do v[from + i] = l[i] or '' end
-    local size = redis.call('HSTRLEN', record_key(name), 'reply')
+    local size = reply_size(name)
     v[from + 12], v[from + 13] = int(size), ''
     sum = sum + size
     replies[#replies + 1] = from + 13
@@ -275,7 +280,7 @@ local function legs(whole, v, inline)
   end
   if sum > inline or not TERMINAL[whole.status] then return end
   for leg = 1, whole.legs do
-    v[replies[leg]] = redis.call('HGET', record_key(whole.id .. '/' .. leg), 'reply') or ''
+    v[replies[leg]] = reply_of(whole.id .. '/' .. leg)
   end
 end
 
@@ -287,15 +292,15 @@ local function view(id, inline, owed)
   if r.status == 'queued' and claim(r) then
     v[4], v[7], v[8] = 'running', int(r.started), r.worker
   end
-  local from = key -- of the reply
+  local from = id -- of the reply
   if r.via then
     v[9] = int(r.seq)
-    if r.finished then from = v[14] and record_key(r.via) or key
+    if r.finished then from = v[14] and r.via or id
     else stands(r, v) end
   end
-  local size = redis.call('HSTRLEN', from, 'reply')
+  local size = r.finished and reply_size(from) or 0
   v[#FIELDS + 1] = int(size)
-  v[#FIELDS + 2] = size > 0 and size <= inline and redis.call('HGET', from, 'reply') or ''
+  v[#FIELDS + 2] = size > 0 and size <= inline and reply_of(from) or ''
   v[#FIELDS + 3] = int(NOW)
   v[#FIELDS + 4] = rank(r)
   for i = 1, #FIELDS do v[i] = v[i] or '' end

@@ -27,7 +27,8 @@
 --   event_bytes   of the progress and partial replies that are kept
 --   waiters   gateways to wake, separated by spaces
 --   owed      callbacks not yet delivered; of a shared run, of all who share it
---   finished reason code message rtype rstatus rheaders reply   the outcome
+--   finished reason code message rtype rstatus rheaders reply   the outcome; a reply of
+--             more than 64 bytes is at reply:<id>
 --   retried_as                                             the request that was made of it
 --   body content_type headers                              while it waits, or as a dead letter;
 --             of who shared a run they are in that, see body_key
@@ -62,6 +63,7 @@ local CALLBACK_WINDOW = 172800000 -- longest a record outlives its retention for
 local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
 local MAX_CODE = 64          -- bytes of a worker's error code that are kept
 local MAX_REPLY_HEADERS = 8192 -- bytes of the headers of a reply, as JSON; more are dropped
+local SHORT = 64            -- bytes of a reply that are kept in the record
 local MAX_HISTORY = 20       -- attempts that are remembered
 local INSTANT = 9e11         -- scores from here on are instants (in ms, since 1998), below are places in the line
 local GATED = 9007199254740991 -- the score of what waits for its gate (2^53 - 1)
@@ -108,6 +110,7 @@ local function named(token)
   if name and (#name == 36 or string.find(name, '^[%x%-]+/%d+$') and #string.match(name, '^[^/]+') == 36) then return name, attempt, nonce end
 end
 local function events_key(id) return P .. 'events:' .. id end
+local function reply_key(id) return P .. 'reply:' .. id end
 local function queue_key(service) return P .. 'queue:' .. service end
 local function waiting_key(service) return P .. 'waiting:' .. service end
 local function gate_key(r) return P .. 'gate:' .. r.service .. ':' .. r.gate end
@@ -370,6 +373,16 @@ local function append(r, line)
   return n, redis.call('HINCRBY', r.key, 'event_bytes', #line)
 end
 
+-- reply_size and reply_of read the reply of what is named so.
+local function reply_size(name)
+  local size = redis.call('HSTRLEN', record_key(name), 'reply')
+  return size > 0 and size or redis.call('STRLEN', reply_key(name))
+end
+local function reply_of(name)
+  local short = redis.call('HGET', record_key(name), 'reply')
+  return short or redis.call('GET', reply_key(name)) or ''
+end
+
 -- owes counts by callbacks more that are owed to r, and by what it shares. Returns how
 -- many are.
 local function owes(r, by)
@@ -404,6 +417,7 @@ local function outlast(name, at)
     if tonumber(v[4] or 0) > 0 then at = math.max(at, NOW + CALLBACK_WINDOW) end
     redis.call('PEXPIREAT', key, int(at))
     redis.call('PEXPIREAT', events_key(name), int(at))
+    redis.call('PEXPIREAT', reply_key(name), int(at))
   end
 end
 
@@ -416,7 +430,11 @@ local function expire(r)
   if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end
   redis.call('PEXPIREAT', r.key, int(at))
   redis.call('PEXPIREAT', events_key(r.id), int(at))
-  for leg = 1, r.legs or 0 do redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at)) end
+  redis.call('PEXPIREAT', reply_key(r.id), int(at))
+  for leg = 1, r.legs or 0 do
+    redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at))
+    redis.call('PEXPIREAT', reply_key(r.id .. '/' .. leg), int(at))
+  end
   if r.via then outlast(r.via, over) end
   local bound = binding(r)
   if bound then redis.call('PEXPIREAT', bound, int(over)) end

@@ -49,5 +49,5 @@ local function forsake(r)
   local left = redis.call('HINCRBY', run.key, 'sharers', -1)
   if not run.finished then return end
   unbind(run.content, run.id)
-  if left <= 0 then redis.call('DEL', run.key, events_key(run.id)) else outlast(run.id, 0) end
+  if left <= 0 then redis.call('DEL', run.key, events_key(run.id), reply_key(run.id)) else outlast(run.id, 0) end
 end
