@@ -174,12 +174,19 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 }
 
 // stored is the record of what was just accepted. One that shares a run stands where
-// that does.
+// that does; and one that was accepted by an earlier try, whose answer was lost, may
+// have come far since.
 func (b *Broker) stored(ctx context.Context, sub *submission, answer []string) Record {
 	r := sub.record(answer)
-	if r.Cache == CacheShared || r.Cache == CacheHit {
+	if sub.unknown || r.Cache == CacheShared || r.Cache == CacheHit {
 		if now, err := b.Status(ctx, r.ID); err == nil {
 			return now
+		}
+		if sub.unknown { // then as it was accepted: of what it is now the answer tells too little
+			r.Status = Queued
+			if !r.Release.IsZero() {
+				r.Status = Scheduled
+			}
 		}
 	}
 	return r
