@@ -59,7 +59,7 @@ var arrows = map[string][]string{
 	"internal/redistest":    {"internal/quickredis"},
 	"internal/steward":      {"internal/broker", "internal/loop"},
 	"internal/upstream":     {"api", "api/worker", "internal/loop"},
-	"internal/watch":        {"internal/broker", "internal/correlation"},
+	"internal/watch":        {"internal/broker", "internal/correlation", "internal/loop"},
 	"web":                   {},
 	"api/worker/examples/go": {
 		"api/worker",

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 // Limits of one settle. They bound for how long one script keeps Redis busy.
@@ -90,7 +91,7 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := partition(p)
 	args := []any{
-		settleReplies, settleBytes, rand.Float64(), b.eventLimits(), maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
+		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
 	}
 	verdicts := args[len(args):]
 	for {

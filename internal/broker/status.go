@@ -64,12 +64,10 @@ func (b *Broker) sendReads(calls []*call[readAsk, any]) {
 	ctx, stop := context.WithTimeout(context.Background(), commandTimeout)
 	defer stop()
 	asked := make(map[readAsk]*redis.Cmd, len(calls))
-	for _, c := range calls {
-		asked[c.ask] = nil
-	}
-	if b.sendStatus(ctx, asked) { // Redis has forgotten the script
+	if b.sendStatus(ctx, calls, asked) { // Redis has forgotten the script
 		if err := load(ctx, b.redis.commands); err == nil {
-			b.sendStatus(ctx, asked)
+			clear(asked)
+			b.sendStatus(ctx, calls, asked)
 		}
 	}
 	for _, c := range calls {
@@ -81,16 +79,20 @@ func (b *Broker) sendReads(calls []*call[readAsk, any]) {
 	}
 }
 
-// sendStatus asks every question, and tells whether the script was unknown.
-func (b *Broker) sendStatus(ctx context.Context, asked map[readAsk]*redis.Cmd) (unknown bool) {
+// sendStatus asks every question once, in the order in which they came, and tells
+// whether the script was unknown.
+func (b *Broker) sendStatus(ctx context.Context, calls []*call[readAsk, any], asked map[readAsk]*redis.Cmd) (unknown bool) {
 	pipe := b.redis.commands.Pipeline()
-	for ask := range asked {
-		p, gateway := partitionOf(ask.id), ""
-		if ask.attach {
+	for _, c := range calls {
+		if asked[c.ask] != nil {
+			continue
+		}
+		p, gateway := partitionOf(c.ask.id), ""
+		if c.ask.attach {
 			gateway = b.name
 		}
-		asked[ask] = pipe.EvalSha(ctx, statusScript.sha, []string{p.request(ask.id)},
-			p.prefix(), ask.id.String(), gateway, InlineReply)
+		asked[c.ask] = pipe.EvalSha(ctx, statusScript.sha, []string{p.request(c.ask.id)},
+			p.prefix(), c.ask.id.String(), gateway, InlineReply)
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	for _, cmd := range asked {

@@ -47,7 +47,7 @@ func (f *follower) follow(r *http.Request, record broker.Record) error {
 			done, err := f.catchUp(r)
 			switch {
 			case errors.Is(err, broker.ErrUnavailable):
-				failed = time.After(watch.Pause())
+				failed = time.After(f.watch.Pause())
 			case done || err != nil:
 				return err
 			default:

@@ -6,13 +6,16 @@
 //		}
 //	}
 //
-// It rests for a while unless it is told to end, and while something that it
-// needs is away it says so at most once a second, not once a try.
+// It rests for a while unless it is told to end, apart from the others who do the
+// same at the same time, and while something that it needs is away it says so at most
+// once a second, not once a try.
 package loop
 
 import (
 	"context"
+	"hash/fnv"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -34,6 +37,19 @@ func Rest(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
+}
+
+// Chance is a number in [0,1) that differs by who asks and when: enough to keep a
+// crowd apart, and the same again where a simulation has the same time.
+func Chance(who string) float64 {
+	name := fnv.New64a()
+	name.Write([]byte(who))
+	return rand.New(rand.NewPCG(name.Sum64(), uint64(time.Now().UnixNano()))).Float64()
+}
+
+// Jitter is a time below most, by Chance.
+func Jitter(who string, most time.Duration) time.Duration {
+	return time.Duration(Chance(who) * float64(most))
 }
 
 // Trouble logs what a loop meets again and again, at most once a second. Its

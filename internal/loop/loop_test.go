@@ -41,3 +41,24 @@ func TestTrouble(t *testing.T) {
 		}
 	})
 }
+
+func TestJitter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, other := loop.Jitter("one", time.Second), loop.Jitter("other", time.Second)
+		if one == other || one != loop.Jitter("one", time.Second) {
+			t.Errorf("%v and %v, want two that stay", one, other)
+		}
+		sum := 0.0
+		for range 1000 {
+			time.Sleep(time.Millisecond)
+			c := loop.Chance("one")
+			if c < 0 || c >= 1 {
+				t.Fatal(c)
+			}
+			sum += c
+		}
+		if sum < 450 || sum > 550 {
+			t.Errorf("a thousand come to %v, want about 500", sum)
+		}
+	})
+}

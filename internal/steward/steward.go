@@ -19,7 +19,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,7 +97,7 @@ func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
 			s.tend(ctx, p)
 			s.held.Add(-1)
 		default: // a crowd wakes up when a lease ends: spread it
-			t := time.NewTimer(max(left, 0) + rand.N(100*time.Millisecond))
+			t := time.NewTimer(max(left, 0) + loop.Jitter(s.broker.Name(), 100*time.Millisecond))
 			select {
 			case <-ctx.Done():
 			case <-freed:

@@ -3,11 +3,11 @@ package watch
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -15,9 +15,11 @@ const (
 	retry    = time.Second // after a read that failed, and half as much jitter
 )
 
-// Pause is for how long a waiter whose read failed should rest before it asks
-// again, each a little differently.
-func Pause() time.Duration { return retry/2 + rand.N(retry) }
+// Pause is for how long a waiter whose read failed should rest before it asks again, a
+// little differently for each process and request: all of one share a read.
+func (w *Watch) Pause() time.Duration {
+	return retry/2 + loop.Jitter(w.hub.broker.Name()+w.id.String(), retry)
+}
 
 // Wait returns the record once it is terminal or enough says so, or the newest
 // there is, without an error, when ctx ends or the process drains. Errors are
@@ -47,7 +49,7 @@ func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Re
 		case errors.Is(err, broker.ErrGone):
 			return broker.Record{}, err
 		default:
-			failed = time.After(Pause())
+			failed = time.After(w.Pause())
 		}
 	}
 	return newest, nil

@@ -18,19 +18,19 @@
 //
 // Pitfalls: Again tells that something may have changed, not that it did. While
 // Redis is away a read fails at once; who wants to go on asks again after
-// Pause.
+// Watch.Pause.
 package watch
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -95,7 +95,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return
 			case <-h.resume:
-			case <-time.After(next - rand.N(rereadJitter)):
+			case <-time.After(next - loop.Jitter(h.broker.Name(), rereadJitter)):
 			}
 			begun := time.Now()
 			if err := h.reread(ctx); err != nil {
