@@ -14,8 +14,8 @@ help: ## list the targets
 
 .PHONY: test
 test: tools ## run all tests, with the race detector, on the embedded and on a real Redis
-	$(GO) test -race -timeout 9m $$($(GO) list ./... | grep -v /internal/broker$$)
-	$(GO) test -timeout 9m ./internal/broker # Lua in an embedded Redis, mostly; what is concurrent in it, all of the others use
+	$(GO) test -race -timeout 9m $$($(GO) list ./... | grep -v -e /internal/broker$$ -e /internal/simulation$$)
+	$(GO) test -timeout 9m ./internal/broker ./internal/simulation # Lua in an embedded Redis, mostly; what is concurrent in it, all of the others use
 
 .PHONY: check
 check: test vet lint verify ## what CI runs
@@ -64,6 +64,10 @@ faults: tools ## break the network, Redis, workers and gateways, one line for ea
 .PHONY: life
 life: tools ## draw 2,000 histories of requests, and hold each to what is promised
 	$(GO) test -count=1 -v -timeout 60m -run TestLifeOfARequest ./internal/broker -rapid.checks=2000
+
+.PHONY: simulation
+simulation: ## live the life of requests, gateways and stewards from 20,000 seeds, and hold each step to what is promised (SEEDS=n, SEED=n shows one)
+	$(GO) test -count=1 -v -timeout 60m -run 'TestSimulation$$' ./internal/simulation -args -seeds $(or $(SEEDS),20000) -split $$(nproc 2>/dev/null || echo 2) $(if $(SEED),-seed $(SEED))
 
 .PHONY: bench
 bench: tools ## measure the gateway against floors and a peer; ARGS='-rows submit,sse -rounds 1' chooses

@@ -57,6 +57,7 @@ var arrows = map[string][]string{
 	"internal/powercut":     {},
 	"internal/readme":       {},
 	"internal/redistest":    {"internal/quickredis"},
+	"internal/simulation":   {},
 	"internal/steward":      {"internal/broker", "internal/loop"},
 	"internal/upstream":     {"api", "api/worker", "internal/loop"},
 	"internal/watch":        {"internal/broker", "internal/correlation", "internal/loop"},

@@ -1,0 +1,76 @@
+package simulation_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing/synctest"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/steward"
+	"github.com/coatcheck/coatcheck/internal/watch"
+)
+
+// gate is a gateway: its broker, its steward, its watch. One that crashed is
+// replaced by another of that number.
+type gate struct {
+	world    *world
+	number   int
+	name     string
+	broker   *broker.Broker
+	hub      *watch.Hub
+	stop     context.CancelFunc
+	starting bool
+	dead     bool // nothing of it reaches Redis any more
+	waited   bool // a client waits there
+	frozen   bool // nothing reaches it, or Redis from it, for now
+}
+
+// begin starts gateway i.
+func (w *world) begin(i int) {
+	life := 0
+	if old := w.gates[i]; old != nil {
+		life = 1 + int(old.name[len(old.name)-1]-'0')
+	}
+	g := &gate{world: w, number: i, name: fmt.Sprintf("g%d.%d", i, life), starting: true}
+	ctx, stop := context.WithCancel(context.Background())
+	log := slog.New(slog.DiscardHandler)
+	b, err := broker.Open(ctx, broker.Options{
+		URL: "redis://bubble:6379", Name: g.name, Dial: g.dial, Logger: log,
+		Services: map[string]broker.ServiceConfig{service: config},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	g.broker, g.hub, g.stop, g.starting = b, watch.New(b, log), stop, false
+	w.gates[i] = g
+	w.running.Go(func() {
+		var parts sync.WaitGroup
+		parts.Go(func() { g.hub.Run(ctx) })
+		parts.Go(func() { steward.New(b, log).Run(ctx) })
+		parts.Wait()
+		b.Close()
+	})
+	w.say("%s begins", g.name)
+	synctest.Wait()
+}
+
+// end lets everything go, and waits for it.
+func (w *world) end() {
+	for _, g := range w.gates {
+		w.crash(g)
+	}
+	w.running.Wait()
+}
+
+// crash ends a gateway as kill -9 does.
+func (w *world) crash(g *gate) {
+	w.mu.Lock()
+	g.dead = true
+	w.mu.Unlock()
+	w.cut(g)
+	g.stop()
+	synctest.Wait()
+	w.finish()
+}

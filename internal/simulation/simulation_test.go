@@ -1,0 +1,153 @@
+// Package simulation_test lives the life of requests thousands of times, each time
+// drawn from a seed: the broker, the steward and the watch of two gateways on the real
+// scripts, in a bubble where time passes when the world says so.
+//
+// Whatever a gateway sends to Redis waits until the world has Redis run it, and each
+// answer waits until the world has it arrive. That, what clients and workers do, how
+// long nothing happens, and what breaks is drawn from the seed, one thing a step: so
+// every order of commands can come up, a connection can end between a command and its
+// answer, a gateway can crash there, be cut off for seconds and come back, and two
+// stewards can work at once. After each command of Redis everything is held to what is
+// promised, see check_test.go; what clients were told is held to that too. At its end a
+// seed heals, and everything must have its outcome.
+//
+// The same seed is the same trace, byte for byte:
+//
+//	make simulation                       # 20,000 seeds
+//	make simulation SEED=642              # one, with its trace
+//
+// Pitfalls: it shows what the scripts and the gateways make of an order of commands, not
+// what a real Redis does with a command (the suites of broker run on one), nor what data
+// races there are between the goroutines of a gateway.
+package simulation_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	from  = flag.Uint64("from", 1, "the first seed")
+	seeds = flag.Int("seeds", 200, "how many")
+	steps = flag.Int("steps", 200, "of each seed")
+	seed  = flag.Uint64("seed", 0, "lives this one alone, and shows its trace")
+	split = flag.Int("split", 1, "processes that share the seeds")
+)
+
+func TestSimulation(t *testing.T) {
+	begun := time.Now()
+	switch {
+	case *seed > 0:
+		trace, broken := live(t, open(t, nil), *seed, *steps)
+		os.Stdout.Write(trace)
+		if broken != nil {
+			t.Fatalf("seed %d: %v", *seed, broken)
+		}
+		return
+	case *split > 1:
+		share(t)
+	default:
+		oneThread(t)
+		redis := open(t, nil)
+		for s := *from; s < *from+uint64(*seeds); s++ {
+			if trace, broken := live(t, redis, s, *steps); broken != nil {
+				t.Fatalf("seed %d: %v\n…%s", s, broken, trace[max(0, len(trace)-4000):])
+			}
+		}
+	}
+	took := time.Since(begun).Seconds()
+	t.Logf("%d seeds of %d steps in %.1f s: %.0f steps/s", *seeds, *steps, took, float64(*seeds**steps)/took)
+}
+
+// share has processes do a part of the seeds each: what is drawn is a process' own.
+func share(t *testing.T) {
+	var all sync.WaitGroup
+	next := *from
+	for i := range *split {
+		n := (*seeds + i) / *split
+		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSimulation$", "-test.timeout=0", fmt.Sprint("-from=", next), fmt.Sprint("-seeds=", n), fmt.Sprint("-steps=", *steps))
+		next += uint64(n)
+		all.Go(func() {
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// oneThread has one thing happen at a time, so that nothing has to be handed over.
+func oneThread(t *testing.T) {
+	before := runtime.GOMAXPROCS(1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}
+
+// A seed that was seen to fail can be looked at again: nothing but the seed decides.
+func TestSameSeedSameTrace(t *testing.T) {
+	oneThread(t)
+	redis := open(t, nil)
+	for s := uint64(1); s <= 12; s++ {
+		first, _ := live(t, redis, s, 400)
+		if again, _ := live(t, redis, s, 400); !bytes.Equal(first, again) {
+			a, b := bytes.SplitAfter(first, []byte("\n")), bytes.SplitAfter(again, []byte("\n"))
+			i := 0
+			for i < min(len(a), len(b)) && bytes.Equal(a[i], b[i]) {
+				i++
+			}
+			t.Fatalf("seed %d, line %d: %s and %s", s, i, bytes.Join(a[i:min(i+3, len(a))], nil), bytes.Join(b[i:min(i+3, len(b))], nil))
+		}
+	}
+}
+
+// plant is a bug in a script, or of a worker that acknowledges before it has answered.
+type plant struct {
+	name, good, bad string
+	acks            bool
+}
+
+// A simulation that has never failed shows nothing: each of these is found.
+func TestPlantedBugs(t *testing.T) {
+	oneThread(t)
+	for _, p := range []plant{
+		{name: "acknowledged first", acks: true},
+		{name: "an outcome is written over", good: "if TERMINAL[r.status] then\n    local again", bad: "if false then\n    local again"},
+		{name: "canceled after its outcome", good: "if TERMINAL[r.status] then return { 'terminal' } end", bad: ""},
+		{name: "a reply to an earlier attempt counts", good: "if attempt ~= r.attempt or r.status == 'scheduled' then", bad: "if false then"},
+		{name: "an open record expires", good: "redis.call('PEXPIREAT', s.key, int(deadline + WEEK))", bad: "redis.call('PEXPIREAT', s.key, int(NOW + 1000))"},
+		{name: "what is due is decided before the replies", good: "return oldest and oldest <= at", bad: "return false"},
+		{name: "a key is not bound", good: "redis.call('SET', s.binding, s.id .. ' ' .. s.fingerprint)", bad: ""},
+		{name: "a heartbeat does not renew", good: "redis.call('XCLAIM', queue_key(r.service), 'workers', p[1][2], 0, r.entry, 'TIME', int(at), 'JUSTID')", bad: ""},
+		{name: "two copies of the body", good: "redis.call('HDEL', r.key, 'release', 'content_type', 'headers', 'body')", bad: "redis.call('HDEL', r.key, 'release')"},
+		{name: "taken off the stream and not put back", good: "readmit(r, c)\n  drop(old)", bad: "drop(old)"},
+		{name: "looked at for ever after its end", good: "redis.call('ZREM', P .. 'due', r.id)", bad: ""},
+		{name: "an event goes without a number", good: "redis.call('HSET', r.key, 'seq', int(r.seq))", bad: ""},
+		{name: "forgotten late", good: "local over = r.finished + r.retention", bad: "local over = r.finished + 2 * r.retention"},
+	} {
+		t.Run(p.name, func(t *testing.T) {
+			redis := open(t, &p)
+			for s := uint64(1); s <= 300; s++ {
+				if _, broken := live(t, redis, s, 200); broken != nil {
+					t.Logf("seed %d: %v", s, broken)
+					return
+				}
+			}
+			t.Errorf("nobody notices in 300 seeds; planted in %d scripts", len(redis.sources))
+		})
+	}
+}
+
+func open(t *testing.T, p *plant) *store {
+	s, err := newStore(p)
+	if err != nil {
+		t.Fatal(fmt.Errorf("start an embedded Redis: %w", err))
+	}
+	t.Cleanup(s.Close)
+	return s
+}

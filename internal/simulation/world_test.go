@@ -1,0 +1,261 @@
+package simulation_test
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/cryptotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+const service = "echo"
+
+// config is what holds for its requests: short, so that clocks run out within two
+// hundred steps; kept for longer than a command can be late.
+var config = broker.ServiceConfig{
+	Timeout: 4 * time.Second, StartTimeout: 2 * time.Second, RunTimeout: 1500 * time.Millisecond,
+	Lease: 700 * time.Millisecond, MaxAttempts: 3, Backoff: 100 * time.Millisecond, Retention: 6 * time.Second,
+}
+
+// world is one seed: everything that happens in it is drawn from that, in one
+// goroutine, and whatever else runs waits for it.
+type world struct {
+	t     *testing.T
+	draw  *rand.Rand
+	redis *store
+	begun time.Time
+
+	mu    sync.Mutex // guards links and came
+	links []*link
+	came  int
+	sent  chan struct{} // capacity 1; links send, the world receives
+
+	gates    []*gate
+	running  sync.WaitGroup // everything that was started
+	calls    []*call        // under way, in the order in which they began
+	requests []*request
+	named    map[string]*record // by ID
+	workers  []*worker
+	flying   []*reply // sent by a worker, and not taken by Redis
+
+	faults bool // anything may break
+	steps  int
+	number int // of the latest call
+	trace  bytes.Buffer
+	broken error // the first thing that must not be
+}
+
+// live runs a seed for so many steps, to its end, and returns what must not be.
+func live(t *testing.T, redis *store, seed uint64, steps int) (trace []byte, broken error) {
+	synctest.Test(t, func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, seed)
+		w := &world{
+			t: t, draw: rand.New(rand.NewPCG(seed, 0)), redis: redis, begun: time.Now(),
+			sent: make(chan struct{}, 1), named: map[string]*record{}, gates: make([]*gate, 2),
+		}
+		redis.clear()
+		w.faults = w.draw.IntN(4) > 0
+		for i := range w.gates {
+			w.begin(i)
+		}
+		for range 1 + w.draw.IntN(3) {
+			w.workers = append(w.workers, &worker{name: fmt.Sprintf("w%d", len(w.workers))})
+		}
+		for w.steps < steps && w.broken == nil {
+			w.step()
+			w.steps++
+		}
+		if w.broken == nil {
+			w.heal()
+		}
+		w.end()
+		trace, broken = w.trace.Bytes(), w.broken
+	})
+	return trace, broken
+}
+
+// sorted are the links of the world in an order that does not hang on the scheduler.
+func (w *world) sorted() []*link {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.links = slices.DeleteFunc(w.links, (*link).over)
+	type key struct {
+		*link
+		order string
+		came  int
+	}
+	keys := make([]key, len(w.links))
+	for i, l := range w.links {
+		_, _, c := l.ready()
+		keys[i] = key{l, c.order, c.came}
+	}
+	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Or(strings.Compare(a.order, b.order), a.came-b.came) })
+	sorted := make([]*link, len(keys))
+	for i, k := range keys {
+		sorted[i] = k.link
+	}
+	return sorted
+}
+
+func (w *world) arrival() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.came++
+	return w.came
+}
+
+// step does one thing.
+func (w *world) step() {
+	var run, deliver []*link
+	for _, l := range w.sorted() {
+		if r, d, _ := l.ready(); l.owner.frozen {
+			continue
+		} else if r {
+			run = append(run, l)
+		} else if d {
+			deliver = append(deliver, l)
+		}
+	}
+	idle := len(run)+len(deliver) == 0
+	weights := []struct {
+		weight int
+		do     func()
+	}{
+		{on(len(run) > 0, 50), func() { w.run(run[w.draw.IntN(len(run))]) }},
+		{on(len(deliver) > 0, 60), func() { w.deliver(deliver[w.draw.IntN(len(deliver))]) }},
+		{8, w.client},
+		{14, w.work},
+		{on(idle, 30) + 2, func() { w.pass(w.moment()) }},
+		{2, w.upkeep},
+		{on(w.faults, 3), w.fault},
+	}
+	sum := 0
+	for _, o := range weights {
+		sum += o.weight
+	}
+	n := w.draw.IntN(sum)
+	for _, o := range weights {
+		if n -= o.weight; n < 0 {
+			o.do()
+			break
+		}
+	}
+}
+
+func on(yes bool, n int) int {
+	if yes {
+		return n
+	}
+	return 0
+}
+
+// moment is how long nothing happens.
+func (w *world) moment() time.Duration {
+	most := [...]int{5, 50, 50, 300, 300, 1000, 3000}[w.draw.IntN(7)]
+	return time.Duration(1+w.draw.IntN(most)) * time.Millisecond
+}
+
+// run has Redis do what was sent on a link.
+func (w *world) run(l *link) {
+	_, _, c := l.ready()
+	l.runs()
+	w.did("%s: Redis does %s", l.owner.name, c.label)
+	w.happened()
+}
+
+// deliver lets a gateway have what Redis answered, and lets it go on until it waits.
+func (w *world) deliver(l *link) {
+	_, _, c := l.ready()
+	l.arrives()
+	w.say("%s hears of %s", l.owner.name, c.label)
+	synctest.Wait()
+	w.finish()
+}
+
+// happened passes on what a command of Redis brought about, and looks at all of it.
+func (w *world) happened() {
+	touched, published := w.redis.news()
+	for _, p := range published {
+		for _, l := range w.sorted() {
+			l.mu.Lock()
+			l.hears(p[0], message(p[0], p[1]))
+			l.mu.Unlock()
+		}
+	}
+	if touched[repliesKey] {
+		for _, l := range w.sorted() {
+			l.unblock()
+		}
+		w.redis.news()
+	}
+	if len(touched) > 0 && w.broken == nil {
+		w.check(touched)
+	}
+}
+
+// pass lets time pass, until a gateway says something or d is over.
+func (w *world) pass(d time.Duration) {
+	begun := time.Now()
+	for _, l := range w.sorted() {
+		l.mu.Lock()
+		if !l.blocked.IsZero() {
+			d = min(d, max(0, l.blocked.Sub(begun)))
+		}
+		l.mu.Unlock()
+	}
+	select {
+	case <-w.sent:
+	default:
+	}
+	t := time.NewTimer(d)
+	select {
+	case <-w.sent:
+	case <-t.C:
+	}
+	t.Stop()
+	synctest.Wait()
+	w.redis.FastForward(time.Since(begun))
+	for _, l := range w.sorted() {
+		l.mu.Lock()
+		over := !l.blocked.IsZero() && !time.Now().Before(l.blocked)
+		l.mu.Unlock()
+		if over {
+			l.unblock()
+		}
+	}
+	w.redis.news()
+	for _, rec := range w.named { // what expired
+		if !rec.forgotten && !w.redis.Exists(recordsKey+rec.id) {
+			w.checkForgotten(rec)
+		}
+	}
+	w.say("time passes")
+	w.finish()
+}
+
+// say adds a line to the trace.
+func (w *world) say(format string, args ...any) {
+	fmt.Fprintf(&w.trace, "%4d %9.4f  ", w.steps, time.Since(w.begun).Seconds())
+	fmt.Fprintf(&w.trace, format+"\n", args...)
+}
+
+// did is say for what Redis did, with a mark of its answer.
+func (w *world) did(format string, args ...any) {
+	w.say(format+", #%08x", append(args, w.redis.mark())...)
+}
+
+// fail notes what must not be; the first counts.
+func (w *world) fail(format string, args ...any) {
+	if w.broken == nil {
+		w.broken = fmt.Errorf(format, args...)
+		w.say("BROKEN: %v", w.broken)
+	}
+}
