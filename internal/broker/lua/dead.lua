@@ -53,7 +53,8 @@ local function forget(r)
     local v = redis.call('HMGET', r.key, 'tenant', 'code')
     unbury(r.id, v[1] or '', r.service, v[2] or '')
   end
-  kept(r, -1)
+  local key, slot = kept(r)
+  redis.call('HINCRBY', key, slot, -1)
   redis.call('ZREM', listing_key(r.status, r.tenant), r.id)
   for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg), reply_key(r.id .. '/' .. leg)) end
   forsake(r)

@@ -206,6 +206,10 @@ local touched = {}
 
 -- conclude is the last call of a script that moved requests.
 local function conclude()
+  for i = 1, #gathered do redis.call(unpack(gathered[gathered[i]])) end
+  for key, fields in pairs(sums) do
+    for field, by in pairs(fields) do redis.call('HINCRBY', key, field, int(by)) end
+  end
   for service in pairs(touched) do
     if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
   end

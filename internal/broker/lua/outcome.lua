@@ -40,22 +40,24 @@ local ended = 0 -- outcomes that this script recorded
 local function finish(r, o)
   local claimed = claim(r)
   r.status, r.finished, ended = o.status, NOW, ended + 1
-  local f = { 'status', o.status, 'finished', int(NOW), 'reason', o.reason or '' }
+  local f = { 'status', o.status, 'finished', int(NOW) }
   local function set(name, value)
-    if value then f[#f + 1] = name; f[#f + 1] = value end
+    if value and value ~= '' then f[#f + 1] = name; f[#f + 1] = value end
   end
+  set('reason', o.reason)
   set('code', o.code and string.sub(o.code, 1, MAX_CODE))
   set('message', o.message and string.sub(o.message, 1, MAX_MESSAGE))
   if string.find(r.events, 'm', 1, true) then -- the client asked for no reply
     o.rtype, o.rstatus, o.rheaders, o.reply = nil, nil, nil, nil
   end
-  set('rtype', o.rtype)
+  if o.rtype then f[#f + 1] = 'rtype'; f[#f + 1] = o.rtype end -- also an empty one: there is a reply
   set('rstatus', o.rstatus)
   set('rheaders', o.rheaders)
   if o.reply and #o.reply > SHORT then -- in the record, it would have each field of that take three times its bytes
-    redis.call('SET', reply_key(r.id), o.reply)
-    redis.call('PEXPIREAT', reply_key(r.id), int(r.deadline + WEEK))
+    redis.call('SET', reply_key(r.id), o.reply, 'PXAT', int(r.parents and r.deadline + WEEK or NOW + r.retention))
+    r.short = not r.callback -- it expires when it has to
   else
+    r.short = true
     set('reply', o.reply)
   end
   if r.via then
@@ -74,26 +76,31 @@ local function finish(r, o)
   wake(r)
   if not r.parents then -- a leg is kept, and found, with its whole
     expire(r)
-    kept(r, 1)
-    redis.call('ZREM', listing_key('open', r.tenant), r.id)
-    redis.call('ZADD', listing_key(r.status, r.tenant), int(r.created), r.id)
+    local key, slot = kept(r)
+    sum(key, slot, 1)
+    later('ZADD', listing_key(r.status, r.tenant), nil, int(r.created), r.id)
+    later('ZREM', listing_key('open', r.tenant), nil, r.id)
   end
   local ran = not r.legs and not r.via -- by itself
-  if r.status == 'failed' and ran then count('e', r.service, 1) end
+  if r.status == 'failed' and ran then sum(P .. 'counts', 'e:' .. r.service, 1) end
   if claimed and ran then
-    count('f', r.service, 1)
-    count('b', r.service, math.max(0, NOW - claimed))
+    sum(P .. 'counts', 'f:' .. r.service, 1)
+    sum(P .. 'counts', 'b:' .. r.service, math.max(0, NOW - claimed))
   end
   if claimed and not o.by_worker and ran then redis.call('PUBLISH', 'cc:cancel:' .. r.service, id_of(r.id)) end
-  redis.call('ZREM', P .. 'due', r.id)
-  redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked')
+  later('ZREM', P .. 'due', nil, r.id)
+  if r.waiters or r.sequenced or r.release or r.placed or r.acked then redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked') end
   local told = ''
   if r.content then told = share_out(r, o) end
   if r.content and redis.call('HEXISTS', r.key, 'mourned') == 1 then park(r)
-  elseif not dead then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
+  elseif not dead and not r.entry then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   if not r.via then
-    drop(r)
-    leave(r)
+    if r.entry and not r.gate then -- what is on the stream waits for nothing else
+      drop_later(r)
+    else
+      drop(r)
+      leave(r)
+    end
     touched[r.service] = true
   end
   if r.batch then tally(r) end

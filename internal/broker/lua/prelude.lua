@@ -133,7 +133,7 @@ local function load(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
     'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant', 'parents', 'scatter',
-    'shared', 'sharing', 'batch')
+    'shared', 'sharing', 'batch', 'place', 'acked')
   if not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
@@ -154,7 +154,7 @@ local function load(id)
     r.succeeded, r.ended, r.latest = tonumber(succeeded), tonumber(ended), tonumber(latest)
     r.bytes = tonumber(bytes)
   end
-  r.batch = v[22] or nil
+  r.batch, r.sequenced, r.placed, r.acked = v[22] or nil, v[8], v[23], v[24]
   if v[21] then
     r.content, r.cache = string.match(v[21], '^(%x+) (%d+)$')
     r.cache = tonumber(r.cache)
@@ -167,6 +167,33 @@ local function load(id)
     end
   end
   return r
+end
+
+-- What a script does to one key for each of many requests is gathered, and done by
+-- conclude: to call a command costs as much as most commands do.
+local gathered, sums = {}, {}
+
+-- later calls a command that takes any number of arguments behind its key, or behind
+-- its key and group.
+local function later(command, key, group, ...)
+  local name = command .. key
+  local list = gathered[name]
+  if list and #list > 500 then -- not all that unpack can hold
+    redis.call(unpack(list))
+    list = nil
+  end
+  if not list then
+    list = group and { command, key, group } or { command, key }
+    gathered[name] = list
+    gathered[#gathered + 1] = name
+  end
+  for i = 1, select('#', ...) do list[#list + 1] = (select(i, ...)) end
+end
+
+-- sum is HINCRBY, later.
+local function sum(key, field, by)
+  sums[key] = sums[key] or {}
+  sums[key][field] = (sums[key][field] or 0) + by
 end
 
 -- gone tells whether a record is kept only for a callback that is still owed.
@@ -301,6 +328,13 @@ local function drop(r)
   redis.call('XDEL', queue_key(r.service), r.entry)
 end
 
+-- drop_later is drop, for what nobody looks for before conclude.
+local function drop_later(r)
+  if not r.entry then return end
+  later('XACK', queue_key(r.service), 'workers', r.entry)
+  later('XDEL', queue_key(r.service), nil, r.entry)
+end
+
 -- following is the smallest stream ID above id: exclusive ranges are not
 -- understood everywhere.
 local function following(id)
@@ -426,11 +460,11 @@ end
 local function expire(r)
   local over = r.finished + r.retention
   local at = over
-  local owed = tonumber(redis.call('HGET', r.key, 'owed') or 0)
+  local owed = r.callback and tonumber(redis.call('HGET', r.key, 'owed') or 0) or 0
   if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end
   redis.call('PEXPIREAT', r.key, int(at))
-  redis.call('PEXPIREAT', events_key(r.id), int(at))
-  redis.call('PEXPIREAT', reply_key(r.id), int(at))
+  if r.seq > 0 then redis.call('PEXPIREAT', events_key(r.id), int(at)) end
+  if not r.short then redis.call('PEXPIREAT', reply_key(r.id), int(at)) end
   for leg = 1, r.legs or 0 do
     redis.call('PEXPIREAT', record_key(r.id .. '/' .. leg), int(at))
     redis.call('PEXPIREAT', reply_key(r.id .. '/' .. leg), int(at))
@@ -446,7 +480,4 @@ local function count(field, service, by) return redis.call('HINCRBY', P .. 'coun
 
 -- kept tells the table how many records of a status are forgotten by when, in
 -- steps of five minutes: a bounded index instead of a scan.
-local function kept(r, by)
-  local slot = math.ceil((r.finished + r.retention) / 300000)
-  redis.call('HINCRBY', P .. 'kept', r.status .. ':' .. int(slot), by)
-end
+local function kept(r) return P .. 'kept', r.status .. ':' .. int(math.ceil((r.finished + r.retention) / 300000)) end
