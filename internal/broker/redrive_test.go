@@ -32,13 +32,13 @@ func pursue(t testing.TB, b *broker.Broker) {
 func TestRedriveAllThatMatch(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
 		b := open(t, redis, func(o *broker.Options) { o.Partitions = 3 })
-		const n = 150
+		const n = 110 // of which no partition gets more than go to the stream at once, 64
 		for range n {
 			fails(t, b, "x", "boom")
 		}
 		fails(t, b, "x", "other")
 		fails(t, b, "x", "boom", func(s *broker.Submission) { s.Tenant = "globex" })
-		filter := broker.RedriveFilter{DeadFilter: broker.DeadFilter{Tenant: broker.DefaultTenant, Service: "echo", Code: "boom"}, Status: broker.Failed, Limit: 140}
+		filter := broker.RedriveFilter{DeadFilter: broker.DeadFilter{Tenant: broker.DefaultTenant, Service: "echo", Code: "boom"}, Status: broker.Failed, Limit: 100}
 		job, err := b.RedriveAll(t.Context(), filter)
 		if err != nil || job.State != broker.RedriveRunning {
 			t.Fatalf("%+v, %v", job, err)
@@ -46,15 +46,15 @@ func TestRedriveAllThatMatch(t *testing.T) {
 		if _, err := b.Pursue(t.Context(), job.ID.Partition()); err != nil {
 			t.Fatal(err)
 		}
-		if job, err = b.RedriveStatus(t.Context(), job.ID); err != nil || job.State != broker.RedriveRunning || job.Total != 140 || job.Done == 0 || job.Done > 64 {
+		if job, err = b.RedriveStatus(t.Context(), job.ID); err != nil || job.State != broker.RedriveRunning || job.Total != 100 || job.Done == 0 || job.Done > 64 {
 			t.Errorf("%+v, %v", job, err)
 		}
 		other := open(t, redis)
 		pursue(t, other)
-		if job, err = b.RedriveStatus(t.Context(), job.ID); err != nil || job.State != broker.RedriveDone || job.Done != 140 || job.Total != 140 || job.Failed != 0 || job.Finished.IsZero() {
+		if job, err = b.RedriveStatus(t.Context(), job.ID); err != nil || job.State != broker.RedriveDone || job.Done != 100 || job.Total != 100 || job.Failed != 0 || job.Finished.IsZero() {
 			t.Errorf("%+v, %v", job, err)
 		}
-		if left := deadIDs(t, b, broker.DeadFilter{}); len(left) != n+1-140 {
+		if left := deadIDs(t, b, broker.DeadFilter{}); len(left) != n+1-100 {
 			t.Errorf("%d are left", len(left))
 		}
 		if left := deadIDs(t, b, broker.DeadFilter{Tenant: "globex"}); len(left) != 1 {
@@ -77,7 +77,7 @@ func TestRedriveAllThatMatch(t *testing.T) {
 				made[status(t, b, id).RetryOf]++
 			}
 		}
-		if len(made) != 140 {
+		if len(made) != 100 {
 			t.Errorf("%d were made", len(made))
 		}
 		for old, n := range made {

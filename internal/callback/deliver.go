@@ -33,8 +33,9 @@ import (
 )
 
 const (
-	inFlight = 64 // deliveries at once
-	perHost  = 8  // of them to one host
+	inFlight     = 64 // deliveries at once
+	perHost      = 8  // of them to one host
+	perQuickHost = 48 // of them to one that answers at once
 
 	claimBlock   = time.Second            // of one claim; bounds how long a drain waits for it
 	troublePause = 250 * time.Millisecond // after an error of Redis, jittered
@@ -169,7 +170,7 @@ func (d *Deliverer) deliver(ctx context.Context, i broker.Intent) {
 		log.Warn("read what a callback tells of", "error", err)
 		return
 	}
-	release, hold := d.hosts.take(r.Callback.URL)
+	release, hold := d.hosts.take(ctx, r.Callback.URL)
 	if release == nil {
 		d.counts.held.Add(1)
 		d.putBack(i, hold)

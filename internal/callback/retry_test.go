@@ -250,6 +250,36 @@ func TestSlowReceiver(t *testing.T) {
 	})
 }
 
+// A receiver that answers at once is told as much as there are slots for, and nothing
+// of that is put back and handed out again.
+func TestQuickReceiver(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		var quick told
+		answer := quick.answer(t, 200)
+		b.net.receive("quick.example", func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(20 * time.Millisecond)
+			answer(w, r)
+		})
+		for range 300 {
+			b.owe("http://quick.example/")
+		}
+		d := b.deliverer(b.Broker)
+		begun := time.Now()
+		stop := b.run(d)
+		for len(quick.all()) < 300 && time.Since(begun) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		took := time.Since(begun)
+		stop()
+		if ideal := 300 / perQuickHost * 20 * time.Millisecond; took > 3*ideal {
+			t.Errorf("300 deliveries of 20 ms, %d at a time, took %v", perQuickHost, took)
+		}
+		if got, want := d.Stats(), (Stats{Delivered: 300}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	})
+}
+
 // At the end of a gateway, a delivery under way is put back as the same attempt.
 func TestDrainPutsBack(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {

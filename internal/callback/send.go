@@ -50,7 +50,7 @@ func newSender(g *Guard, secrets []string, version string) *sender {
 			// No proxy: it would resolve names behind the guard's back.
 			Transport: &http.Transport{
 				DialContext: dialer.DialContext, TLSHandshakeTimeout: connectTimeout,
-				MaxIdleConns: inFlight, MaxIdleConnsPerHost: perHost, IdleConnTimeout: idleTimeout,
+				MaxIdleConns: inFlight, MaxIdleConnsPerHost: perQuickHost, IdleConnTimeout: idleTimeout,
 				MaxResponseHeaderBytes: maxHeaders, DisableCompression: true, ForceAttemptHTTP2: true,
 			},
 			// A redirect is an answer, and not a success: the client named another URL.
