@@ -135,6 +135,7 @@ type Broker struct {
 	reads   *pipeline[readAsk, any]
 	sends   *pipeline[outgoing, struct{}]
 	fences  *pipeline[partition, struct{}]
+	settled *pipeline[Intent, struct{}]
 
 	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
 	health   atomic.Pointer[error]      // nil pointer value: healthy
@@ -185,6 +186,7 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 	b.reads = newPipeline(b.sendReads)
 	b.sends = newPipeline(b.sendReplies)
 	b.fences = newPipeline(b.sendFences)
+	b.settled = newPipeline(b.sendDelivered)
 	return b, nil
 }
 
@@ -217,6 +219,7 @@ func (b *Broker) Close() error {
 		b.reads.close()
 		b.sends.close()
 		b.fences.close()
+		b.settled.close()
 		err = b.redis.close()
 	})
 	return err

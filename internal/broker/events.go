@@ -29,7 +29,7 @@ func (b *Broker) Events(ctx context.Context, id correlation.ID, after int) (r Re
 
 // Replies is Events with up to most of them.
 func (b *Broker) Replies(ctx context.Context, id correlation.ID, after, most int) (r Record, events []Event, first int, err error) {
-	raw, err := b.readEvents(ctx, id, after, most, InlineReply, false)
+	raw, err := b.readEvents(ctx, id, eventsAsk{after, most, InlineReply, false})
 	if err != nil {
 		return Record{}, nil, 0, err
 	}
@@ -49,7 +49,7 @@ func (b *Broker) Replies(ctx context.Context, id correlation.ID, after, most int
 // outlived its retention because the callback is still owed. ErrGone,
 // ErrUnavailable.
 func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
-	raw, err := b.readEvents(ctx, i.ID, i.Number-1, 1, InlineReply, true)
+	raw, err := b.readEvents(ctx, i.ID, eventsAsk{i.Number - 1, 1, InlineReply, true})
 	if err != nil {
 		return Record{}, nil, err
 	}
@@ -67,7 +67,7 @@ func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
 
 // Reply reads a record with the whole reply body. ErrGone, ErrUnavailable.
 func (b *Broker) Reply(ctx context.Context, id correlation.ID) (Record, error) {
-	raw, err := b.readEvents(ctx, id, math.MaxInt32, 0, math.MaxInt32, false)
+	raw, err := b.readEvents(ctx, id, eventsAsk{math.MaxInt32, 0, math.MaxInt32, false})
 	if err != nil {
 		return Record{}, err
 	}
@@ -78,17 +78,37 @@ func (b *Broker) Reply(ctx context.Context, id correlation.ID) (Record, error) {
 	return r, b.shown(ctx, r, 0)
 }
 
-func (b *Broker) readEvents(ctx context.Context, id correlation.ID, after, most, inline int, owed bool) ([]any, error) {
-	if err := b.Ready(); err != nil {
-		return nil, err
-	}
-	p := partitionOf(id)
-	raw, err := eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), after, most, inline, flag(owed))
-	if errors.Is(err, redis.Nil) {
-		return nil, ErrGone
+// eventsAsk is what of a request and its events is to be read; see events.lua. Its
+// zero value asks for nothing of them.
+type eventsAsk struct {
+	after, most, inline int
+	owed                bool
+}
+
+func (a eventsAsk) args(p partition, id correlation.ID) []any {
+	return []any{p.prefix(), id.String(), a.after, a.most, a.inline, flag(a.owed)}
+}
+
+// readEvents asks for few bytes together with others, for many alone: nobody else is to
+// wait for them.
+func (b *Broker) readEvents(ctx context.Context, id correlation.ID, a eventsAsk) ([]any, error) {
+	var raw any
+	var err error
+	if a.most <= 1 && a.inline <= InlineReply {
+		raw, err = b.ask(ctx, readAsk{id: id, events: a})
+	} else if err = b.Ready(); err == nil {
+		p := partitionOf(id)
+		raw, err = eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, a.args(p, id)[1:]...)
+		if errors.Is(err, redis.Nil) {
+			raw, err = nil, nil
+		}
+		err = fault("read the events of a request", err)
 	}
 	if err != nil {
-		return nil, fault("read the events of a request", err)
+		return nil, err
+	}
+	if raw == nil {
+		return nil, ErrGone
 	}
 	list, _ := raw.([]any)
 	if len(list) != 3 {

@@ -103,11 +103,31 @@ func (b *Broker) createDeliverers(ctx context.Context) error {
 }
 
 // Delivered settles an intent: told, or given up. Once none of a request is
-// open, its record is forgotten when its retention ends.
+// open, its record is forgotten when its retention ends. Intents that are settled
+// together share a script.
 func (b *Broker) Delivered(ctx context.Context, i Intent) error {
-	p := partition(i.Partition)
-	_, err := deliveredScript.run(ctx, b.redis.commands, p, []string{p.callbacks()}, i.Entry, i.ID.String())
-	return fault("settle a callback", err)
+	_, _, err := b.settled.do(ctx, i, 100)
+	return err
+}
+
+// sendDelivered settles a batch, each partition by one script.
+func (b *Broker) sendDelivered(calls []*call[Intent, struct{}]) {
+	ctx, stop := context.WithTimeout(context.Background(), commandTimeout)
+	defer stop()
+	homes := map[partition][]*call[Intent, struct{}]{}
+	for _, c := range calls {
+		homes[partition(c.ask.Partition)] = append(homes[partition(c.ask.Partition)], c)
+	}
+	for p, there := range homes {
+		args := make([]any, 0, 2*len(there))
+		for _, c := range there {
+			args = append(args, c.ask.Entry, c.ask.ID.String())
+		}
+		_, err := deliveredScript.run(ctx, b.redis.commands, p, []string{p.callbacks()}, args...)
+		for _, c := range there {
+			c.err = fault("settle a callback", err)
+		}
+	}
 }
 
 // Postpone hands the intent out again after delay, with the next attempt.

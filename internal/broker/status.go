@@ -19,6 +19,7 @@ var (
 type readAsk struct {
 	id     correlation.ID
 	attach bool // register this process for wake-ups
+	events eventsAsk
 }
 
 // Status reads a record. ErrGone, ErrUnavailable. Concurrent reads share a
@@ -42,14 +43,8 @@ func (b *Broker) Detach(ctx context.Context, id correlation.ID) error {
 }
 
 func (b *Broker) read(ctx context.Context, ask readAsk) (Record, error) {
-	if err := b.Ready(); err != nil {
-		return Record{}, err
-	}
-	raw, _, err := b.reads.do(ctx, ask, 200)
+	raw, err := b.ask(ctx, ask)
 	if err != nil {
-		if ctx.Err() != nil {
-			return Record{}, fmt.Errorf("read a request: %w: %w", ErrUnavailable, err)
-		}
 		return Record{}, err
 	}
 	r, err := parseView(ask.id, raw)
@@ -57,6 +52,18 @@ func (b *Broker) read(ctx context.Context, ask readAsk) (Record, error) {
 		return Record{}, err
 	}
 	return r, b.shown(ctx, r, 0)
+}
+
+// ask has a question answered together with those that others have.
+func (b *Broker) ask(ctx context.Context, ask readAsk) (any, error) {
+	if err := b.Ready(); err != nil {
+		return nil, err
+	}
+	raw, _, err := b.reads.do(ctx, ask, 200)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("read a request: %w: %w", ErrUnavailable, err)
+	}
+	return raw, err
 }
 
 // sendReads reads a batch in one pipeline, each distinct question once.
@@ -88,6 +95,10 @@ func (b *Broker) sendStatus(ctx context.Context, calls []*call[readAsk, any], as
 			continue
 		}
 		p, gateway := partitionOf(c.ask.id), ""
+		if e := c.ask.events; e != (eventsAsk{}) {
+			asked[c.ask] = pipe.EvalSha(ctx, eventsScript.sha, []string{p.request(c.ask.id)}, e.args(p, c.ask.id)...)
+			continue
+		}
 		if c.ask.attach {
 			gateway = b.name
 		}
