@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coatcheck/coatcheck/internal/fleet"
 )
 
 var (
@@ -48,7 +50,11 @@ var faults = []struct {
 	{"restart without data", forgets, false, restarted},
 	{"groups destroyed", keeps, false, ungrouped},
 	{"outcome races", firstRecorded, false, races},
+	{"rolling restart", rolls, false, rolling},
+	{"a gateway killed", falls, true, killed},
 }
+
+func TestMain(m *testing.M) { fleet.Main(m, nil) } // gateways may be processes of their own
 
 func TestFaults(t *testing.T) {
 	if *seed == 0 {

@@ -64,6 +64,7 @@ func open(r *round, redis *redistest.Redis, change ...func(*config.Config)) *hou
 func (h *house) gateway(change ...func(*config.Config)) {
 	h.Helper()
 	c := config.Default()
+	c.DrainDelay = 0
 	c.Defaults.Lease, c.Defaults.MaxAttempts = lease, 20
 	for _, f := range change {
 		f(&c)

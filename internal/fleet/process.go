@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const kept = 4 << 10 // bytes of what a process said last
@@ -74,6 +75,28 @@ func (p *Process) Kill() {
 		_ = c.Process.Kill() // it may have ended
 		<-over
 	}
+}
+
+// Drain tells it to end by SIGTERM, and returns how long that took. One that takes
+// longer than most is killed, and fails its test.
+func (p *Process) Drain(most time.Duration) time.Duration {
+	p.mu.Lock()
+	c, over := p.cmd, p.over
+	p.cmd = nil
+	p.mu.Unlock()
+	begun := time.Now()
+	if c == nil {
+		return 0
+	}
+	_ = c.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case <-over:
+	case <-time.After(most):
+		p.t.Errorf("%v did not end within %v", p.args, most)
+		_ = c.Process.Kill()
+		<-over
+	}
+	return time.Since(begun)
 }
 
 // Stop has it stand still, its connections open.

@@ -4,9 +4,11 @@
 //	g, err := gateway.Start(ctx, gateway.Options{Config: c, …}) // returned: the port answers
 //	err = g.Run(ctx)                                            // until ctx ends, then drains
 //
-// The order of a drain: not ready, and no new requests; waiters, streams and
-// claims let go, so that their clients resume elsewhere; open calls finished; partitions
-// handed over; connections closed. It is cut short at the configured budget.
+// The order of a drain: not ready, and each answer closes its connection, so that the
+// next call goes elsewhere; after the configured delay the port closed, and no new
+// requests; waiters, streams and claims let go, so that their clients resume elsewhere;
+// open calls finished; partitions handed over; connections to Redis closed. It is cut
+// short at the configured budget.
 package gateway
 
 import (
@@ -33,9 +35,8 @@ import (
 )
 
 const (
-	notReadyFirst = 100 * time.Millisecond // balancers that probe see "not ready" before connections end
-	openRetry     = 250 * time.Millisecond // while Redis can't be reached at the start
-	openTimeout   = 3 * time.Second        // then the start ends: a wrong address must be seen
+	openRetry   = 250 * time.Millisecond // while Redis can't be reached at the start
+	openTimeout = 3 * time.Second        // then the start ends: a wrong address must be seen
 )
 
 // Options of Start.
@@ -55,6 +56,7 @@ type Options struct {
 // Gateway is a running gateway.
 type Gateway struct {
 	log      *slog.Logger
+	delay    time.Duration // of budget
 	budget   time.Duration
 	listener net.Listener
 	broker   *broker.Broker
@@ -79,7 +81,7 @@ type part struct {
 // a wrong address does not. A wrong configuration ends the start at once.
 func Start(ctx context.Context, o Options) (*Gateway, error) {
 	c := o.Config
-	g := &Gateway{log: o.Logger, budget: c.DrainTimeout, listener: o.Listener}
+	g := &Gateway{log: o.Logger, delay: c.DrainDelay, budget: c.DrainTimeout, listener: o.Listener}
 	if g.listener == nil {
 		l, err := net.Listen("tcp", c.Addr)
 		if err != nil {
@@ -134,6 +136,8 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 		Upstreams: upstreams(c), Chain: chain, Redact: redact(c), CheckCallback: check, Metrics: metrics.New(g.broker, numbers), AdminApart: c.Admin.Addr != "", Page: o.Page, Inbox: o.Inbox,
 	})
 	g.server = httpapi.NewHTTPServer(g.api, o.Logger)
+	g.server.RegisterOnShutdown(g.hub.Drain) // then each answer closes its connection, and says so
+	g.server.RegisterOnShutdown(g.pull.Drain)
 	if c.Admin.Addr != "" {
 		if g.admin, err = newAdmin(c.Admin.Addr, g.api, o.Logger); err != nil {
 			return nil, errors.Join(err, g.broker.Close(), g.listener.Close())
@@ -238,12 +242,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 func (g *Gateway) drain() {
 	g.log.Info("draining")
-	g.api.Drain()
-	time.Sleep(notReadyFirst)
-	g.hub.Drain()
-	g.pull.Drain()
 	ctx, stop := context.WithTimeout(context.Background(), g.budget)
 	defer stop()
+	g.api.Leave()
+	time.Sleep(g.delay) // balancers that probe see it meanwhile, and who has a connection is told to close it
+	g.api.Drain()
 	if err := g.server.Shutdown(ctx); err != nil {
 		g.log.Warn("open calls did not end in time and are cut", "error", err)
 		g.server.Close()

@@ -38,6 +38,7 @@ type house struct {
 func start(t testing.TB, redis string, change ...func(*config.Config)) house {
 	t.Helper()
 	c := config.Default()
+	c.DrainDelay = 0
 	c.Callbacks.AllowCIDRs = []string{"127.0.0.0/8"}
 	c.Callbacks.Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	for _, f := range change {

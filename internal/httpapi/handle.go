@@ -99,6 +99,7 @@ func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, v
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
 	}
+	s.part(w) // it may have waited for long
 	h := w.Header()
 	setDefault(h, "Content-Type", "application/json")
 	setDefault(h, "Cache-Control", "no-store")

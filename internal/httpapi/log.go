@@ -41,6 +41,7 @@ func (s *Server) log(r *http.Request) *slog.Logger {
 func (s *Server) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
+		s.part(w)
 		r = r.WithContext(context.WithValue(r.Context(), callKey{}, &call{}))
 		wrapped := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		next.ServeHTTP(wrapped, r)

@@ -13,9 +13,10 @@ func (s *Server) livez(w http.ResponseWriter, _ *http.Request) error {
 	return s.text(w, "text/plain; charset=utf-8", []byte("ok\n"))
 }
 
-// readyz says whether this gateway takes requests, and how they are kept.
+// readyz says whether this gateway takes requests, and how they are kept. One that is
+// about to stop takes them still: this is how balancers hear of it in time.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
-	if s.draining.Load() {
+	if s.leaving.Load() {
 		return failure{slug: "draining"}
 	}
 	if err := s.Broker.Admits(); errors.Is(err, broker.ErrUndurable) {

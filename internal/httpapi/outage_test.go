@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -65,6 +66,14 @@ func TestDrainClosesStreams(t *testing.T) {
 		d := f.submit("x")
 		r := f.follow(d.Links.Events)
 		f.wantEvents(r, "retry status")
+		waits := make(chan answer)
+		go func() { waits <- f.get(d.Links.Self + "?wait=60s") }()
+		synctest.Wait()  // until it does
+		f.server.Leave() // balancers hear of it; who calls all the same is served, and goes elsewhere next
+		f.get("/readyz").problem(t, "draining")
+		if a := f.post(echoRequests, "y"); a.StatusCode != 202 || !a.Close {
+			t.Errorf("a submit to a gateway that leaves: %d, its connection stays: %v", a.StatusCode, !a.Close)
+		}
 		f.server.Drain()
 		f.get(d.Links.Events).problem(t, "draining")
 		f.post(echoRequests, "y").problem(t, "draining")
@@ -74,6 +83,9 @@ func TestDrainClosesStreams(t *testing.T) {
 		}
 		begun := time.Now()
 		f.hub.Drain()
+		if a := <-waits; a.StatusCode != 200 || !a.Close {
+			t.Errorf("a wait at a gateway that leaves: %d, its connection stays: %v", a.StatusCode, !a.Close)
+		}
 		if got := r.any(); got.text != "" || got.at.Sub(begun) > time.Second {
 			t.Errorf("%q after %v", got.text, got.at.Sub(begun))
 		}

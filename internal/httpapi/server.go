@@ -78,6 +78,7 @@ const (
 type Server struct {
 	Options
 	inflight *semaphore.Weighted
+	leaving  atomic.Bool
 	draining atomic.Bool
 	waiting  atomic.Int64
 	streams  atomic.Int64
@@ -103,9 +104,24 @@ func New(o Options) *Server {
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Drain makes the gateway not ready and refuses new requests; open waits and
-// streams end with the hub's drain.
-func (s *Server) Drain() { s.draining.Store(true) }
+// Leave makes the gateway not ready, and has each answer close its connection, so that
+// clients make their next call elsewhere. All calls are still answered.
+func (s *Server) Leave() { s.leaving.Store(true) }
+
+// Drain refuses new requests as well; open waits and streams end with the hub's
+// drain.
+func (s *Server) Drain() {
+	s.Leave()
+	s.draining.Store(true)
+}
+
+// part asks the client for another connection where this gateway is about to stop. To
+// close an idle one, or one that a call is on its way on, would break that call.
+func (s *Server) part(w http.ResponseWriter) {
+	if s.leaving.Load() {
+		w.Header().Set("Connection", "close") // RFC 9112, section 9.6
+	}
+}
 
 // Open is how many calls wait and how many streams are open, for the metrics.
 func (s *Server) Open() (waiting, streams int64) { return s.waiting.Load(), s.streams.Load() }

@@ -60,7 +60,7 @@ func run(t *testing.T, addr, path string, args ...string) {
 	t.Helper()
 	c := exec.Command(path, args...)
 	c.Dir = t.TempDir()
-	c.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+c.Dir)
+	c.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+c.Dir, "COATCHECK_DRAIN_DELAY=0s")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
