@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 	"github.com/coatcheck/coatcheck/api/intercept"
 	"github.com/coatcheck/coatcheck/api/webhook"
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/redisurl"
 )
 
 // longestDrain leaves the rest of 25 s, after which supervisors kill, to what
@@ -45,8 +45,6 @@ const (
 	mostEventBytes  = 64 << 20
 )
 
-var redisScheme = regexp.MustCompile(`^(redis|rediss|unix)://.`)
-
 // Check says in one line what can't be, naming key, value and what is allowed.
 func (c Config) Check() error {
 	switch {
@@ -56,10 +54,6 @@ func (c Config) Check() error {
 		return fmt.Errorf("addr: %q is no host:port", c.Addr)
 	case c.Admin.Addr != "" && !listenable(c.Admin.Addr):
 		return fmt.Errorf("admin.addr: %q is no host:port", c.Admin.Addr)
-	case c.RedisURL != "" && !redisScheme.MatchString(c.RedisURL):
-		return errors.New("redis_url: must begin with redis://, rediss:// or unix://") // not the value: it may have a password
-	case !redisDatabase(c.RedisURL):
-		return errors.New("redis_url: can't be read as scheme://user:password@host:port/database, the database being a number")
 	case !publicURL(c.PublicURL):
 		return fmt.Errorf("public_url: %q is no http or https URL without a query", c.PublicURL)
 	case c.MaxBody < 1 || c.MaxBody > largestBody:
@@ -68,8 +62,6 @@ func (c Config) Check() error {
 		return fmt.Errorf("max_inflight_body: %s is too little for one body of %s, the max_body: want %s more than that", c.MaxInflight, c.MaxBody, bodyRoom)
 	case c.DrainTimeout <= 0 || c.DrainTimeout > longestDrain:
 		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", c.DrainTimeout, longestDrain)
-	case c.DrainDelay < 0 || c.DrainDelay >= c.DrainTimeout:
-		return fmt.Errorf("drain_delay: %s must be at least 0 and below the drain_timeout, %s", c.DrainDelay, c.DrainTimeout)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
 	case !slices.Contains([]string{"auto", "text", "json"}, c.Log.Format):
@@ -80,6 +72,11 @@ func (c Config) Check() error {
 		return fmt.Errorf("bounds.max_delay: %s is outside 0..720h", c.Bounds.MaxDelay)
 	case c.Bounds.MinRetention <= 0 || c.Bounds.MinRetention > c.Bounds.MaxRetention || c.Bounds.MaxRetention > 7*24*time.Hour:
 		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", c.Bounds.MinRetention, c.Bounds.MaxRetention)
+	}
+	if c.RedisURL != "" {
+		if _, err := redisurl.Parse(c.RedisURL); err != nil {
+			return fmt.Errorf("redis_url: %w", err)
+		}
 	}
 	for _, cidr := range c.Callbacks.AllowCIDRs {
 		_, network := netip.ParsePrefix(cidr)
@@ -199,18 +196,6 @@ func listenable(addr string) bool {
 	}
 	n, err := strconv.Atoi(port)
 	return err == nil && n >= 0 && n < 1<<16
-}
-
-// redisDatabase tells whether a Redis URL can be read, and its path be a database;
-// that of a socket is its name.
-func redisDatabase(text string) bool {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme == "unix" {
-		return err == nil
-	}
-	name := strings.Trim(u.Path, "/")
-	n, err := strconv.Atoi(name)
-	return name == "" || err == nil && n >= 0
 }
 
 // publicURL tells whether text may stand before links.
