@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/coatcheck/coatcheck/internal/quickredis"
 )
@@ -65,6 +66,9 @@ func Embedded(t testing.TB) *Redis {
 	return attach(t, "redis://"+mini.Addr(), nil)
 }
 
+// quiet spares servers a command that they do not know.
+var quiet = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+
 func attach(t testing.TB, url string, p *process) *Redis {
 	t.Helper()
 	options, err := redis.ParseURL(url)
@@ -72,6 +76,7 @@ func attach(t testing.TB, url string, p *process) *Redis {
 		t.Fatalf("parse %s: %v", url, err)
 	}
 	options.DisableIdentity = true
+	options.MaintNotificationsConfig = quiet
 	client := redis.NewClient(options)
 	t.Cleanup(func() { client.Close() })
 	return &Redis{URL: url, Client: client, process: p}

@@ -31,16 +31,24 @@ type process struct {
 // the test's and survives Restart.
 func Start(t testing.TB, args ...string) *Redis {
 	t.Helper()
+	return start(t, freePort(t), t.TempDir(), args...)
+}
+
+func start(t testing.TB, port, dir string, args ...string) *Redis {
+	t.Helper()
+	return launch(t, port, dir, append([]string{
+		"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "",
+		"--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0",
+	}, args...))
+}
+
+func launch(t testing.TB, port, dir string, args []string) *Redis {
+	t.Helper()
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
 		t.Fatal("redis-server is not on PATH: run `make test`, or install it (Debian: apt-get install redis-server)")
 	}
-	port := freePort(t)
-	p := &process{dir: t.TempDir(), log: new(bytes.Buffer)}
-	p.args = append([]string{
-		path, "--port", port, "--bind", "127.0.0.1", "--dir", p.dir, "--save", "",
-		"--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0",
-	}, args...)
+	p := &process{args: append([]string{path}, args...), dir: dir, log: new(bytes.Buffer)}
 	t.Cleanup(func() {
 		p.signal(syscall.SIGKILL)
 		if t.Failed() {
@@ -98,7 +106,7 @@ func (r *Redis) await(t testing.TB) {
 	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
 	defer stop()
 	for {
-		once := redis.NewClient(&redis.Options{Addr: r.Client.Options().Addr, MaxRetries: -1, DisableIdentity: true})
+		once := redis.NewClient(&redis.Options{Addr: r.Client.Options().Addr, MaxRetries: -1, DisableIdentity: true, MaintNotificationsConfig: quiet})
 		err := once.Ping(ctx).Err()
 		once.Close()
 		if err == nil {
