@@ -38,7 +38,6 @@ func house() (address string, stop func()) {
 		panic(err)
 	}
 	c := config.Default()
-	c.DrainDelay = 0
 	c.Services = map[string]config.Service{}
 	for _, name := range []string{"echo", "progress", "fail", "sleep", "nobody"} {
 		c.Services[name] = config.Service{}

@@ -84,8 +84,8 @@ type service struct {
 	requestSchema, replySchema string // JSON schemas, "" for none
 }
 
-// New makes a worker for the Redis at redisURL (redis://, rediss:// or
-// unix://), the one that the gateways use. Nothing is dialled before Run.
+// New makes a worker for the Redis at redisURL (redis://,
+// redis+sentinel:// or redis+cluster://, rediss for TLS, or unix://), the one that the gateways use. Nothing is dialled before Run.
 func New(redisURL string, options ...Option) *Worker {
 	w := &Worker{url: redisURL, services: map[string]*service{}}
 	w.options.concurrency = DefaultConcurrency

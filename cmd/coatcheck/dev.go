@@ -73,7 +73,6 @@ func forDev(s *config.Config) {
 		own := s.Services[name] // as configured, or by the defaults
 		s.Services[name] = own
 	}
-	s.DrainDelay = 0 // no balancer stands before it
 	s.Durability, s.DurabilityAsserted = "memory", false
 	s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
 	for name, own := range s.Services {

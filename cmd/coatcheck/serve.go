@@ -58,7 +58,7 @@ func serve() *cobra.Command {
 	d := config.Default()
 	c.Flags().StringVar(&file, "config", "", "YAML file (or COATCHECK_CONFIG)")
 	c.Flags().StringVar(&given.Addr, "addr", d.Addr, "address to listen on")
-	c.Flags().StringVar(&given.RedisURL, "redis-url", "", "redis://, rediss:// or unix://; without it redis-server is started")
+	c.Flags().StringVar(&given.RedisURL, "redis-url", "", "redis://, redis+sentinel:// or redis+cluster://, rediss for TLS, or unix://; without it redis-server is started")
 	c.Flags().StringVar(&given.DataDir, "data-dir", d.DataDir, "where that redis-server keeps its data")
 	c.Flags().StringVar(&given.Admin.Addr, "admin-addr", "", "address of a listener of its own for /metrics and profiles")
 	c.Flags().IntVar(&given.Partitions, "partitions", 0, "shards of the correlation table; 0 keeps what is")

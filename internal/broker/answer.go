@@ -37,10 +37,10 @@ func (b *Broker) Answer(ctx context.Context, token string, r WorkerReply) (id co
 	if err := b.Ready(); err != nil {
 		return id, "", err
 	}
-	p := partitionOf(id)
+	p := b.partitionOf(id)
 	name := id.String() + parts[2]
 	args := append([]any{name, parts[3], parts[4]}, r.fields(token)...)
-	raw, err := answerScript.run(ctx, b.redis.commands, p, []string{p.record(name), p.replies()}, args...)
+	raw, err := answerScript.run(ctx, b.redis, p, []string{p.record(name), p.replies()}, args...)
 	if err != nil {
 		if wrapped := fault("take a reply", err); unsent(err) {
 			return id, "", wrapped

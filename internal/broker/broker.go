@@ -56,7 +56,7 @@ var Defaults = ServiceConfig{
 
 // Options of Open. The zero value of a field means its default.
 type Options struct {
-	URL        string                   // redis://, rediss:// or unix://; required
+	URL        string                   // see redisurl; required
 	Name       string                   // of this process among the gateways; default host-pid-random
 	Partitions int                      // wanted number; default: what the deployment has, or 1
 	Defaults   ServiceConfig            // for every service; zero fields from the package's Defaults
@@ -131,15 +131,15 @@ type Broker struct {
 	log     *slog.Logger
 	redis   clients
 
-	submits *pipeline[*submission, []string]
-	reads   *pipeline[readAsk, any]
-	sends   *pipeline[outgoing, struct{}]
-	fences  *pipeline[partition, struct{}]
-	settled *pipeline[Intent, struct{}]
+	submits *lanes[*submission, []string]
+	reads   *lanes[readAsk, any]
+	sends   *lanes[outgoing, struct{}]
+	fences  *lanes[partition, struct{}]
+	settled *lanes[Intent, struct{}]
 
 	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
 	health   atomic.Pointer[error]      // nil pointer value: healthy
-	memory   memory
+	memories sync.Map                   // by server: memory
 	keeper   keeper
 	samples  sampler
 	roster   roster
@@ -182,11 +182,11 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(err, b.redis.close())
 	}
-	b.submits = newPipeline(b.sendSubmits)
-	b.reads = newPipeline(b.sendReads)
-	b.sends = newPipeline(b.sendReplies)
-	b.fences = newPipeline(b.sendFences)
-	b.settled = newPipeline(b.sendDelivered)
+	b.submits = newLanes(func(s *submission) string { return b.server(s.at) }, b.sendSubmits)
+	b.reads = newLanes(func(r readAsk) string { return b.server(b.partitionOf(r.id)) }, b.sendReads)
+	b.sends = newLanes(func(o outgoing) string { return b.redis.name(o.to) }, b.sendReplies)
+	b.fences = newLanes(b.server, b.sendFences)
+	b.settled = newLanes(func(i Intent) string { return b.server(b.part(i.Partition)) }, b.sendDelivered)
 	return b, nil
 }
 
@@ -194,13 +194,13 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.checkServer(ctx); err != nil {
 		return err
 	}
-	if err := load(ctx, b.redis.commands); err != nil {
+	if err := b.load(ctx); err != nil {
 		return fault("load the scripts", err)
 	}
 	if err := b.configure(ctx); err != nil {
 		return err
 	}
-	b.checkMemory(ctx)
+	b.checkMemories(ctx)
 	if err := b.startKeeping(ctx); err != nil {
 		return err
 	}

@@ -51,13 +51,13 @@ func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict
 	if err := b.Ready(); err != nil {
 		return "", false, err
 	}
-	p := partitionOf(id)
+	p := b.partitionOf(id)
 	for try := range endTries {
 		if try > 0 && !loop.Rest(ctx, endPause) {
 			break
 		}
 		var raw any
-		if raw, err = s.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String()); err == nil {
+		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String()); err == nil {
 			v := texts(raw)
 			if v[0] == "gone" && s == cancelScript {
 				return "", again, ErrGone

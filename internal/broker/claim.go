@@ -77,7 +77,7 @@ func (b *Broker) announce(ctx context.Context, values map[string]string, over []
 	for name, value := range values {
 		args = append(args, name, value, flag(slices.Contains(over, name)))
 	}
-	_, err := announceScript.run(ctx, b.redis.commands, 0, []string{servicesKey}, args...)
+	_, err := announceScript.run(ctx, b.redis, partition{}, []string{servicesKey}, args...)
 	return fault("announce services", err)
 }
 
@@ -87,7 +87,7 @@ func (b *Broker) announce(ctx context.Context, values map[string]string, over []
 // interrupt the wait.
 func (b *Broker) Claim(ctx context.Context, consumer string, services []string, n int, block time.Duration) ([]Delivery, error) {
 	var streams []string
-	for p := range partition(b.Partitions()) {
+	for _, p := range b.parts() {
 		for _, s := range services {
 			streams = append(streams, p.queue(s))
 		}
@@ -95,8 +95,11 @@ func (b *Broker) Claim(ctx context.Context, consumer string, services []string, 
 	// COUNT holds for each stream: with fewer slots than streams, a random
 	// choice is asked, so that none starves and no more is claimed than fits.
 	rand.Shuffle(len(streams), func(i, j int) { streams[i], streams[j] = streams[j], streams[i] })
+	if b.redis.nodes != nil {
+		return b.claimAround(ctx, consumer, services, streams, n, block)
+	}
 	if len(streams) > n {
-		if got, err := b.claimWithout(ctx, consumer, streams, n); len(got) > 0 || err != nil {
+		if got, err := b.claimWithout(ctx, consumer, nil, streams, n); len(got) > 0 || err != nil {
 			return got, err
 		}
 		streams = streams[:n]
@@ -106,11 +109,11 @@ func (b *Broker) Claim(ctx context.Context, consumer string, services []string, 
 }
 
 // claimWithout looks into the streams in turn, without waiting.
-func (b *Broker) claimWithout(ctx context.Context, consumer string, streams []string, n int) (got []Delivery, err error) {
+func (b *Broker) claimWithout(ctx context.Context, consumer string, services, streams []string, n int) (got []Delivery, err error) {
 	for len(streams) > 0 && len(got) < n {
 		few := streams[:min(n-len(got), len(streams))]
 		streams = streams[len(few):]
-		more, err := b.claim(ctx, consumer, nil, few, 1, -1)
+		more, err := b.claim(ctx, consumer, services, few, max(1, (n-len(got))/len(few)), -1)
 		if err != nil {
 			if len(got) > 0 {
 				return got, nil
@@ -123,22 +126,7 @@ func (b *Broker) claimWithout(ctx context.Context, consumer string, streams []st
 }
 
 func (b *Broker) claim(ctx context.Context, consumer string, services, streams []string, each int, block time.Duration) ([]Delivery, error) {
-	args := make([]string, 0, 2*len(streams))
-	args = append(args, streams...)
-	for range streams {
-		args = append(args, ">")
-	}
-	if block > 0 {
-		block = min(max(block, time.Millisecond), longestBlock)
-	}
-	ctx, stop := patience(ctx, block)
-	defer stop()
-	found, err := b.redis.blocking.XReadGroup(ctx, &redis.XReadGroupArgs{
-		Group: workersGroup, Consumer: consumer, Streams: args, Count: int64(each), Block: block,
-	}).Result()
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
-	}
+	found, err := b.readGroup(ctx, workersGroup, consumer, streams, each, block)
 	if lostGroup(err) {
 		again := map[string]Announcement{}
 		for _, s := range services {

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,14 +44,43 @@ func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
 // trySubmits sends one pipeline and returns the calls that are still open. again says
 // that an earlier one may have had its effect.
 func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string], again bool) (open []*call[*submission, []string]) {
-	pipe := b.redis.commands.Pipeline()
+	if b.redis.nodes == nil {
+		return b.submitTo(ctx, b.redis.commands, calls, again)
+	}
+	homes := make([]partition, len(calls))
+	for i, c := range calls {
+		homes[i] = c.ask.at
+	}
+	groups, err := b.byMaster(ctx, homes)
+	if err != nil {
+		for _, c := range calls {
+			c.err = err
+		}
+		return calls
+	}
+	for _, m := range groups { // but for a moment after a move there is one: they came by its lane
+		var here []*call[*submission, []string]
+		for i, c := range calls {
+			if slices.Contains(m.has, homes[i]) {
+				here = append(here, c)
+			}
+		}
+		open = append(open, b.submitTo(ctx, m, here, again)...)
+	}
+	return open
+}
+
+// submitTo sends one pipeline to one server. It goes by no client of a whole cluster,
+// which would send it again by itself: what became of the first would not be known then.
+func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*call[*submission, []string], again bool) (open []*call[*submission, []string]) {
+	pipe := server.Pipeline()
 	together := groupSubmits(calls)
 	answers := make([]*redis.Cmd, len(together))
 	for i, t := range together {
-		keys, args := t.command()
-		answers[i] = pipe.EvalSha(ctx, t.script.sha, keys, args...)
+		p, keys, args := t.command()
+		answers[i] = pipe.EvalSha(ctx, t.script.sha, b.redis.guarded(p, keys), args...)
 	}
-	end := b.seal(ctx, pipe, partitionOf(calls[0].ask.id), again)
+	end := b.seal(ctx, pipe, calls[0].ask.at, again)
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	broken := b.sealSubmits(end, calls)
 	reload := false
@@ -58,6 +88,7 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 	for i, t := range together {
 		raw, err := answers[i].Result()
 		reload = reload || isNoScript(err) || isNoScript(broken)
+		b.misled(ctx, err)
 		for j, c := range t.calls {
 			if err == nil {
 				c.answer, c.err = t.answer(raw, j)
@@ -84,12 +115,12 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 		}
 	}
 	if reload {
-		if err := load(ctx, b.redis.commands); err != nil {
+		if err := b.load(ctx); err != nil {
 			b.log.Debug("load scripts", "error", err)
 		}
 	}
 	if len(left) > 0 {
-		open = append(open, b.trySubmits(ctx, left, again)...)
+		open = append(open, b.submitTo(ctx, server, left, again)...)
 	}
 	return open
 }

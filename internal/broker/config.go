@@ -14,13 +14,12 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/correlation"
-	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
 	// protocolVersion is raised when an older gateway could no longer work on
 	// the same data.
-	protocolVersion = "1"
+	protocolVersion = "2"
 	// formerMemory is for how long a former number of partitions is remembered:
 	// longer than any idempotency key lives, which is bound to its home, also that
 	// of a request that is delayed for a month.
@@ -44,7 +43,8 @@ var (
 // deployment is what all gateways share, as last read. Never changed in place.
 type deployment struct {
 	partitions int
-	former     []former // oldest first
+	parts      []partition // each by its number
+	former     []former    // oldest first
 	ring       correlation.Keyring
 	founded    string // when the data began, in ms; another once Redis lost it
 	read       time.Time
@@ -85,14 +85,19 @@ func (b *Broker) configure(ctx context.Context) error {
 			return err
 		}
 	}
+	var known []partition
+	if now := b.shared.Load(); now != nil {
+		known = now.parts
+	}
+	tags := tagsFor(max(wanted, 1), known)
 	for {
-		raw, err := configureScript.run(ctx, b.redis.commands, 0, []string{configKey},
-			protocolVersion, wanted, keys, formerMemory.Milliseconds())
+		raw, err := configureScript.run(ctx, b.redis, partition{}, []string{configKey},
+			protocolVersion, wanted, keys, formerMemory.Milliseconds(), tags)
 		if err != nil {
 			return fault("agree on the configuration", err)
 		}
 		v := texts(raw)
-		if v[0] != protocolVersion {
+		if number(v[0]) > number(protocolVersion) || v[1] == "" {
 			return fmt.Errorf("Redis holds data of protocol %s, this gateway speaks %s: use a gateway of the same version, or another Redis database", v[0], protocolVersion)
 		}
 		if v[2] == "" { // the first gateway of the deployment makes the key
@@ -115,7 +120,7 @@ func (b *Broker) adopt(v []string) error {
 		}
 		ring = append(own[:1:1], ring...)
 	}
-	next := &deployment{partitions: int(number(v[1])), ring: ring, founded: v[5], read: time.Now(), services: map[string]ServiceConfig{}}
+	next := &deployment{partitions: int(number(v[1])), ring: ring, parts: parseTags(v[6]), founded: v[5], read: time.Now(), services: map[string]ServiceConfig{}}
 	for text := range strings.FieldsSeq(v[3]) {
 		count, raised, _ := strings.Cut(text, ":")
 		at := millis(raised)
@@ -142,7 +147,11 @@ func (b *Broker) adopt(v []string) error {
 
 // checkServer refuses a Redis that is too old.
 func (b *Broker) checkServer(ctx context.Context) error {
-	info, err := b.redis.commands.Info(ctx, "server").Result()
+	server, err := b.redis.at(ctx, configKey)
+	if err != nil {
+		return refusal(fault("find the masters of the Redis Cluster", err))
+	}
+	info, err := server.Info(ctx, "server").Result()
 	if err != nil {
 		if strings.Contains(err.Error(), "not supported") {
 			return nil // the embedded one knows no sections
@@ -161,6 +170,12 @@ func refusal(err error) error {
 	var untrusted *tls.CertificateVerificationError
 	if errors.As(err, &untrusted) {
 		return fmt.Errorf("the certificate of Redis can't be trusted: %w", untrusted.Err)
+	}
+	if strings.Contains(err.Error(), "certificate required") || strings.Contains(err.Error(), "bad certificate") {
+		return errors.New("Redis wants a certificate of those who connect, which the URL does not name, or another one: …?cert=FILE&key=FILE")
+	}
+	if strings.Contains(err.Error(), "sentinels") && strings.Contains(err.Error(), "redis: nil") {
+		return errors.New("no Sentinel knows a master by the name in the URL, redis+sentinel://host/NAME; redis-cli -p 26379 SENTINEL MASTERS lists those that there are")
 	}
 	for _, code := range []string{"WRONGPASS", "NOAUTH", "NOPERM"} {
 		if strings.Contains(err.Error(), code) {
@@ -210,25 +225,17 @@ func (b *Broker) Services() []string {
 	return slices.Sorted(maps.Keys(b.shared.Load().services))
 }
 
-// askEvery is how often calls for services that nobody knows may ask Redis.
-const askEvery = 100 * time.Millisecond
-
-// KnowsService tells whether a service is configured or was ever announced. Where this
-// process has not heard of it, Redis is asked, or has been since the call began: one
-// that was announced before is never unknown.
+// KnowsService tells whether a service is configured or was ever announced. It
+// asks Redis, at most every 100 ms, where this process has not heard of it.
 func (b *Broker) KnowsService(ctx context.Context, service string) (bool, error) {
 	if _, ok := b.shared.Load().services[service]; ok {
 		return true, nil
 	}
-	if !api.ValidService(service) {
+	if !api.ValidService(service) || !b.services.due(100*time.Millisecond) {
 		return false, nil
 	}
-	begun := time.Now()
-	loop.Rest(ctx, askEvery-b.services.age())
-	if b.services.age() > time.Since(begun) {
-		if err := b.refreshServices(ctx); err != nil {
-			return false, err
-		}
+	if err := b.refreshServices(ctx); err != nil {
+		return false, err
 	}
 	_, ok := b.shared.Load().services[service]
 	return ok, nil

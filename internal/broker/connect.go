@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/redisurl"
 )
 
 // Limits of the connections to Redis.
@@ -28,9 +29,10 @@ const (
 // clients are apart because a blocked read must not keep a command waiting for
 // a connection, and a re-sent read is harmless where a re-sent claim is not.
 type clients struct {
-	commands *redis.Client // scripts and reads; never re-sent by the library
-	blocking *redis.Client // XREAD and XREADGROUP with BLOCK
-	pubsub   *redis.Client // subscriptions
+	commands redis.UniversalClient // scripts and reads; never re-sent by the library
+	blocking redis.UniversalClient // XREAD and XREADGROUP with BLOCK
+	pubsub   redis.UniversalClient // subscriptions
+	nodes    *nodes                // of a Redis Cluster; nil where there is one server
 }
 
 // patience bounds a blocked read: go-redis gives it ten seconds more than it asks
@@ -48,47 +50,72 @@ func (silence) Printf(context.Context, string, ...any) {}
 var silenceOnce = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
 
 // connect makes the clients. looked, where there is one, is called with each new
-// connection for commands, before it is used.
-func connect(o Options, looked func(context.Context, redis.Cmdable)) (clients, error) {
+// connection for commands, before it is used, and with the node of a Redis Cluster.
+func connect(o Options, looked func(context.Context, redis.Cmdable, string)) (clients, error) {
 	silenceOnce()
-	base, err := redis.ParseURL(o.URL)
+	t, err := redisurl.Parse(o.URL)
 	if err != nil {
-		return clients{}, fmt.Errorf("read the Redis URL: %w", withoutSecret(err, o.URL))
+		return clients{}, fmt.Errorf("the Redis URL %w", err)
 	}
-	base.Protocol = 2 // scripts return flat arrays; nothing of RESP3 is used
-	base.DisableIdentity = true
-	base.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	base.DialTimeout = dialTimeout
-	base.DialerRetries = 1
-	base.ReadTimeout, base.WriteTimeout = commandTimeout, commandTimeout
-	base.ContextTimeoutEnabled = true
-	base.MaxRetries = -1
-	base.PoolSize = commandPool
-	base.PoolTimeout = dialTimeout
-
-	blocking := *base
-	blocking.PoolSize = blockingPool
-	blocking.ReadTimeout = longestBlock + commandTimeout
-
-	pubsub := *base
-	pubsub.Dialer = o.Dial
+	if t.TLS != nil && t.TLS.Unverified {
+		o.Logger.Warn("the certificate of Redis is not verified, since its URL says skip_verify: whoever is between can read and change all. Name the authority by ca in its place")
+	}
 	all := &suspects{conns: map[*suspect]struct{}{}}
-	base.Dialer, blocking.Dialer = all.dialer(base, o.Dial), all.dialer(&blocking, o.Dial)
-	if looked != nil {
-		base.OnConnect = func(ctx context.Context, c *redis.Conn) error {
-			looked(ctx, c)
+	commands := setting{target: t, dial: all.dialer(t, o.Dial), looked: looked, pool: commandPool, timeout: commandTimeout}
+	blocking := commands
+	blocking.looked, blocking.pool, blocking.timeout = nil, blockingPool, longestBlock+commandTimeout
+	pubsub := commands
+	pubsub.looked, pubsub.dial = nil, dialerOf(t, o.Dial)
+	if t.Kind != redisurl.Cluster {
+		return clients{commands: commands.client(), blocking: blocking.client(), pubsub: pubsub.client()}, nil
+	}
+	n := &nodes{}
+	all.opaque = true
+	return clients{n.client(commands), n.client(blocking), n.client(pubsub), n}, nil
+}
+
+// setting is what the clients differ by.
+type setting struct {
+	target  redisurl.Target
+	dial    dialer
+	looked  func(ctx context.Context, c redis.Cmdable, node string)
+	pool    int
+	timeout time.Duration // of a read
+}
+
+// client is one for a single server: a given one, or the master that Sentinels name.
+func (s setting) client() redis.UniversalClient {
+	t := s.target
+	o := &redis.Options{
+		Network: t.Network, Addr: t.Addrs[0], Username: t.User, Password: t.Password, DB: t.DB,
+		Dialer:          s.dial,
+		Protocol:        2, // scripts return flat arrays; nothing of RESP3 is used
+		DisableIdentity: true, MaintNotificationsConfig: noNotifications,
+		DialTimeout: dialTimeout, DialerRetries: 1, ReadTimeout: s.timeout, WriteTimeout: commandTimeout,
+		ContextTimeoutEnabled: true, MaxRetries: -1, PoolSize: s.pool, PoolTimeout: dialTimeout,
+	}
+	if s.looked != nil {
+		o.OnConnect = func(ctx context.Context, c *redis.Conn) error {
+			s.looked(ctx, c, "")
 			return nil
 		}
 	}
-	return clients{redis.NewClient(base), redis.NewClient(&blocking), redis.NewClient(&pubsub)}, nil
+	if t.Kind == redisurl.Server {
+		return redis.NewClient(o)
+	}
+	return redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName: t.Master, SentinelAddrs: t.Addrs, SentinelUsername: t.SentinelUser, SentinelPassword: t.SentinelPassword,
+		Username: o.Username, Password: o.Password, DB: o.DB, Dialer: o.Dialer, OnConnect: o.OnConnect,
+		Protocol: o.Protocol, DisableIdentity: true,
+		DialTimeout: o.DialTimeout, DialerRetries: 1, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout,
+		ContextTimeoutEnabled: true, MaxRetries: -1, PoolSize: o.PoolSize, PoolTimeout: o.PoolTimeout,
+	})
 }
+
+var noNotifications = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 
 func (c clients) close() error {
 	return errors.Join(c.blocking.Close(), c.pubsub.Close(), c.commands.Close())
-}
-
-func withoutSecret(err error, url string) error {
-	return errors.New(strings.ReplaceAll(err.Error(), url, "(the URL)"))
 }
 
 // fault wraps what go-redis returned into the closed set of this room.
@@ -112,7 +139,7 @@ func unsent(err error) bool {
 	if errors.As(err, &op) && op.Op == "dial" {
 		return true
 	}
-	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) {
+	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) || errors.Is(err, errDown) {
 		return true
 	}
 	return saidByRedis(err)

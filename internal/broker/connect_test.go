@@ -37,13 +37,18 @@ func TestURLs(t *testing.T) {
 	redis := redistest.Start(t, "--unixsocket", socket, "--tls-port", port,
 		"--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no",
 		"--user", "gateway", "on", ">s3cret", "~*", "&*", "+@all")
+	mutual := redistest.FreeAddr(t)
+	_, port, _ = net.SplitHostPort(mutual)
+	redistest.Start(t, "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate)
 	plain := strings.TrimPrefix(redis.URL, "redis://")
 	tests := map[string]string{
 		"tcp":         redis.URL,
 		"user, db":    "redis://gateway:s3cret@" + plain + "/1",
 		"unix socket": "unix://" + socket,
 		"unix, user":  "unix://gateway:s3cret@" + socket + "?db=2",
-		"tls":         "rediss://" + secure + "?skip_verify=true",
+		"tls":         "rediss://" + secure + "?ca=" + certificate,
+		"tls, any":    "rediss://" + secure + "?skip_verify=true",
+		"mutual tls":  "rediss://" + mutual + "?ca=" + certificate + "&cert=" + certificate + "&key=" + key,
 	}
 	for name, url := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +68,8 @@ func TestURLs(t *testing.T) {
 	}{
 		"wrong password":    {"redis://gateway:wr0ng@" + plain, "refuses the user or password", false},
 		"unknown authority": {"rediss://" + secure, "unknown authority", false},
-		"no such scheme":    {"http://user:wr0ng@" + plain, "scheme: http", false},
+		"no certificate":    {"rediss://" + mutual + "?ca=" + certificate, "wants a certificate", false},
+		"no such scheme":    {"http://user:wr0ng@" + plain, "must begin with redis://", false},
 		"nobody there":      {"redis://user:wr0ng@127.0.0.1:1", "can't be reached", true},
 	} {
 		t.Run(name, func(t *testing.T) {

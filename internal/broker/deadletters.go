@@ -66,8 +66,8 @@ func (b *Broker) DeadLetters(ctx context.Context, f DeadFilter, from DeadPlace, 
 		at, id = strconv.FormatInt(from.At.UnixMilli(), 10), from.ID.String()
 	}
 	var all []DeadLetter
-	for p := range partition(b.Partitions()) {
-		raw, err := deadlettersScript.run(ctx, b.redis.commands, p, []string{p.graves()}, append(f.args(), most, at, id)...)
+	for _, p := range b.parts() {
+		raw, err := deadlettersScript.run(ctx, b.redis, p, []string{p.graves()}, append(f.args(), most, at, id)...)
 		if err != nil {
 			return nil, fault("list dead letters", err)
 		}
@@ -98,12 +98,12 @@ func (b *Broker) Purge(ctx context.Context, f DeadFilter, most int) (n int, left
 	if err := b.Ready(); err != nil {
 		return 0, false, err
 	}
-	for p := range partition(b.Partitions()) {
+	for _, p := range b.parts() {
 		for more := true; more; {
 			if n >= most {
 				return n, true, nil
 			}
-			raw, err := purgeScript.run(ctx, b.redis.commands, p, []string{p.graves()}, append(f.args(), min(purgeBatch, most-n))...)
+			raw, err := purgeScript.run(ctx, b.redis, p, []string{p.graves()}, append(f.args(), min(purgeBatch, most-n))...)
 			if err != nil {
 				return n, true, fault("purge dead letters", err)
 			}
@@ -117,8 +117,8 @@ func (b *Broker) Purge(ctx context.Context, f DeadFilter, most int) (n int, left
 
 // Clear takes dead letters out of the lists of a partition whose retention is over.
 func (b *Broker) Clear(ctx context.Context, p int) error {
-	for part := partition(p); ; {
-		raw, err := clearScript.run(ctx, b.redis.commands, part, []string{part.graves()}, pruneBatch)
+	for part := b.part(p); ; {
+		raw, err := clearScript.run(ctx, b.redis, part, []string{part.graves()}, pruneBatch)
 		if err != nil {
 			return fault("prune the dead letters", err)
 		}

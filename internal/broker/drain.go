@@ -22,7 +22,11 @@ func (b *Broker) Drain(ctx context.Context, name string) (Worker, error) {
 	if err != nil {
 		return Worker{}, err
 	}
-	pipe := b.redis.commands.Pipeline()
+	server, err := b.redis.at(ctx, drainingKey)
+	if err != nil {
+		return Worker{}, fault("tell a worker to drain", err)
+	}
+	pipe := server.Pipeline() // to publish goes to any node, but this one is there
 	pipe.HSet(ctx, drainingKey, name, now.UnixMilli())
 	pipe.Publish(ctx, drainChannel+name, "drain") // a hint: the field is what counts
 	if _, err := pipe.Exec(ctx); err != nil {

@@ -90,7 +90,7 @@ func (d Durability) String() string {
 type Kept struct {
 	Durability       // that is promised; its mode is never Auto
 	Auto       bool  // not configured: it is what Redis is set to
-	Wrong      error // ErrUndurable: why it is not so; nil: it is
+	Wrong      error // ErrUndurable: why it is not so; nil: it is, on one master at least
 }
 
 func (k Kept) String() string {
@@ -112,6 +112,7 @@ type keeper struct {
 
 	met   sync.Map             // histories of data, by their replication ID
 	kept  atomic.Pointer[Kept] // nil before the first look
+	unfit sync.Map             // of a Redis Cluster: master → why it takes no new requests
 	soon  atomic.Bool          // look before inspectEvery is over
 	unmet atomic.Int64         // answers withheld because replicas were missing
 	shown []atomic.Int64       // by partition, of Replicated: what is older, in ms of Redis, the replicas have
@@ -148,7 +149,13 @@ func (b *Broker) startKeeping(ctx context.Context) error {
 		return nil
 	}
 	if d.Mode == Replicated { // may WAIT be used, and does it work
-		if err := b.sendFence(ctx, []partition{0}); err != nil {
+		err := b.eachMaster(ctx, func(ctx context.Context, m *master) error {
+			if len(m.has) == 0 {
+				return nil
+			}
+			return b.sendFence(ctx, m)
+		})
+		if err != nil {
 			if few, ok := errors.AsType[tooFew](err); ok {
 				return notYet("durability %s: only %d of the replicas of Redis confirm within %s. See to it that they keep up, or let durability_wait be longer", d, few.got, d.Wait)
 			}
@@ -174,7 +181,9 @@ func (b *Broker) inspectIfDue(ctx context.Context) {
 	k.mu.Lock()
 	age := time.Since(k.last)
 	k.mu.Unlock()
-	if b.options.Durability.Mode == Unpromised || age < inspectAgain || age < inspectEvery && !k.soon.Load() && b.Kept().Wrong == nil {
+	unfit := false
+	k.unfit.Range(func(any, any) bool { unfit = true; return false })
+	if b.options.Durability.Mode == Unpromised || age < inspectAgain || age < inspectEvery && !k.soon.Load() && b.Kept().Wrong == nil && !unfit {
 		return
 	}
 	if err := b.inspect(ctx); err != nil && !errors.Is(err, ErrUndurable) && ctx.Err() == nil {
@@ -194,11 +203,15 @@ func (b *Broker) inspect(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(ctx, inspectTimeout)
 	defer stop()
 	found, off := best, false
-	err := b.masters(ctx, func(ctx context.Context, c redis.Cmdable) error {
-		s, err := examine(ctx, c)
+	var together sync.Mutex
+	looked, wrong, names := 0, 0, map[any]bool{}
+	err := b.eachMaster(ctx, func(ctx context.Context, m *master) error {
+		s, err := examine(ctx, m)
 		if err != nil {
 			return err
 		}
+		together.Lock()
+		defer together.Unlock()
 		k.meet(s.history)
 		off = off || s.appendonly == "no"
 		if k.off && s.rewriting {
@@ -206,12 +219,25 @@ func (b *Broker) inspect(ctx context.Context) error {
 		}
 		kept, err := s.judge(b.options.Durability)
 		found = found.and(kept)
+		looked, names[m.name] = looked+1, true
+		if err != nil {
+			wrong++
+		}
+		b.fits(m.name, err)
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrUndurable) {
 		return refusal(fault("ask Redis for its settings", err))
 	}
-	found.Wrong = err
+	k.unfit.Range(func(name, _ any) bool { // of those that are no masters any more
+		if !names[name] {
+			k.unfit.Delete(name)
+		}
+		return true
+	})
+	if wrong == looked {
+		found.Wrong = err
+	}
 	k.off = off
 	b.adoptKept(found)
 	return err
@@ -231,28 +257,53 @@ func (b *Broker) adoptKept(found Kept) {
 	}
 }
 
-// masters calls do for every server that has records, until one has an error.
-func (b *Broker) masters(ctx context.Context, do func(context.Context, redis.Cmdable) error) error {
-	return do(ctx, b.redis.commands)
+// fits notes whether a master of a Redis Cluster takes new requests: where another does
+// not keep them as is configured, they go on here.
+func (b *Broker) fits(name string, err error) {
+	if b.redis.nodes == nil {
+		return
+	}
+	if err == nil {
+		if _, was := b.keeper.unfit.LoadAndDelete(name); was {
+			b.log.Info("a master of the Redis Cluster keeps what is accepted as is configured again", "node", name)
+		}
+		return
+	}
+	if before, was := b.keeper.unfit.Swap(name, err); !was || before.(error).Error() != err.Error() {
+		b.log.Error("new requests of the partitions of a master are refused until it keeps them as is configured", "node", name, "error", err)
+	}
+}
+
+// wrongAt is why the server of a partition takes no new requests; nil: it does.
+func (b *Broker) wrongAt(p partition) error {
+	if b.redis.nodes != nil {
+		if err, unfit := b.keeper.unfit.Load(b.server(p)); unfit {
+			return err.(error)
+		}
+	}
+	return b.Kept().Wrong
 }
 
 // connected looks at the server behind a new connection before anything is sent
 // there: it may have started anew, by a file that lacks what CONFIG SET changed, or
 // be another one. A submit looks at what was found once it has its answer.
-func (b *Broker) connected(ctx context.Context, c redis.Cmdable) {
+func (b *Broker) connected(ctx context.Context, c redis.Cmdable, name string) {
 	k := &b.keeper
 	if k.kept.Load() == nil { // Open looks by itself
 		return
 	}
 	k.soon.Store(true)
 	s, err := examine(ctx, c)
-	if err != nil {
-		return // the next look, or the command itself, meets it too
+	if err != nil || s.replica {
+		return // the next look, or the command itself, meets it too; a replica is only asked who is who
 	}
 	k.meet(s.history)
 	if found, err := s.judge(b.options.Durability); err != nil {
-		found.Wrong = err
-		b.adoptKept(found)
+		b.fits(name, err)
+		if b.redis.nodes == nil {
+			found.Wrong = err
+			b.adoptKept(found)
+		}
 	}
 }
 

@@ -102,7 +102,7 @@ func (b *Broker) Delist(ctx context.Context) error {
 }
 
 func (b *Broker) announceWorker(ctx context.Context, fields ...any) error {
-	_, err := enlistScript.run(ctx, b.redis.commands, 0, []string{workersKey}, append([]any{maxAnnounced}, fields...)...)
+	_, err := enlistScript.run(ctx, b.redis, partition{}, []string{workersKey}, append([]any{maxAnnounced}, fields...)...)
 	return fault("announce a worker", err)
 }
 

@@ -29,7 +29,7 @@ func (b *Broker) Reserve(ctx context.Context, service string, n int, block time.
 func (b *Broker) Entrust(ctx context.Context, held []Delivery) (handed []Delivery, err error) {
 	answers, unknown := b.sendEntrust(ctx, held)
 	if unknown {
-		if err := load(ctx, b.redis.commands); err != nil {
+		if err := b.load(ctx); err != nil {
 			return nil, fault("load the scripts", err)
 		}
 		answers, _ = b.sendEntrust(ctx, held)
@@ -51,8 +51,8 @@ func (b *Broker) Entrust(ctx context.Context, held []Delivery) (handed []Deliver
 func (b *Broker) sendEntrust(ctx context.Context, held []Delivery) (answers []*redis.Cmd, unknown bool) {
 	pipe := b.redis.commands.Pipeline()
 	for _, d := range held {
-		p, name := d.home()
-		answers = append(answers, pipe.EvalSha(ctx, entrustScript.sha, []string{p.record(name)}, p.prefix(), name, d.Token, d.Entry, handedTo+b.name))
+		p, name := b.homeOfWork(d)
+		answers = append(answers, entrustScript.in(ctx, pipe, b.redis, p, []string{p.record(name)}, name, d.Token, d.Entry, handedTo+b.name))
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	for _, a := range answers {

@@ -85,8 +85,8 @@ type eventsAsk struct {
 	owed                bool
 }
 
-func (a eventsAsk) args(p partition, id correlation.ID) []any {
-	return []any{p.prefix(), id.String(), a.after, a.most, a.inline, flag(a.owed)}
+func (a eventsAsk) args(id correlation.ID) []any {
+	return []any{id.String(), a.after, a.most, a.inline, flag(a.owed)}
 }
 
 // readEvents asks for few bytes together with others, for many alone: nobody else is to
@@ -97,8 +97,8 @@ func (b *Broker) readEvents(ctx context.Context, id correlation.ID, a eventsAsk)
 	if a.most <= 1 && a.inline <= InlineReply {
 		raw, err = b.ask(ctx, readAsk{id: id, events: a})
 	} else if err = b.Ready(); err == nil {
-		p := partitionOf(id)
-		raw, err = eventsScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, a.args(p, id)[1:]...)
+		p := b.partitionOf(id)
+		raw, err = eventsScript.run(ctx, b.redis, p, []string{p.request(id)}, a.args(id)...)
 		if errors.Is(err, redis.Nil) {
 			raw, err = nil, nil
 		}

@@ -18,6 +18,7 @@ type server struct {
 	rewriting  bool   // the append-only file is being rewritten
 	first      bool   // for the first time: it holds nothing yet
 	replicas   int    // that follow
+	replica    bool   // of another
 	history    string // its replication ID, another one after a failover
 }
 
@@ -33,6 +34,7 @@ func examine(ctx context.Context, c redis.Cmdable) (s server, err error) {
 	}
 	// The embedded one has no sections: all of it stays unread.
 	s.policy, s.replicas, s.history = infoField(text, "maxmemory_policy"), online(text), infoField(text, "master_replid")
+	s.replica = infoField(text, "role") == "slave"
 	s.rewriting = infoField(text, "aof_rewrite_in_progress") == "1" || infoField(text, "aof_rewrite_scheduled") == "1" ||
 		infoField(text, "aof_last_bgrewrite_status") == "err"
 	s.first = s.rewriting && infoField(text, "aof_base_size") == "0"

@@ -29,24 +29,30 @@ var Gone = Sight{Status: "gone"}
 func (r Record) Sight() Sight { return Sight{r.Status, r.Attempt, r.Events} }
 
 // Glance tells where requests stand that this process attached to, at a fraction of the
-// cost of Status. Of one that is not among the answers, Attach has to be asked.
+// cost of Status. Of one that is not among the answers, Attach has to be asked. An error
+// means that nobody could be asked.
 func (b *Broker) Glance(ctx context.Context, ids []correlation.ID) (map[correlation.ID]Sight, error) {
 	if err := b.Ready(); err != nil {
 		return nil, err
 	}
 	homes := map[partition][]correlation.ID{}
 	for _, id := range ids {
-		homes[partitionOf(id)] = append(homes[partitionOf(id)], id)
+		homes[b.partitionOf(id)] = append(homes[b.partitionOf(id)], id)
 	}
-	seen := make(map[correlation.ID]Sight, len(ids))
+	seen, answered := make(map[correlation.ID]Sight, len(ids)), false
+	var failed error
 	for p, there := range homes {
 		for len(there) > 0 {
 			n := min(len(there), glanced)
 			if err := b.glance(ctx, p, there[:n], seen); err != nil {
-				return nil, err
+				failed = err
+				break // the others may be on another server
 			}
-			there = there[n:]
+			there, answered = there[n:], true
 		}
+	}
+	if !answered && failed != nil {
+		return nil, failed
 	}
 	return seen, nil
 }
@@ -58,7 +64,7 @@ func (b *Broker) glance(ctx context.Context, p partition, ids []correlation.ID, 
 	for _, id := range ids {
 		args = append(args, id.String())
 	}
-	raw, err := glanceScript.run(ctx, b.redis.commands, p, []string{p.request(ids[0])}, args...)
+	raw, err := glanceScript.run(ctx, b.redis, p, []string{p.request(ids[0])}, args...)
 	if err != nil {
 		return fault("look at requests", err)
 	}

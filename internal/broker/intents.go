@@ -42,21 +42,14 @@ type Intent struct {
 func (b *Broker) ClaimIntents(ctx context.Context, n int, block time.Duration) ([]Intent, error) {
 	parts := rand.Perm(b.Partitions())
 	parts = parts[:min(len(parts), max(n, 1))] // COUNT holds for each stream
-	args := make([]string, 2*len(parts))
+	streams := make([]string, len(parts))
 	home := make(map[string]int, len(parts))
 	for i, p := range parts {
-		args[i], args[len(parts)+i] = partition(p).callbacks(), ">"
-		home[args[i]] = p
+		streams[i] = b.part(p).callbacks()
+		home[streams[i]] = p
 	}
-	ctx, stop := patience(ctx, block)
-	defer stop()
-	found, err := b.redis.blocking.XReadGroup(ctx, &redis.XReadGroupArgs{
-		Group: deliverersGroup, Consumer: b.name, Streams: args, Count: int64(max(1, n/len(parts))),
-		Block: min(max(block, time.Millisecond), longestBlock),
-	}).Result()
+	found, err := b.readGroup(ctx, deliverersGroup, b.name, streams, max(1, n/len(parts)), max(block, time.Millisecond))
 	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, nil
 	case lostGroup(err):
 		return nil, b.createDeliverers(ctx)
 	case err != nil:
@@ -92,7 +85,7 @@ func intent(p int, entry redis.XMessage) (Intent, error) {
 
 func (b *Broker) createDeliverers(ctx context.Context) error {
 	var streams []string
-	for p := range partition(b.Partitions()) {
+	for _, p := range b.parts() {
 		streams = append(streams, p.callbacks())
 	}
 	answers, err := b.createGroups(ctx, streams, deliverersGroup)
@@ -116,14 +109,14 @@ func (b *Broker) sendDelivered(calls []*call[Intent, struct{}]) {
 	defer stop()
 	homes := map[partition][]*call[Intent, struct{}]{}
 	for _, c := range calls {
-		homes[partition(c.ask.Partition)] = append(homes[partition(c.ask.Partition)], c)
+		homes[b.part(c.ask.Partition)] = append(homes[b.part(c.ask.Partition)], c)
 	}
 	for p, there := range homes {
 		args := make([]any, 0, 2*len(there))
 		for _, c := range there {
 			args = append(args, c.ask.Entry, c.ask.ID.String())
 		}
-		_, err := deliveredScript.run(ctx, b.redis.commands, p, []string{p.callbacks()}, args...)
+		_, err := deliveredScript.run(ctx, b.redis, p, []string{p.callbacks()}, args...)
 		for _, c := range there {
 			c.err = fault("settle a callback", err)
 		}
@@ -132,16 +125,16 @@ func (b *Broker) sendDelivered(calls []*call[Intent, struct{}]) {
 
 // Postpone hands the intent out again after delay, with the next attempt.
 func (b *Broker) Postpone(ctx context.Context, i Intent, delay time.Duration) error {
-	p := partition(i.Partition)
-	_, err := postponeScript.run(ctx, b.redis.commands, p, []string{p.callbacks(), p.due()},
+	p := b.part(i.Partition)
+	_, err := postponeScript.run(ctx, b.redis, p, []string{p.callbacks(), p.due()},
 		i.Entry, i.ID.String(), i.Type, i.Number, i.Attempt+1, delay.Milliseconds())
 	return fault("postpone a callback", err)
 }
 
 // Reissue hands out again what a dead gateway had claimed in a partition.
 func (b *Broker) Reissue(ctx context.Context, p int) (int, error) {
-	part := partition(p)
-	raw, err := reissueScript.run(ctx, b.redis.commands, part, []string{part.callbacks()}, intentLease.Milliseconds(), reissueBatch)
+	part := b.part(p)
+	raw, err := reissueScript.run(ctx, b.redis, part, []string{part.callbacks()}, intentLease.Milliseconds(), reissueBatch)
 	if err != nil {
 		return 0, fault("hand callbacks out again", err)
 	}

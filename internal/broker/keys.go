@@ -17,7 +17,6 @@ const (
 	pausedKey      = "cc:paused"    // hash: service → since when it is paused, in ms
 	cacheableKey   = "cc:cacheable" // set: services whose workers said how long a reply may be cached
 	stewardChannel = "cc:stewards"  // number of a partition whose upkeep was given up
-	gatewaysKey    = "cc:gateways"  // hash: gateway that does upkeep → "when it said so in ms, partitions that it has"
 
 	workersKey      = "cc:workers"      // stream: what workers say of themselves, for as long as it counts
 	drainingKey     = "cc:draining"     // hash: worker that was told to drain → when, in ms
@@ -25,16 +24,27 @@ const (
 	drainChannel    = "cc:drain:"       // + worker: it is to drain
 )
 
+// commonKeys are those of no partition: in a Redis Cluster each is in a slot of its own,
+// so a command has one of them.
+var commonKeys = []string{configKey, servicesKey, pausedKey, cacheableKey, workersKey, drainingKey, descriptionsKey}
+
 // The consumer groups of the streams that are shared out.
 const (
 	workersGroup    = "workers"
 	deliverersGroup = "deliverers"
 )
 
-// partition names the keys of one shard of the correlation table.
-type partition int
+// partition names the keys of one shard of the correlation table. Its tag is its number,
+// with a suffix where that puts it into the right slot, see slots.go.
+type partition struct{ number, suffix int }
 
-func (p partition) tag() string     { return strconv.Itoa(int(p)) }
+func (p partition) tag() string {
+	if p.suffix == 0 {
+		return strconv.Itoa(p.number)
+	}
+	return strconv.Itoa(p.number) + "." + strconv.Itoa(p.suffix)
+}
+
 func (p partition) prefix() string  { return "cc:{" + p.tag() + "}:" }
 func (p partition) due() string     { return p.prefix() + "due" }
 func (p partition) replies() string { return p.prefix() + "replies" }
@@ -67,4 +77,3 @@ func (p partition) batch(id correlation.ID) string { return p.prefix() + "batch:
 func (p partition) gate(service, gate string) string {
 	return p.prefix() + "gate:" + service + ":" + gate
 }
-func partitionOf(id correlation.ID) partition { return partition(id.Partition()) }

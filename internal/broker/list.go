@@ -190,9 +190,9 @@ func (b *Broker) look(ctx context.Context, q Query, from point, to int64) (found
 	}
 	ask := func() (answers []*redis.Cmd) {
 		pipe := b.redis.commands.Pipeline()
-		for p := range partition(b.Partitions()) {
+		for _, p := range b.parts() {
 			for _, name := range q.indexes() {
-				answers = append(answers, pipe.EvalSha(ctx, listScript.sha, []string{p.listing(name, q.Tenant)}, append([]any{p.prefix()}, args...)...))
+				answers = append(answers, listScript.in(ctx, pipe, b.redis, p, []string{p.listing(name, q.Tenant)}, args...))
 			}
 		}
 		_, _ = pipe.Exec(ctx) // each answer has its own error
@@ -237,8 +237,8 @@ func (b *Broker) records(ctx context.Context, places []point) (records []Record,
 		ask := func() (answers []*redis.Cmd) {
 			pipe := b.redis.commands.Pipeline()
 			for _, id := range ids {
-				p := partitionOf(id)
-				answers = append(answers, pipe.EvalSha(ctx, statusScript.sha, []string{p.request(id)}, p.prefix(), id.String(), "", 0))
+				p := b.partitionOf(id)
+				answers = append(answers, statusScript.in(ctx, pipe, b.redis, p, []string{p.request(id)}, id.String(), "", 0))
 			}
 			_, _ = pipe.Exec(ctx) // each answer has its own error
 			return answers

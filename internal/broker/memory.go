@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -27,16 +29,29 @@ type memory struct {
 	look    sync.Mutex   // one look at a time
 }
 
-// admitBytes refuses a new request where Redis has to keep its room for
+// memoryAt is that of the server that has a partition.
+func (b *Broker) memoryAt(p partition) *memory { return b.memoryOf(b.server(p)) }
+
+func (b *Broker) memoryOf(server string) *memory {
+	if m, ok := b.memories.Load(server); ok {
+		return m.(*memory)
+	}
+	m, _ := b.memories.LoadOrStore(server, &memory{})
+	return m.(*memory)
+}
+
+// admitBytes refuses a new request in a partition where Redis has to keep its room for
 // replies: if it were full, accepted work could not end.
-func (b *Broker) admitBytes(ctx context.Context, n int) error {
-	m := &b.memory
+func (b *Broker) admitBytes(ctx context.Context, p partition, n int) error {
+	m := b.memoryAt(p)
 	if m.limited.Load() && !m.full.Load() {
 		cost := int64(n + requestOverhead)
 		if m.credit.Add(-cost) < 0 {
 			m.look.Lock()
 			if m.credit.Load() < 0 { // nobody looked meanwhile
-				b.checkMemory(ctx)
+				if c, err := b.redis.at(ctx, p.due()); err == nil {
+					b.checkMemory(ctx, c, m)
+				}
 				m.credit.Add(-cost)
 			}
 			m.look.Unlock()
@@ -48,13 +63,21 @@ func (b *Broker) admitBytes(ctx context.Context, n int) error {
 	return nil
 }
 
-// Full tells whether nothing fits into Redis any more: no worker can be heard then,
-// so none is silent. It asks nobody: Run looks every second.
-func (b *Broker) Full() bool { return b.memory.spent.Load() }
+// Full tells whether nothing fits into the Redis of a partition any more: no worker can
+// be heard then, so none is silent. It asks nobody: Run looks every second.
+func (b *Broker) Full(p int) bool { return b.memoryAt(b.part(p)).spent.Load() }
 
-// checkMemory looks how full Redis is.
-func (b *Broker) checkMemory(ctx context.Context) {
-	info, err := b.redis.commands.Info(ctx, "memory").Result()
+// checkMemories looks how full each server is.
+func (b *Broker) checkMemories(ctx context.Context) {
+	_ = b.eachMaster(ctx, func(ctx context.Context, s *master) error {
+		b.checkMemory(ctx, s, b.memoryOf(s.name))
+		return nil
+	})
+}
+
+// checkMemory looks how full a server is.
+func (b *Broker) checkMemory(ctx context.Context, c redis.Cmdable, m *memory) {
+	info, err := c.Info(ctx, "memory").Result()
 	if err != nil {
 		return // the embedded one has no such section, and no limit
 	}
@@ -62,11 +85,11 @@ func (b *Broker) checkMemory(ctx context.Context) {
 	most, _ := strconv.ParseInt(infoField(info, "maxmemory"), 10, 64)
 	apart, _ := strconv.ParseInt(infoField(info, "mem_not_counted_for_evict"), 10, 64)
 	room := int64(memoryShare*float64(most)) - used
-	b.memory.spent.Store(most > 0 && used-apart > most)
-	b.memory.limited.Store(most > 0)
-	b.memory.credit.Store(max(room/memoryCredit, most/memoryLeast))
+	m.spent.Store(most > 0 && used-apart > most)
+	m.limited.Store(most > 0)
+	m.credit.Store(max(room/memoryCredit, most/memoryLeast))
 	full := most > 0 && room <= 0
-	if full != b.memory.full.Swap(full) {
+	if full != m.full.Swap(full) {
 		b.log.Warn("admission by memory of Redis changed", "refusing", full, "used", used, "maxmemory", most)
 	}
 }

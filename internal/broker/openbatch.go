@@ -83,7 +83,7 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 				return o, err
 			}
 		}
-		id := b.ring().Mint(time.Now(), int(home), batchOwner(tenant))
+		id := b.mint(home, batchOwner(tenant))
 		keys, moves := []string{home.batch(id)}, int64(0)
 		if key != "" {
 			keys = append(keys, home.idempotency(binding))
@@ -91,7 +91,7 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 		if !until.IsZero() {
 			moves = until.UnixMilli()
 		}
-		raw, err := batchScript.run(ctx, b.redis.commands, home, keys, id.String(), had, lasts.Milliseconds(), fingerprint, moves, batchSubmits.Milliseconds())
+		raw, err := batchScript.run(ctx, b.redis, home, keys, id.String(), had, lasts.Milliseconds(), fingerprint, moves, batchSubmits.Milliseconds())
 		if err != nil {
 			return Opened{}, fault("open a batch", err)
 		}
@@ -137,13 +137,13 @@ func (b *Broker) boundBatch(ctx context.Context, old partition, binding, fingerp
 // CloseBatch notes in which partitions the batch has its items. Until then it
 // counts as open, and readers ask all partitions.
 func (b *Broker) CloseBatch(ctx context.Context, id correlation.ID, items []correlation.ID) error {
-	home := partitionOf(id)
+	home := b.partitionOf(id)
 	var in []string
 	for _, item := range items {
-		if p := partitionOf(item).tag(); !slices.Contains(in, p) {
+		if p := strconv.Itoa(item.Partition()); !slices.Contains(in, p) {
 			in = append(in, p)
 		}
 	}
-	_, err := closeBatchScript.run(ctx, b.redis.commands, home, []string{home.batch(id)}, strings.Join(in, " "))
+	_, err := closeBatchScript.run(ctx, b.redis, home, []string{home.batch(id)}, strings.Join(in, " "))
 	return fault("close a batch", err)
 }

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -69,15 +70,16 @@ func TestPauseAgainstResume(t *testing.T) {
 	redis := redistest.Start(t)
 	b := open(t, redis, func(o *broker.Options) { o.Partitions = 8 })
 	other := open(t, redis)
+	tags := strings.Split(redis.Client.HGet(t.Context(), "cc:config", "tags").Val(), ",")
 	for range 20 {
 		var both sync.WaitGroup
 		both.Go(func() { _ = b.Pause(t.Context(), "echo") })
 		both.Go(func() { _ = other.Resume(t.Context(), "echo") })
 		both.Wait()
 		paused := redis.Client.HExists(t.Context(), "cc:paused", "echo").Val()
-		for p := range 8 {
-			if here := redis.Client.HExists(t.Context(), fmt.Sprintf("cc:{%d}:limits", p), "paused:echo").Val(); here != paused {
-				t.Fatalf("paused: %v, in partition %d: %v", paused, p, here)
+		for _, tag := range tags {
+			if here := redis.Client.HExists(t.Context(), "cc:{"+tag+"}:limits", "paused:echo").Val(); here != paused {
+				t.Fatalf("paused: %v, in the partition with the tag %s: %v", paused, tag, here)
 			}
 		}
 	}

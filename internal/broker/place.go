@@ -41,7 +41,7 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 			home = old
 		}
 	}
-	s.id = b.ring().Mint(time.Now(), int(home), s.Tenant)
+	s.id, s.at = b.mint(home, s.Tenant), home
 	return Record{}, false, nil
 }
 
@@ -49,18 +49,18 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 // end, and where it may have been before partitions were added, oldest first.
 func (b *Broker) homes(ctx context.Context, key string) (home partition, olds []partition, until time.Time, err error) {
 	if key == "" {
-		return partition(mathrand.IntN(b.Partitions())), nil, until, nil
+		return b.anyPartition(mathrand.IntN), nil, until, nil
 	}
 	if time.Since(b.shared.Load().read) > knownWithin {
 		if err := b.configure(ctx); err != nil {
-			return 0, nil, until, err
+			return partition{}, nil, until, err
 		}
 	}
 	d := b.shared.Load()
 	partitions, until := d.keyed()
-	home = homeOf(key, partitions)
+	home = b.homeOf(key, partitions)
 	for _, f := range d.former {
-		if old := homeOf(key, f.partitions); old != home && !slices.Contains(olds, old) {
+		if old := b.homeOf(key, f.partitions); old != home && !slices.Contains(olds, old) {
 			olds = append(olds, old)
 		}
 	}
@@ -166,9 +166,9 @@ func homeKey(s Submission, plan ServiceConfig) string {
 }
 
 // homeOf is the partition in which a key is at home.
-func homeOf(key string, partitions int) partition {
+func (b *Broker) homeOf(key string, partitions int) partition {
 	sum := sha256.Sum256([]byte(key))
-	return partition(binary.BigEndian.Uint64(sum[8:]) % uint64(partitions))
+	return b.part(int(binary.BigEndian.Uint64(sum[8:]) % uint64(partitions)))
 }
 
 // bindingOf is what an idempotency key is bound by: tenant, service, and the

@@ -24,7 +24,7 @@ type Walk map[string][]any
 // Prune takes out of the listing of a partition what is forgotten, and bounds
 // it. It goes on where walk says and returns where it came to; nil begins.
 func (b *Broker) Prune(ctx context.Context, p int, walk Walk) (Walk, error) {
-	part := partition(p)
+	part := b.part(p)
 	registered, err := b.redis.commands.ZRange(ctx, part.tenants(), 0, -1).Result()
 	if err != nil {
 		return walk, fault("list the tenants", err)
@@ -42,7 +42,7 @@ func (b *Broker) Prune(ctx context.Context, p int, walk Walk) (Walk, error) {
 				from[i] = 0
 			}
 		}
-		raw, err := pruneScript.run(ctx, b.redis.commands, part, keys, append([]any{tenant, maxListed, pruneShare}, from...)...)
+		raw, err := pruneScript.run(ctx, b.redis, part, keys, append([]any{tenant, maxListed, pruneShare}, from...)...)
 		if err != nil {
 			return walk, fault("prune the listing", err)
 		}
@@ -56,7 +56,7 @@ func (b *Broker) Prune(ctx context.Context, p int, walk Walk) (Walk, error) {
 func (b *Broker) unknownScripts(ctx context.Context, answers []*redis.Cmd) bool {
 	for _, a := range answers {
 		if err := a.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
-			return load(ctx, b.redis.commands) == nil
+			return b.load(ctx) == nil
 		}
 	}
 	return false

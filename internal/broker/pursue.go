@@ -20,7 +20,7 @@ var (
 // Pursue goes on with the jobs of a partition that redrive dead letters: a handful
 // of each. more says that there is more to do at once.
 func (b *Broker) Pursue(ctx context.Context, p int) (more bool, err error) {
-	part := partition(p)
+	part := b.part(p)
 	jobs, err := b.redis.commands.ZRange(ctx, part.redrives(), 0, -1).Result()
 	if err != nil {
 		return false, fault("look for redrives", err)
@@ -28,7 +28,7 @@ func (b *Broker) Pursue(ctx context.Context, p int) (more bool, err error) {
 	if len(jobs) == 0 {
 		return false, nil
 	}
-	if b.Admits() != nil || b.admitBytes(ctx, 0) != nil {
+	if b.Admits() != nil || b.admitBytes(ctx, part, 0) != nil {
 		return false, nil // new requests wait for better times; so do these
 	}
 	for _, job := range jobs {
@@ -62,7 +62,7 @@ func (b *Broker) pursue(ctx context.Context, p partition, id correlation.ID) (mo
 	for range pursueBatch {
 		args = append(args, b.mint(p, tenant).String(), newNonce())
 	}
-	raw, err := pursueScript.run(ctx, b.redis.commands, p, []string{p.redrive(id)}, args...)
+	raw, err := pursueScript.run(ctx, b.redis, p, []string{p.redrive(id)}, args...)
 	if err != nil {
 		if e := fault("redrive dead letters", err); !errors.Is(e, ErrMemory) {
 			return false, e
@@ -87,8 +87,8 @@ func (b *Broker) spread(ctx context.Context, id correlation.ID, v []string) erro
 	f := RedriveFilter{DeadFilter: DeadFilter{Tenant: v[3], Service: v[4], Code: v[5]}, Status: Status(v[6])}
 	limit, _ := strconv.Atoi(v[7])
 	total, _ := strconv.Atoi(v[9])
-	for p := range partition(b.Partitions()) {
-		if f.Limit = limit - total; p == partitionOf(id) || f.Limit <= 0 {
+	for _, p := range b.parts() {
+		if f.Limit = limit - total; p == b.partitionOf(id) || f.Limit <= 0 {
 			continue
 		}
 		n, err := b.beginRedrive(ctx, p, id, f, v[8], "")
@@ -101,8 +101,8 @@ func (b *Broker) spread(ctx context.Context, id correlation.ID, v []string) erro
 }
 
 func (b *Broker) spreadStop(ctx context.Context, id correlation.ID) error {
-	for p := range partition(b.Partitions()) {
-		if p == partitionOf(id) {
+	for _, p := range b.parts() {
+		if p == b.partitionOf(id) {
 			continue
 		}
 		if err := b.stopRedrive(ctx, p, id, ""); err != nil {
@@ -113,7 +113,7 @@ func (b *Broker) spreadStop(ctx context.Context, id correlation.ID) error {
 }
 
 func (b *Broker) markSpread(ctx context.Context, id correlation.ID, state string) error {
-	home := partitionOf(id)
-	_, err := spreadScript.run(ctx, b.redis.commands, home, []string{home.redrive(id)}, id.String(), state)
+	home := b.partitionOf(id)
+	_, err := spreadScript.run(ctx, b.redis, home, []string{home.redrive(id)}, id.String(), state)
 	return err
 }

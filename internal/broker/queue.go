@@ -126,8 +126,8 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 	n := b.Partitions()
 	looks := make([]look, n)
 	pipe := b.redis.commands.Pipeline()
-	for p := range partition(n) {
-		looks[p] = look{
+	for i, p := range b.parts()[:n] {
+		looks[i] = look{
 			pipe.XLen(ctx, p.queue(service)), pipe.ZCard(ctx, p.waiting(service)),
 			pipe.ZCount(ctx, p.waiting(service), firstInstant, "("+gated), pipe.ZCount(ctx, p.waiting(service), gated, "+inf"),
 			[2]*redis.StringSliceCmd{
@@ -139,9 +139,10 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 			pipe.XInfoGroups(ctx, p.queue(service)),
 		}
 	}
-	now := pipe.Time(ctx)
+	clock := b.clockIn(ctx, pipe)
 	_, _ = pipe.Exec(ctx) // a stream or group that is missing is an empty one
-	if err := now.Err(); err != nil {
+	now, err := clock()
+	if err != nil {
 		return fault("sample a queue", err)
 	}
 	var q Queue
@@ -165,20 +166,20 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 			if len(first.Val()) > 0 {
 				name, _, _ := strings.Cut(first.Val()[0], "/") // of a leg, or a shared run
 				if id, err := correlation.Parse(name); err == nil {
-					q.OldestAge = max(q.OldestAge, now.Val().Sub(id.Time()))
+					q.OldestAge = max(q.OldestAge, now.Sub(id.Time()))
 				}
 			}
 		}
 		q.Depth += undelivered + int(l.waiting.Val())
 		counts := counted(l.counts.Val())
 		here := shard{claimed: counts[0] - int64(undelivered), unclaimed: undelivered}
-		shards[partition(p)] = here
-		starts += here.claimed - s.shards[partition(p)].claimed
+		shards[b.part(p)] = here
+		starts += here.claimed - s.shards[b.part(p)].claimed
 		sum.started += here.claimed
 		sum.finished, sum.busy = sum.finished+counts[1], sum.busy+counts[2]
 		sum.retried, sum.failed = sum.retried+counts[3], sum.failed+counts[4]
 		if undelivered > 0 && len(l.groups.Val()) > 0 {
-			q.OldestAge = max(q.OldestAge, b.oldestAge(ctx, partition(p), service, l.groups.Val()[0].LastDeliveredID, now.Val()))
+			q.OldestAge = max(q.OldestAge, b.oldestAge(ctx, b.part(p), service, l.groups.Val()[0].LastDeliveredID, now))
 		}
 	}
 	q.PerSecond, q.Pace, q.RunTime = s.queue.PerSecond, s.queue.Pace, s.queue.RunTime
@@ -272,7 +273,7 @@ func (b *Broker) Position(ctx context.Context, r Record) (position int, start ti
 	if err != nil {
 		return 0, time.Time{}, false
 	}
-	here := shards[partitionOf(r.ID)]
+	here := shards[b.partitionOf(r.ID)]
 	switch {
 	case r.Rank > 0: // behind what is on the stream
 		position = here.unclaimed + r.Rank

@@ -55,7 +55,7 @@ func (b *Broker) Batch(ctx context.Context, id correlation.ID, ask BatchAsk) (Ba
 	if err := b.Ready(); err != nil {
 		return Batch{}, err
 	}
-	home := int(partitionOf(id))
+	home := id.Partition()
 	out := Batch{ID: id, Outcomes: map[Status]int{}, At: map[int]int{}}
 	first, err := b.tally(ctx, id, ask, []int{home}, &out)
 	if err != nil {
@@ -97,14 +97,14 @@ func (b *Broker) tally(ctx context.Context, id correlation.ID, ask BatchAsk, par
 	for try := range 2 {
 		pipe := b.redis.commands.Pipeline()
 		for i, n := range partitions {
-			p, gateway, open := partition(n), "", 0
+			p, gateway, open := b.part(n), "", 0
 			if ask.Attach {
 				gateway = b.name
 			}
 			if ask.Open {
 				open = 1
 			}
-			answers[i] = pipe.EvalSha(ctx, tallyScript.sha, []string{p.batch(id)}, p.prefix(), id.String(), gateway, ask.After[n], open)
+			answers[i] = tallyScript.in(ctx, pipe, b.redis, p, []string{p.batch(id)}, id.String(), gateway, ask.After[n], open)
 		}
 		if len(partitions) == 0 {
 			return nil, nil
@@ -112,7 +112,7 @@ func (b *Broker) tally(ctx context.Context, id correlation.ID, ask BatchAsk, par
 		if _, err := pipe.Exec(ctx); try > 0 || !isNoScript(err) {
 			break
 		}
-		if err := load(ctx, b.redis.commands); err != nil {
+		if err := b.load(ctx); err != nil {
 			return nil, fault("load the scripts", err)
 		}
 	}
@@ -148,7 +148,7 @@ func (b *Broker) tally(ctx context.Context, id correlation.ID, ask BatchAsk, par
 			into.News = append(into.News, ItemOutcome{item, int(number(f[1])), Status(f[2]), millis(f[3]), n})
 		}
 		if len(lines) > 0 && b.Kept().Mode == Replicated {
-			if err := b.shownUntil(ctx, partition(n), into.News[len(into.News)-1].At, false); err != nil {
+			if err := b.shownUntil(ctx, b.part(n), into.News[len(into.News)-1].At, false); err != nil {
 				return nil, err
 			}
 		}

@@ -56,7 +56,7 @@ func (b *Broker) RedriveAll(ctx context.Context, f RedriveFilter) (Redrive, erro
 	if f.Limit <= 0 || f.Limit > MostRedriven {
 		f.Limit = MostRedriven
 	}
-	home := partition(mathrand.IntN(b.Partitions()))
+	home := b.anyPartition(mathrand.IntN)
 	id := b.mint(home, f.Tenant)
 	if _, err := b.beginRedrive(ctx, home, id, f, "", "1"); err != nil {
 		return Redrive{}, sentFault("begin to redrive", err)
@@ -69,7 +69,7 @@ func (b *Broker) RedriveAll(ctx context.Context, f RedriveFilter) (Redrive, erro
 
 func (b *Broker) beginRedrive(ctx context.Context, p partition, id correlation.ID, f RedriveFilter, until, home string) (total int, err error) {
 	args := append([]any{id.String()}, f.args()...)
-	raw, err := redriveallScript.run(ctx, b.redis.commands, p, []string{p.redrive(id)}, append(args, string(f.Status), f.Limit, until, home)...)
+	raw, err := redriveallScript.run(ctx, b.redis, p, []string{p.redrive(id)}, append(args, string(f.Status), f.Limit, until, home)...)
 	if err != nil {
 		return 0, err
 	}
@@ -84,7 +84,7 @@ func (b *Broker) RedriveStatus(ctx context.Context, id correlation.ID) (Redrive,
 	pipe := b.redis.commands.Pipeline()
 	parts := make([]*redis.MapStringStringCmd, max(b.Partitions(), id.Partition()+1))
 	for p := range parts {
-		parts[p] = pipe.HGetAll(ctx, partition(p).redrive(id))
+		parts[p] = pipe.HGetAll(ctx, b.part(p).redrive(id))
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return Redrive{}, fault("read a redrive", err)
@@ -131,10 +131,10 @@ func (b *Broker) StopRedrive(ctx context.Context, id correlation.ID) (Redrive, e
 	if r.State == RedriveDone {
 		return r, ErrTerminal
 	}
-	if err := b.stopRedrive(ctx, partitionOf(id), id, "1"); err != nil {
+	if err := b.stopRedrive(ctx, b.partitionOf(id), id, "1"); err != nil {
 		return r, sentFault("stop a redrive", err)
 	}
-	if err := b.confirm(ctx, partitionOf(id)); err != nil {
+	if err := b.confirm(ctx, b.partitionOf(id)); err != nil {
 		return r, err
 	}
 	if err := b.spreadStop(ctx, id); err != nil { // else the steward at home does it
@@ -144,7 +144,7 @@ func (b *Broker) StopRedrive(ctx context.Context, id correlation.ID) (Redrive, e
 }
 
 func (b *Broker) stopRedrive(ctx context.Context, p partition, id correlation.ID, home string) error {
-	_, err := stopredriveScript.run(ctx, b.redis.commands, p, []string{p.redrive(id)}, id.String(), home)
+	_, err := stopredriveScript.run(ctx, b.redis, p, []string{p.redrive(id)}, id.String(), home)
 	return err
 }
 

@@ -15,11 +15,11 @@ var regulateScript = newScript("regulate")
 // sets the limit, takes back what is above, and releases what there is room for.
 // more says that there is more to move. ErrUnavailable.
 func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool, err error) {
-	return b.regulate(ctx, partition(p), service, "")
+	return b.regulate(ctx, b.part(p), service, "")
 }
 
 func (b *Broker) regulate(ctx context.Context, p partition, service, change string) (more bool, err error) {
-	raw, err := regulateScript.run(ctx, b.redis.commands, p, []string{p.queue(service)},
+	raw, err := regulateScript.run(ctx, b.redis, p, []string{p.queue(service)},
 		service, change, b.service(service).Concurrency, b.slots(ctx, service))
 	if err != nil {
 		return false, fault("regulate a queue", err)
@@ -40,7 +40,7 @@ func (b *Broker) slots(ctx context.Context, service string) int {
 // Regulated lists the services of a partition that have a limit, or are to have
 // one: the others need no Regulate. ErrUnavailable.
 func (b *Broker) Regulated(ctx context.Context, p int) ([]string, error) {
-	fields, err := b.redis.commands.HKeys(ctx, partition(p).limits()).Result()
+	fields, err := b.redis.commands.HKeys(ctx, b.part(p).limits()).Result()
 	if err != nil {
 		return nil, fault("look for limits", err)
 	}
@@ -113,7 +113,7 @@ func (b *Broker) enforcePause(ctx context.Context, service string) error {
 		if paused {
 			change = "pause"
 		}
-		for p := range partition(b.Partitions()) {
+		for _, p := range b.parts() {
 			more, err := b.regulate(ctx, p, service, change)
 			for ; err == nil && more && paused; more, err = b.regulate(ctx, p, service, "") {
 			} // what a resume releases, the stewards go on with

@@ -40,7 +40,7 @@ func (b *Broker) Retry(ctx context.Context, id correlation.ID) (r Record, replay
 		if err := b.Admits(); err != nil {
 			return old, false, err
 		}
-		if err := b.admitBytes(ctx, 0); err != nil { // the body moves
+		if err := b.admits(ctx, b.partitionOf(id), 0); err != nil { // the body moves
 			return old, false, err
 		}
 	}
@@ -50,7 +50,7 @@ func (b *Broker) Retry(ctx context.Context, id correlation.ID) (r Record, replay
 	}
 	switch verdict {
 	case "accepted", "replayed":
-		if err := b.confirm(ctx, partitionOf(id)); err != nil {
+		if err := b.confirm(ctx, b.partitionOf(id)); err != nil {
 			return old, false, err
 		}
 		r, err := b.replay(ctx, made)
@@ -68,7 +68,7 @@ func (b *Broker) Retry(ctx context.Context, id correlation.ID) (r Record, replay
 // retry runs the script. It asks once more where the answer was lost: the old
 // record says then what the first try did.
 func (b *Broker) retry(ctx context.Context, old Record) (verdict, made string, err error) {
-	p := partitionOf(old.ID)
+	p := b.partitionOf(old.ID)
 	id, nonce, unknown := b.mint(p, old.Tenant), newNonce(), false
 	plan := b.service(old.Service)
 	for try := range submitTries {
@@ -76,7 +76,7 @@ func (b *Broker) retry(ctx context.Context, old Record) (verdict, made string, e
 			break
 		}
 		var raw any
-		raw, err = retryScript.run(ctx, b.redis.commands, p, []string{p.request(old.ID), p.request(id)},
+		raw, err = retryScript.run(ctx, b.redis, p, []string{p.request(old.ID), p.request(id)},
 			old.ID.String(), id.String(), nonce, b.shareOf(plan.MaxQueued), plan.Concurrency)
 		if err != nil {
 			unknown = unknown || !unsent(err)
@@ -102,5 +102,5 @@ func (b *Broker) retry(ctx context.Context, old Record) (verdict, made string, e
 }
 
 func (b *Broker) mint(p partition, tenant string) correlation.ID {
-	return b.ring().Mint(time.Now(), int(p), tenant)
+	return b.ring().Mint(time.Now(), p.number, tenant)
 }

@@ -2,17 +2,11 @@ package broker
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
 
-const (
-	healthInterval  = 500 * time.Millisecond
-	healthTimeout   = time.Second
-	refreshInterval = time.Second // how soon every gateway knows a new service
-)
+const refreshInterval = time.Second // how soon every gateway knows a new service
 
 // refresher remembers when the services were last read.
 type refresher struct {
@@ -22,11 +16,10 @@ type refresher struct {
 	owed    []string        // services whose streams Redis refused to make, sorted
 }
 
-// age is how long ago the last read began.
-func (r *refresher) age() time.Duration {
+func (r *refresher) due(every time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Since(r.last)
+	return time.Since(r.last) >= every
 }
 
 // Run does the upkeep of this process until ctx ends: health, durability, new services,
@@ -39,7 +32,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		if b.Ready() == nil {
 			b.inspectIfDue(ctx)
 		}
-		if b.Ready() == nil && b.services.age() >= refreshInterval {
+		if b.Ready() == nil && b.common() == nil && b.services.due(refreshInterval) {
 			if err := b.refresh(ctx); err != nil && ctx.Err() == nil {
 				b.log.Warn("read the shared configuration", "error", err)
 			}
@@ -52,34 +45,6 @@ func (b *Broker) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready is nil while Redis answers, else an ErrUnavailable. It asks nobody: Run
-// looks every 500 ms.
-func (b *Broker) Ready() error {
-	if err := b.health.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-func (b *Broker) checkHealth(ctx context.Context) {
-	ctx, stop := context.WithTimeout(ctx, healthTimeout)
-	defer stop()
-	err := b.redis.commands.Ping(ctx).Err()
-	if err == nil {
-		if b.health.Swap(nil) != nil {
-			b.log.Info("Redis answers again")
-		}
-		return
-	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return
-	}
-	down := fmt.Errorf("ask Redis whether it is there: %w: %w", ErrUnavailable, err)
-	if b.health.Swap(&down) == nil {
-		b.log.Error("Redis does not answer; new requests are refused until it does", "error", err)
-	}
-}
-
 // refresh re-reads what the gateways share.
 func (b *Broker) refresh(ctx context.Context) error {
 	there, err := b.redis.commands.Exists(ctx, configKey).Result()
@@ -88,7 +53,7 @@ func (b *Broker) refresh(ctx context.Context) error {
 	}
 	if there == 0 {
 		b.tenants.forget()
-		if err := load(ctx, b.redis.commands); err != nil {
+		if err := b.load(ctx); err != nil {
 			return fault("load the scripts", err)
 		}
 	}
@@ -101,7 +66,7 @@ func (b *Broker) refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	b.checkMemory(ctx)
+	b.checkMemories(ctx)
 	if err := b.refreshServices(ctx); err != nil {
 		return err
 	}

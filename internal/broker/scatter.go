@@ -55,9 +55,6 @@ func (b *Broker) Scatter(ctx context.Context, s Scatter) (r Record, replayed boo
 	if err := b.Admits(); err != nil {
 		return Record{}, false, err
 	}
-	if err := b.admitBytes(ctx, size); err != nil {
-		return Record{}, false, err
-	}
 	s.Service = AnyService
 	if s.MinReplies == 0 {
 		s.MinReplies = len(s.Legs)
@@ -106,11 +103,13 @@ func (b *Broker) addLegs(sub *submission, legs []Submission) error {
 func (b *Broker) commonHome(sub *submission) (string, error) {
 	home := ""
 	for _, l := range sub.legs {
-		key := homeKey(l.Submission, l.plan)
+		one := l.Submission
+		one.IdempotencyKey = "" // it is the whole's
+		key := homeKey(one, l.plan)
 		if key == "" {
 			continue
 		}
-		if home != "" && homeOf(home, b.Partitions()) != homeOf(key, b.Partitions()) {
+		if home != "" && b.homeOf(home, b.Partitions()) != b.homeOf(key, b.Partitions()) {
 			return "", ErrApart
 		}
 		home = key
@@ -135,7 +134,7 @@ func (s Scatter) fingerprint() string {
 // scatterCommand is what scatter.lua takes. A body that several legs share goes over
 // the wire once.
 func (s *submission) scatterCommand() (keys []string, args []any) {
-	p := partitionOf(s.id)
+	p := s.at
 	keys = []string{p.request(s.id)}
 	if s.binding != "" {
 		keys = append(keys, p.idempotency(s.binding))

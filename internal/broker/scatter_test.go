@@ -342,3 +342,27 @@ func TestScatterRunsForGood(t *testing.T) {
 		}
 	})
 }
+
+// An idempotency key is the whole's: it does not send the legs to partitions of their own.
+func TestScatterByKeyAmongPartitions(t *testing.T) {
+	b := open(t, redistest.Embedded(t), func(o *broker.Options) {
+		o.Partitions = 16
+		o.Services = map[string]broker.ServiceConfig{"a": {}, "b": {}, "c": {}}
+	})
+	var first string
+	for n := range 2 {
+		s := broker.Scatter{Submission: broker.Submission{Tenant: broker.DefaultTenant, IdempotencyKey: "k"}}
+		for _, service := range []string{"a", "b", "c"} {
+			s.Legs = append(s.Legs, broker.Submission{Service: service, Body: []byte("x"), IdempotencyKey: "k"})
+		}
+		r, replayed, err := b.Scatter(t.Context(), s)
+		if err != nil || replayed != (n == 1) {
+			t.Fatalf("scatter %d: replayed %v, %v", n, replayed, err)
+		}
+		if n == 0 {
+			first = r.ID.String()
+		} else if r.ID.String() != first {
+			t.Errorf("%s and %s for one key", first, r.ID)
+		}
+	}
+}

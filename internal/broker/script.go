@@ -36,7 +36,12 @@ func scriptOf(files ...string) *script {
 	return s
 }
 
-// load makes the scripts known to Redis that are not, after a connect and after a
+// load makes the scripts known to every master.
+func (b *Broker) load(ctx context.Context) error {
+	return b.eachMaster(ctx, func(ctx context.Context, m *master) error { return load(ctx, m) })
+}
+
+// load makes the scripts known to a server that are not, after a connect and after a
 // restart: all of them are half a megabyte.
 func load(ctx context.Context, c redis.Cmdable) error {
 	digests := make([]string, len(scripts))
@@ -60,13 +65,21 @@ func load(ctx context.Context, c redis.Cmdable) error {
 
 // run calls the script by its digest, and by its source where Redis has
 // forgotten it. args follow the partition's prefix, which is ARGV[1].
-func (s *script) run(ctx context.Context, c redis.Cmdable, p partition, keys []string, args ...any) (any, error) {
+func (s *script) run(ctx context.Context, c clients, p partition, keys []string, args ...any) (any, error) {
 	args = append([]any{p.prefix()}, args...)
-	answer, err := c.EvalSha(ctx, s.sha, keys, args...).Result()
+	if strings.HasPrefix(keys[0], p.prefix()) {
+		keys = c.guarded(p, keys)
+	}
+	answer, err := c.commands.EvalSha(ctx, s.sha, keys, args...).Result()
 	if isNoScript(err) {
-		answer, err = c.Eval(ctx, s.source, keys, args...).Result()
+		answer, err = c.commands.Eval(ctx, s.source, keys, args...).Result()
 	}
 	return answer, err
+}
+
+// in puts a call of the script into a pipeline.
+func (s *script) in(ctx context.Context, pipe redis.Pipeliner, c clients, p partition, keys []string, args ...any) *redis.Cmd {
+	return pipe.EvalSha(ctx, s.sha, c.guarded(p, keys), append([]any{p.prefix()}, args...)...)
 }
 
 func isNoScript(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") }

@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -27,7 +29,7 @@ func (b *Broker) seal(ctx context.Context, pipe redis.Pipeliner, p partition, fe
 	// Newer servers let WAIT wait for what its own connection wrote last, which may be
 	// older than what it read; so a fence stands before each.
 	if d.Mode == Replicated || d.Mode == Fsync && fence {
-		s.fence = pipe.EvalSha(ctx, fenceScript.sha, []string{p.fence()}, p.prefix())
+		s.fence = fenceScript.in(ctx, pipe, b.redis, p, []string{p.fence()})
 	}
 	if d.Mode == Replicated {
 		s.acks, s.want = pipe.Do(ctx, "WAIT", d.Replicas, d.Wait.Milliseconds()), d.Replicas
@@ -66,8 +68,8 @@ func (b *Broker) sealed(s seal, partitions ...partition) {
 	}
 	at := number(texts([]any{s.fence.Val()})[0])
 	for _, p := range partitions {
-		if b.keeper.shown[p].Load() < at {
-			b.keeper.shown[p].Store(at)
+		if b.keeper.shown[p.number].Load() < at {
+			b.keeper.shown[p.number].Store(at)
 		}
 	}
 }
@@ -78,7 +80,7 @@ func (b *Broker) sealed(s seal, partitions ...partition) {
 func (b *Broker) sealSubmits(s seal, calls []*call[*submission, []string]) error {
 	err := s.broken()
 	if err == nil {
-		err = b.Kept().Wrong
+		err = b.wrongAt(calls[0].ask.at) // all are of one server
 	}
 	if err != nil {
 		if _, few := errors.AsType[tooFew](err); few {
@@ -87,7 +89,7 @@ func (b *Broker) sealSubmits(s seal, calls []*call[*submission, []string]) error
 		return err
 	}
 	for _, c := range calls {
-		b.sealed(s, partitionOf(c.ask.id))
+		b.sealed(s, c.ask.at)
 	}
 	return nil
 }
@@ -129,11 +131,11 @@ func (b *Broker) shown(ctx context.Context, r Record, events int) error {
 		}
 	}
 	open := events > 0 && !r.Status.Terminal() // events have the time at which they were sent, not that of their write
-	return b.shownUntil(ctx, partitionOf(r.ID), until, open)
+	return b.shownUntil(ctx, b.partitionOf(r.ID), until, open)
 }
 
 func (b *Broker) shownUntil(ctx context.Context, p partition, until time.Time, open bool) error {
-	if !open && (until.IsZero() || until.UnixMilli() < b.keeper.shown[p].Load()) {
+	if !open && (until.IsZero() || until.UnixMilli() < b.keeper.shown[p.number].Load()) {
 		return nil
 	}
 	if err := b.reach(ctx, p); err != nil {
@@ -158,34 +160,57 @@ func (b *Broker) sendFences(calls []*call[partition, struct{}]) {
 	for i, c := range calls {
 		asked[i] = c.ask
 	}
-	err := b.sendFence(ctx, asked)
-	if isNoScript(err) {
-		if err = load(ctx, b.redis.commands); err == nil {
-			err = b.sendFence(ctx, asked)
+	groups, err := b.byMaster(ctx, asked)
+	if err != nil {
+		for _, c := range calls {
+			c.err = err
 		}
+		return
 	}
-	if _, few := errors.AsType[tooFew](err); few {
-		b.missed(len(calls))
-	}
-	for _, c := range calls {
-		c.err = err
+	for _, m := range groups {
+		err := b.sendFence(ctx, m)
+		if isNoScript(err) {
+			if err = b.load(ctx); err == nil {
+				err = b.sendFence(ctx, m)
+			}
+		}
+		if _, few := errors.AsType[tooFew](err); few {
+			b.missed(len(calls))
+		}
+		for _, c := range calls {
+			if slices.Contains(m.has, c.ask) {
+				c.err = err
+			}
+		}
 	}
 }
 
-// sendFence has what is in partitions of one server confirmed.
-func (b *Broker) sendFence(ctx context.Context, partitions []partition) error {
-	pipe := b.redis.commands.Pipeline()
-	s := b.seal(ctx, pipe, partitions[0], true)
+// sendFence has what is in partitions of one server confirmed. In a Redis Cluster each
+// partition has a fence of its own: one that has moved is not covered by another.
+func (b *Broker) sendFence(ctx context.Context, m *master) error {
+	pipe := m.Pipeline()
+	var all []*redis.Cmd
+	if b.redis.nodes != nil {
+		for _, p := range m.has[1:] {
+			all = append(all, fenceScript.in(ctx, pipe, b.redis, p, []string{p.fence()}))
+		}
+	}
+	s := b.seal(ctx, pipe, m.has[0], true)
 	_, _ = pipe.Exec(ctx) // each answer has its own error
-	if err := s.broken(); err != nil {
+	err := s.broken()
+	for _, fence := range all {
+		err = cmp.Or(err, fence.Err())
+	}
+	if err != nil {
+		b.misled(ctx, err)
 		return err
 	}
-	b.sealed(s, partitions...)
+	b.sealed(s, m.has...)
 	return nil
 }
 
 // looker is what looks at each new connection; nil where nothing is demanded.
-func (b *Broker) looker() func(context.Context, redis.Cmdable) {
+func (b *Broker) looker() func(context.Context, redis.Cmdable, string) {
 	if b.options.Durability.Mode == Unpromised {
 		return nil
 	}

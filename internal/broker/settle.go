@@ -74,7 +74,7 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 	ctx, stop := patience(ctx, block)
 	defer stop()
 	found, err := b.redis.blocking.XRead(ctx, &redis.XReadArgs{
-		Streams: []string{partition(p).replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock),
+		Streams: []string{b.part(p).replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock),
 	}).Result()
 	if errors.Is(err, redis.Nil) || lostGroup(err) {
 		return false, nil
@@ -89,13 +89,13 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 // acknowledgement. Those that want a verdict are judged on the way. more says
 // that replies are left.
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
-	part := partition(p)
+	part := b.part(p)
 	args := []any{
 		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
 	}
 	verdicts := args[len(args):]
 	for {
-		raw, err := settleScript.run(ctx, b.redis.commands, part, []string{part.replies()}, append(args, verdicts...)...)
+		raw, err := settleScript.run(ctx, b.redis, part, []string{part.replies()}, append(args, verdicts...)...)
 		if err != nil {
 			return facts, false, fault("settle replies", err)
 		}
@@ -139,8 +139,8 @@ type Decision struct {
 // Decide fires what is due in a partition: timeouts, back-offs that are over,
 // callbacks to try again.
 func (b *Broker) Decide(ctx context.Context, p int) (Decision, error) {
-	part := partition(p)
-	raw, err := decideScript.run(ctx, b.redis.commands, part, []string{part.due()}, decideBatch)
+	part := b.part(p)
+	raw, err := decideScript.run(ctx, b.redis, part, []string{part.due()}, decideBatch)
 	if err != nil {
 		return Decision{}, fault("decide what is due", err)
 	}
@@ -154,8 +154,8 @@ func (b *Broker) Decide(ctx context.Context, p int) (Decision, error) {
 // Lapse takes the work of a service away from workers that fell silent. ErrMemory
 // where Redis is full: nobody can be heard then.
 func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, error) {
-	part := partition(p)
-	raw, err := lapseScript.run(ctx, b.redis.commands, part, []string{part.queue(service)},
+	part := b.part(p)
+	raw, err := lapseScript.run(ctx, b.redis, part, []string{part.queue(service)},
 		service, b.service(service).Lease.Milliseconds(), lapseBatch)
 	if isWrongType(err) {
 		b.log.Error("the stream of a service is something else in Redis; its requests can't be looked after", "service", service, "partition", p)
@@ -179,8 +179,8 @@ func (b *Broker) Lapse(ctx context.Context, p int, service string) (Decision, er
 // from after on ("" for the first), and takes back those that no worker holds
 // any more. next is where to go on, "" once the end was reached.
 func (b *Broker) Sweep(ctx context.Context, p int, service, after string) (facts []Fact, next string, err error) {
-	part := partition(p)
-	raw, err := sweepScript.run(ctx, b.redis.commands, part, []string{part.queue(service)}, service, after, sweepBytes)
+	part := b.part(p)
+	raw, err := sweepScript.run(ctx, b.redis, part, []string{part.queue(service)}, service, after, sweepBytes)
 	if isWrongType(err) {
 		return nil, "", nil // Lapse says so
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // counters count since this process started.
@@ -99,7 +101,7 @@ func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
 	}
 	late := strconv.FormatInt(now.Add(-stuckAfter).UnixMilli(), 10)
 	pipe := b.redis.commands.Pipeline()
-	for p := range partition(b.Partitions()) {
+	for _, p := range b.parts() {
 		pipe.ZCount(ctx, p.due(), "-inf", late)
 		pipe.XLen(ctx, p.callbacks())
 		pipe.LLen(ctx, p.aside())
@@ -124,8 +126,21 @@ func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
 
 // Now is Redis' clock.
 func (b *Broker) Now(ctx context.Context) (time.Time, error) {
-	now, err := b.redis.commands.Time(ctx).Result()
+	server, err := b.redis.at(ctx, configKey)
+	if err != nil {
+		return time.Time{}, fault("ask Redis for the time", err)
+	}
+	now, err := server.Time(ctx).Result()
 	return now, fault("ask Redis for the time", err)
+}
+
+// clockIn has a pipeline read Redis' clock too, for who calls what it returns once that
+// was executed. A command without a key has no place in the pipeline of a whole cluster.
+func (b *Broker) clockIn(ctx context.Context, pipe redis.Pipeliner) func() (time.Time, error) {
+	if b.redis.nodes != nil {
+		return func() (time.Time, error) { return b.Now(ctx) }
+	}
+	return pipe.Time(ctx).Result
 }
 
 func cutEntry(id string) (ms, next string, ok bool) {

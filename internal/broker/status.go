@@ -37,8 +37,8 @@ func (b *Broker) Attach(ctx context.Context, id correlation.ID) (Record, error) 
 // Detach takes the registration of Attach back. Where it fails, a few wake-ups
 // more reach nobody.
 func (b *Broker) Detach(ctx context.Context, id correlation.ID) error {
-	p := partitionOf(id)
-	_, err := detachScript.run(ctx, b.redis.commands, p, []string{p.request(id)}, id.String(), b.name)
+	p := b.partitionOf(id)
+	_, err := detachScript.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), b.name)
 	return fault("detach from a request", err)
 }
 
@@ -72,7 +72,7 @@ func (b *Broker) sendReads(calls []*call[readAsk, any]) {
 	defer stop()
 	asked := make(map[readAsk]*redis.Cmd, len(calls))
 	if b.sendStatus(ctx, calls, asked) { // Redis has forgotten the script
-		if err := load(ctx, b.redis.commands); err == nil {
+		if err := b.load(ctx); err == nil {
 			clear(asked)
 			b.sendStatus(ctx, calls, asked)
 		}
@@ -94,16 +94,15 @@ func (b *Broker) sendStatus(ctx context.Context, calls []*call[readAsk, any], as
 		if asked[c.ask] != nil {
 			continue
 		}
-		p, gateway := partitionOf(c.ask.id), ""
+		p, gateway := b.partitionOf(c.ask.id), ""
 		if e := c.ask.events; e != (eventsAsk{}) {
-			asked[c.ask] = pipe.EvalSha(ctx, eventsScript.sha, []string{p.request(c.ask.id)}, e.args(p, c.ask.id)...)
+			asked[c.ask] = eventsScript.in(ctx, pipe, b.redis, p, []string{p.request(c.ask.id)}, e.args(c.ask.id)...)
 			continue
 		}
 		if c.ask.attach {
 			gateway = b.name
 		}
-		asked[c.ask] = pipe.EvalSha(ctx, statusScript.sha, []string{p.request(c.ask.id)},
-			p.prefix(), c.ask.id.String(), gateway, InlineReply)
+		asked[c.ask] = statusScript.in(ctx, pipe, b.redis, p, []string{p.request(c.ask.id)}, c.ask.id.String(), gateway, InlineReply)
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	for _, cmd := range asked {

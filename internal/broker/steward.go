@@ -11,14 +11,13 @@ var (
 	handoverScript = newPlainScript("handover")
 	tidyScript     = newPlainScript("tidy")
 	retireScript   = newPlainScript("retire")
-	presentScript  = newPlainScript("present")
 )
 
 // Hold takes or renews the lease of a partition's upkeep for this process.
 // Where another has it, left is for how long still.
 func (b *Broker) Hold(ctx context.Context, p int, lease time.Duration) (held bool, left time.Duration, err error) {
-	part := partition(p)
-	raw, err := stewardScript.run(ctx, b.redis.commands, part, []string{part.steward()}, b.name, lease.Milliseconds())
+	part := b.part(p)
+	raw, err := stewardScript.run(ctx, b.redis, part, []string{part.steward()}, b.name, lease.Milliseconds())
 	if err != nil {
 		return false, 0, fault("hold a partition", err)
 	}
@@ -26,30 +25,10 @@ func (b *Broker) Hold(ctx context.Context, p int, lease time.Duration) (held boo
 	return v[0] == "1", msec(v[1]), nil
 }
 
-// Present says that this process does upkeep and has so many partitions, and returns
-// who else does, by name, with how many each has; this one is among them. Who was
-// silent for longer than silence does not count.
-func (b *Broker) Present(ctx context.Context, has int, silence time.Duration) (map[string]int, error) {
-	raw, err := presentScript.run(ctx, b.redis.commands, 0, []string{gatewaysKey}, b.name, has, silence.Milliseconds())
-	if err != nil {
-		return nil, fault("say that upkeep is done here", err)
-	}
-	v, there := texts(raw), map[string]int{}
-	for i := 0; i+1 < len(v); i += 2 {
-		there[v[i]] = int(number(v[i+1]))
-	}
-	return there, nil
-}
-
-// Leave says that this process does no more upkeep.
-func (b *Broker) Leave(ctx context.Context) error {
-	return fault("say that no more upkeep is done here", b.redis.commands.HDel(ctx, gatewaysKey, b.name).Err())
-}
-
 // HandOver gives a partition up; the others hear of it at once.
 func (b *Broker) HandOver(ctx context.Context, p int) error {
-	part := partition(p)
-	_, err := handoverScript.run(ctx, b.redis.commands, part, []string{part.steward()}, b.name, p)
+	part := b.part(p)
+	_, err := handoverScript.run(ctx, b.redis, part, []string{part.steward()}, b.name, p)
 	return fault("hand a partition over", err)
 }
 
@@ -67,8 +46,8 @@ func (b *Broker) Released(ctx context.Context, freed func(p int)) error {
 // Tidy forgets the counts of expired records, and returns how many records of
 // each outcome the partition keeps, to five minutes.
 func (b *Broker) Tidy(ctx context.Context, p int) (map[Status]int, error) {
-	part := partition(p)
-	raw, err := tidyScript.run(ctx, b.redis.commands, part, []string{part.kept()})
+	part := b.part(p)
+	raw, err := tidyScript.run(ctx, b.redis, part, []string{part.kept()})
 	if err != nil {
 		return nil, fault("count what is kept", err)
 	}
@@ -83,13 +62,13 @@ func (b *Broker) Tidy(ctx context.Context, p int) (map[Status]int, error) {
 // have not asked for anything for as long as silence. One that is still there
 // is known again when it asks.
 func (b *Broker) Retire(ctx context.Context, p int, silence time.Duration) (n int, err error) {
-	part := partition(p)
+	part := b.part(p)
 	groups := map[string]string{part.callbacks(): deliverersGroup}
 	for _, s := range b.Services() {
 		groups[part.queue(s)] = workersGroup
 	}
 	for stream, group := range groups {
-		raw, err := retireScript.run(ctx, b.redis.commands, part, []string{stream}, group, silence.Milliseconds())
+		raw, err := retireScript.run(ctx, b.redis, part, []string{stream}, group, silence.Milliseconds())
 		if err != nil {
 			return n, fault("forget old consumers", err)
 		}

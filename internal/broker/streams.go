@@ -48,7 +48,7 @@ func (r refusedStreams) Unwrap() error { return fault("create the streams", r.an
 // createStreams makes the groups of services in all partitions. refusedStreams.
 func (b *Broker) createStreams(ctx context.Context, partitions int, services []string) error {
 	streams := make([]string, 0, partitions*len(services))
-	for p := range partition(partitions) {
+	for _, p := range b.parts()[:partitions] {
 		for _, s := range services {
 			streams = append(streams, p.queue(s))
 		}
@@ -88,7 +88,7 @@ func (b *Broker) createGroups(ctx context.Context, streams []string, group strin
 	for i, a := range made {
 		err := a.Err()
 		if err != nil && strings.HasPrefix(err.Error(), "OOM") { // even for a group that is there
-			_, err = groupScript.run(ctx, b.redis.commands, 0, streams[i:i+1], group)
+			_, err = groupScript.run(ctx, b.redis, partition{}, streams[i:i+1], group)
 		}
 		switch {
 		case err == nil || isBusyGroup(err):

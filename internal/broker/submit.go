@@ -52,6 +52,7 @@ type Submission struct {
 type submission struct {
 	Submission
 	id          correlation.ID
+	at          partition
 	nonce       string
 	plan        ServiceConfig
 	binding     string // idempotency hash, "" without a key
@@ -94,9 +95,6 @@ func (b *Broker) prepare(ctx context.Context, s Submission) (*submission, error)
 	if err := b.Admits(); err != nil {
 		return nil, err
 	}
-	if err := b.admitBytes(ctx, len(s.Body)); err != nil {
-		return nil, err
-	}
 	sub := &submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
 	content, sharing := b.sharing(s, sub.plan)
 	if sharing == "" && s.Cache.OnlyIfCached {
@@ -125,7 +123,10 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 		if r, found, err := b.place(ctx, sub); found || err != nil {
 			return r, found, err
 		}
-		sub.register = b.tenants.due(sub.Tenant, partitionOf(sub.id))
+		if err := b.admits(ctx, sub.at, size); err != nil {
+			return Record{}, false, err
+		}
+		sub.register = b.tenants.due(sub.Tenant, sub.at)
 		answer, left, err := b.submits.do(ctx, sub, size)
 		if left {
 			return Record{}, false, fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, err)
@@ -136,7 +137,7 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 		switch answer[0] {
 		case "accepted":
 			if sub.register {
-				b.tenants.registered(sub.Tenant, partitionOf(sub.id))
+				b.tenants.registered(sub.Tenant, sub.at)
 			}
 			return b.stored(ctx, sub, answer), false, nil
 		case "full":
@@ -149,7 +150,7 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 		case "mismatch":
 			return Record{}, false, ErrIdempotencyMismatch
 		case "replayed":
-			if err := b.confirm(ctx, partitionOf(sub.id)); err != nil {
+			if err := b.confirm(ctx, sub.at); err != nil {
 				return Record{}, false, err
 			}
 			r, err := b.replay(ctx, answer[1])
@@ -158,7 +159,7 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			}
 			return r, true, err
 		case "item": // of a batch that was sent again; what was forgotten meanwhile is not run anew
-			if err := b.confirm(ctx, partitionOf(sub.id)); err != nil {
+			if err := b.confirm(ctx, sub.at); err != nil {
 				return Record{}, false, err
 			}
 			r, err := b.replay(ctx, answer[1])
@@ -171,6 +172,17 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 		}
 	}
 	return Record{}, false, fmt.Errorf("submit: found no place in %d tries: %w", submitPlaces, ErrUnavailable)
+}
+
+// admits is nil while a partition takes new requests, and one of so many bytes fits.
+func (b *Broker) admits(ctx context.Context, p partition, size int) error {
+	if err := b.readyAt(p); err != nil {
+		return err
+	}
+	if err := b.wrongAt(p); err != nil {
+		return err
+	}
+	return b.admitBytes(ctx, p, size)
 }
 
 // stored is the record of what was just accepted. One that shares a run stands where

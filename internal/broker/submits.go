@@ -39,7 +39,7 @@ func groupSubmits(calls []*call[*submission, []string]) (together []*submits) {
 	}
 	homes, kinds := make(map[home]*submits, 1), make(map[partition]map[kindKey]*kind, 1)
 	for _, c := range calls {
-		at := home{partitionOf(c.ask.id), c.ask.script()}
+		at := home{c.ask.at, c.ask.script()}
 		t := homes[at]
 		if t == nil || at.script == scatterScript {
 			t = &submits{script: at.script}
@@ -84,12 +84,13 @@ func (s *submission) kind() kindKey {
 }
 
 // command is what the script is called with.
-func (t *submits) command() (keys []string, args []any) {
+func (t *submits) command() (p partition, keys []string, args []any) {
 	first := t.calls[0].ask
+	p = first.at
 	if t.script == scatterScript {
-		return first.scatterCommand()
+		keys, args = first.scatterCommand()
+		return p, keys, args
 	}
-	p := partitionOf(first.id)
 	args = append(make([]any, 0, 1+8*len(t.kinds)+8*len(t.calls)), p.prefix())
 	for _, k := range t.kinds {
 		args = append(args, k.service, k.plan, k.tenant, flag(k.register), k.contentType, k.headers, len(k.calls))
@@ -105,7 +106,7 @@ func (t *submits) command() (keys []string, args []any) {
 			args = append(append(args, s.id.String(), s.nonce, s.Service, s.planText(), s.ContentType, s.headers, s.Body, len(options)/2), options...)
 		}
 	}
-	return []string{p.due()}, args
+	return p, []string{p.due()}, args
 }
 
 // options are what submit.lua and direct.lua take by name.

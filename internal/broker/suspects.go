@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/redisurl"
 )
 
 // suspects are the connections of this process. A server that went away without a
@@ -15,24 +17,31 @@ import (
 // before it is found: so when an answer does not come on one, those that nobody
 // uses are closed as well, and what comes next dials anew.
 type suspects struct {
+	opaque bool // see lost
+
 	mu    sync.Mutex // guards conns
 	conns map[*suspect]struct{}
 }
 
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dialer is the one that dial is, nil for the library's own, with connections that
-// watch each other.
-func (s *suspects) dialer(o *redis.Options, dial dialer) dialer {
+// dialerOf is the one that dial is, nil for the network.
+func dialerOf(t redisurl.Target, dial dialer) dialer {
 	if dial == nil {
-		dial = redis.NewDialer(o)
+		dial = redis.NewDialer(&redis.Options{DialTimeout: dialTimeout, TLSConfig: t.TLS.Config()})
 	}
+	return dial
+}
+
+// dialer is that with connections that watch each other.
+func (s *suspects) dialer(t redisurl.Target, dial dialer) dialer {
+	dial = dialerOf(t, dial)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		one := &suspect{Conn: c, all: s}
+		one := &suspect{Conn: c, addr: addr, all: s}
 		one.awaited.Store(true) // of the greeting
 		s.mu.Lock()
 		s.conns[one] = struct{}{}
@@ -44,13 +53,13 @@ func (s *suspects) dialer(o *redis.Options, dial dialer) dialer {
 	}
 }
 
-// timedOut closes those on which no answer is awaited. The library notices before it
-// uses one again.
-func (s *suspects) timedOut() {
+// timedOut closes those to one address on which no answer is awaited. The library
+// notices before it uses one again.
+func (s *suspects) timedOut(addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if !c.awaited.Load() {
+		if c.addr == addr && !c.awaited.Load() {
 			c.Conn.Close()
 			delete(s.conns, c)
 		}
@@ -60,6 +69,7 @@ func (s *suspects) timedOut() {
 // suspect is one connection.
 type suspect struct {
 	net.Conn
+	addr    string
 	all     *suspects
 	awaited atomic.Bool // an answer: it was written to, and not read from since
 }
@@ -72,17 +82,33 @@ type rawSuspect struct {
 
 func (c *suspect) Write(b []byte) (int, error) {
 	c.awaited.Store(true)
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	return n, c.all.shown(err)
 }
 
 func (c *suspect) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if isTimeout(err) {
-		c.all.timedOut()
+		c.all.timedOut(c.addr)
 	} else {
 		c.awaited.Store(false)
 	}
-	return n, err
+	return n, c.all.shown(err)
+}
+
+// lost is an error of a connection that the library does not know for one. In a
+// Redis Cluster it must follow a slot that moved, and with that comes that it sends
+// anew what may have been done, where it knows that a connection broke.
+type lost struct{ cause error }
+
+func (l lost) Error() string { return l.cause.Error() }
+
+// shown is how the library is told of an error.
+func (s *suspects) shown(err error) error {
+	if err == nil || !s.opaque {
+		return err
+	}
+	return lost{err}
 }
 
 func (c *suspect) Close() error {

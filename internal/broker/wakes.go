@@ -64,7 +64,11 @@ func (b *Broker) subscribe(ctx context.Context, channels []string, message func(
 }
 
 func (b *Broker) listen(ctx context.Context, channels []string, message func(channel, payload string), resumed func()) error {
-	sub := b.redis.pubsub.Subscribe(ctx, channels...)
+	server, err := b.subscriber(ctx)
+	if err != nil {
+		return err
+	}
+	sub := server.Subscribe(ctx, channels...)
 	stop := context.AfterFunc(ctx, func() { sub.Close() }) // ends a blocked Receive
 	defer func() {
 		stop()

@@ -71,10 +71,14 @@ func (b *Broker) muster(ctx context.Context, r *roster) error {
 		workers, r.last = map[string]Worker{}, "-"
 	}
 	pipe := b.redis.commands.Pipeline()
-	told, now := pipe.HKeys(ctx, drainingKey), pipe.Time(ctx)
+	told, clock := pipe.HKeys(ctx, drainingKey), b.clockIn(ctx, pipe)
 	more := pipe.XRangeN(ctx, workersKey, r.last, "+", rosterBatch)
 	if _, err := pipe.Exec(ctx); err != nil {
 		return fault("read the announcements of workers", err)
+	}
+	now, err := clock()
+	if err != nil {
+		return err
 	}
 	for {
 		for _, entry := range more.Val() {
@@ -99,7 +103,7 @@ func (b *Broker) muster(ctx context.Context, r *roster) error {
 		r.draining[name] = true
 	}
 	for name, w := range workers {
-		if now.Val().Sub(w.Seen) > aliveFor {
+		if now.Sub(w.Seen) > aliveFor {
 			delete(workers, name)
 		} else if r.draining[name] {
 			w.Draining = true
@@ -212,7 +216,7 @@ func (b *Broker) Slots(ctx context.Context, service string) (n int, err error) {
 // Muster forgets announcements that no longer count, and orders to drain that
 // nobody is left to obey.
 func (b *Broker) Muster(ctx context.Context) error {
-	if _, err := musterScript.run(ctx, b.redis.commands, 0, []string{workersKey}, announcedFor.Milliseconds()); err != nil {
+	if _, err := musterScript.run(ctx, b.redis, partition{}, []string{workersKey}, announcedFor.Milliseconds()); err != nil {
 		return fault("forget workers", err)
 	}
 	told, err := b.redis.commands.HGetAll(ctx, drainingKey).Result()

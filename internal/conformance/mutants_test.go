@@ -33,7 +33,7 @@ var mutants = []struct{ duty, file, old, broken string }{
 	{"heartbeat", "duties.py", `canceled.wait(ask.get("ms", 0) / 1000)`, `canceled.wait(1 if "ms" in ask else 0)`},
 	{"cancel", "duties.py", `canceled.wait(ask.get("ms", 0) / 1000)`, `pass`},
 	{"cancel", "worker.py", `running.get(m["data"], threading.Event()).set()`, `pass`},
-	{"kill", "worker.py", `    threads = [`, `    [r.xack("cc:{%s}:queue:%s" % (tag, service), "workers", e) and r.xdel("cc:{%s}:queue:%s" % (tag, service), e) for tag in "01" for e, _ in r.xrange("cc:{%s}:queue:%s" % (tag, service))]` + "\n    threads = ["},
+	{"kill", "worker.py", `    threads = [`, `    [r.xack("cc:{%s}:queue:%s" % (tag, service), "workers", e) and r.xdel("cc:{%s}:queue:%s" % (tag, service), e) for tag in ("0", "1.19") for e, _ in r.xrange("cc:{%s}:queue:%s" % (tag, service))]` + "\n    threads = ["},
 	{"stall", "duties.py", `canceled.wait(ask.get("ms", 0) / 1000)`, `import os, time; t = time.time(); canceled.wait(ask.get("ms", 0) / 1000); time.time() - t < 5 or os._exit(1)`},
 	{"drain", "worker.py", `signal.SIGTERM, lambda *_: stopping.set()`, `signal.SIGTERM, lambda *_: None`},
 	{"drain", "worker.py", `signal.SIGTERM, lambda *_: stopping.set()`, `signal.SIGTERM, lambda *_: os._exit(0)`},

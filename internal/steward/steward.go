@@ -7,8 +7,7 @@
 // One process at a time does a partition, by a short lease; the others try when
 // it ends. After a crash the next settle is at most two seconds away, after a
 // drain it is at once. Two stewards at once do no harm, since every script is
-// compare-and-set: the lease saves work, it does not guard anything. All processes
-// have the same number of partitions, give or take one: see share.go.
+// compare-and-set: the lease saves work, it does not guard anything.
 //
 // The order matters and is kept by the scripts too: replies first, then what is
 // due. A reply that Redis took before a deadline counts, however late it is
@@ -43,7 +42,6 @@ const (
 	troublePause = 250 * time.Millisecond // after an error of Redis
 	settlesDown  = 2 * time.Second        // after an outage, in which no worker could say that it lives
 	handover     = 2 * time.Second        // to give the leases up in
-	spread       = 100 * time.Millisecond // of those who wait for one lease
 	rescan       = 5 * time.Second        // how soon a partition that was added gets its steward
 )
 
@@ -51,45 +49,37 @@ const (
 type Steward struct {
 	broker  *broker.Broker
 	log     *slog.Logger
-	share   *share
+	held    atomic.Int64
 	trouble loop.Trouble
-	outage  atomic.Int64 // when Redis was last seen unavailable or full, ns since 1970
 
-	mu    sync.Mutex            // guards freed
+	mu    sync.Mutex            // guards the rest
 	freed map[int]chan struct{} // by partition: somebody gave it up; capacity 1, never closed
+	ill   map[int]time.Time     // by partition: when its Redis was last seen unavailable or full
 }
 
 // New makes a steward; Run starts it.
 func New(b *broker.Broker, log *slog.Logger) *Steward {
-	return &Steward{broker: b, log: log, share: newShare(), trouble: loop.Trouble{Log: log}, freed: map[int]chan struct{}{}}
+	return &Steward{broker: b, log: log, trouble: loop.Trouble{Log: log}, freed: map[int]chan struct{}{}, ill: map[int]time.Time{}}
 }
 
 // Held is how many partitions this process does.
-func (s *Steward) Held() int { return s.share.held() }
+func (s *Steward) Held() int { return int(s.held.Load()) }
 
 // Run competes for every partition until ctx ends, then finishes what it is
 // at and hands over.
 func (s *Steward) Run(ctx context.Context) error {
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
 	var all sync.WaitGroup
-	all.Go(func() { s.broker.Released(working, s.announceFreed) })
-	s.divide(ctx)
-	var dividing sync.WaitGroup
-	dividing.Go(func() { s.keepDividing(ctx) })
+	all.Go(func() { s.broker.Released(ctx, s.announceFreed) })
 	started := 0
 	for {
 		for ; started < s.broker.Partitions(); started++ { // partitions are only ever added
 			p, freed := started, s.freedChannel(started)
-			all.Go(func() { s.compete(working, p, freed) })
+			all.Go(func() { s.compete(ctx, p, freed) })
 		}
 		if !loop.Rest(ctx, rescan) {
 			break
 		}
 	}
-	dividing.Wait()
-	s.leave(ctx)
-	stop()
 	all.Wait()
 	return nil
 }
@@ -97,23 +87,17 @@ func (s *Steward) Run(ctx context.Context) error {
 // compete waits for the lease of a partition, and does its upkeep while it has it.
 func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
 	for ctx.Err() == nil {
-		reserved := s.share.turn(ctx)
 		held, left, err := s.broker.Hold(ctx, p, lease)
-		if !held {
-			s.share.cancel(reserved)
-		}
 		switch {
 		case err != nil:
 			s.complain(ctx, "hold a partition", p, err)
 			loop.Rest(ctx, troublePause)
 		case held:
-			holding, give := context.WithCancel(ctx)
-			s.share.take(p, reserved, give)
-			s.tend(holding, p)
-			s.share.drop(p)
-			give()
+			s.held.Add(1)
+			s.tend(ctx, p)
+			s.held.Add(-1)
 		default: // a crowd wakes up when a lease ends: spread it
-			t := time.NewTimer(max(left, 0) + loop.Jitter(s.broker.Name(), spread))
+			t := time.NewTimer(max(left, 0) + loop.Jitter(s.broker.Name(), 100*time.Millisecond))
 			select {
 			case <-ctx.Done():
 			case <-freed:
@@ -124,9 +108,7 @@ func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
 	}
 }
 
-// tend does the upkeep of a partition until ctx ends or the lease is lost. The others
-// hear of it before the loops have ended, one of which may wait for a reply: that two
-// do a partition for a moment does no harm, and that nobody does it for one would.
+// tend does the upkeep of a partition until ctx ends or the lease is lost.
 func (s *Steward) tend(ctx context.Context, p int) {
 	holding, lost := context.WithCancel(ctx)
 	defer lost()
@@ -141,8 +123,7 @@ func (s *Steward) tend(ctx context.Context, p int) {
 	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
 	s.renew(holding, p)
 	lost()
-	s.share.drop(p)
-	defer loops.Wait()
+	loops.Wait()
 	handing, stop := context.WithTimeout(context.WithoutCancel(ctx), handover)
 	defer stop()
 	if err := s.broker.HandOver(handing, p); err != nil {
@@ -210,13 +191,17 @@ func (s *Steward) decide(ctx context.Context, p int) error {
 	return nil
 }
 
-// recovering tells whether Redis was away or full just now. Nobody's lease lapses then
-// before the live workers had time to be heard: their silence was not their own.
-func (s *Steward) recovering() bool {
-	if s.broker.Full() {
-		s.outage.Store(time.Now().UnixNano())
+// recovering tells whether the Redis of a partition was away or full just now. Nobody's
+// lease lapses then before the live workers had time to be heard: their silence was not
+// their own.
+func (s *Steward) recovering(p int) bool {
+	full := s.broker.Full(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if full {
+		s.ill[p] = time.Now()
 	}
-	return time.Since(time.Unix(0, s.outage.Load())) < settlesDown
+	return time.Since(s.ill[p]) < settlesDown
 }
 
 // tell logs what an operator should know of workers, of one service. A line stands
@@ -240,7 +225,7 @@ func (s *Steward) tell(service string, facts []broker.Fact) {
 
 // lapse takes work back from silent workers, and callbacks from dead gateways.
 func (s *Steward) lapse(ctx context.Context, p int) error {
-	if s.recovering() {
+	if s.recovering(p) {
 		return nil
 	}
 	for _, service := range s.broker.Services() {
@@ -295,7 +280,7 @@ func (s *Steward) regulate(ctx context.Context, p int) error {
 func (s *Steward) sweep() func(context.Context, int) error {
 	after := map[string]string{}
 	return func(ctx context.Context, p int) error {
-		if s.recovering() {
+		if s.recovering(p) {
 			return nil
 		}
 		for _, service := range s.broker.Services() {
@@ -351,23 +336,20 @@ func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doin
 	}
 }
 
-// complain logs an error, at most once a second. p is -1 where it is about none.
+// complain logs an error, at most once a second.
 func (s *Steward) complain(ctx context.Context, doing string, p int, err error) {
 	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
 		return
 	}
 	if errors.Is(err, broker.ErrUnavailable) || errors.Is(err, broker.ErrMemory) {
-		s.outage.Store(time.Now().UnixNano())
+		s.mu.Lock()
+		s.ill[p] = time.Now()
+		s.mu.Unlock()
 	}
-	where := []any{"doing", doing, "error", err}
-	if p >= 0 {
-		where = append(where, "partition", p)
-	}
-	s.trouble.Warn("upkeep is held up; trying again", where...)
+	s.trouble.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)
 }
 
 func (s *Steward) announceFreed(p int) {
-	s.share.doubt()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for q, freed := range s.freed {

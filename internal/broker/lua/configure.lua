@@ -4,14 +4,16 @@
 --
 -- KEYS[1] cc:config
 -- ARGV[2] protocol, [3] partitions wanted (0: any), [4] keys wanted, [5] for how
---     long a former number of partitions is remembered, in ms
--- Returns {protocol, partitions, keys, former, now, founded}: former is
+--     long a former number of partitions is remembered, in ms, [6] tags of so many,
+--     for those that have none yet
+-- Returns {protocol, partitions, keys, former, now, founded, tags}: former is
 -- "count:raised …", the numbers there were before, oldest first, and when each was
--- raised, in ms; founded is when this data began, another after a flush.
+-- raised, in ms; founded is when this data began, another after a flush. Where the data
+-- is of a later protocol, nothing but that.
 local c = redis.call('HMGET', KEYS[1], 'protocol', 'partitions', 'id_keys', 'former', 'tags', 'founded')
-local protocol, wanted = c[1] or ARGV[2], tonumber(ARGV[3])
+local wanted = tonumber(ARGV[3])
 local partitions = tonumber(c[2] or nil) or math.max(wanted, 1)
-if protocol ~= ARGV[2] then return { protocol, int(partitions), '', '', '', '' } end
+if c[1] and (tonumber(c[1]) or 0) > tonumber(ARGV[2]) then return { c[1], '', '', '', '', '', '' } end
 
 local former = {}
 for count, raised in string.gmatch(c[4] or '', '(%d+):(%d+)') do
@@ -30,14 +32,19 @@ for key in string.gmatch(ARGV[4], '[^,]+') do
     known[key] = true
   end
 end
-local tags = {}
-for i = 1, partitions do tags[i] = int(i - 1) end
+local tags, more, protocol = {}, {}, c[1] or '1'
+for tag in string.gmatch(c[5] or '', '[^,]+') do tags[#tags + 1] = tag end
+for tag in string.gmatch(ARGV[6], '[^,]+') do more[#more + 1] = tag end
+for i = #tags + 1, partitions do tags[i] = more[i] or int(i - 1) end
+for i = 1, partitions do
+  if tags[i] ~= int(i - 1) then protocol = ARGV[2] end -- who takes a tag for a number may not come near
+end
 tags, former = table.concat(tags, ','), table.concat(former, ' ')
 local founded = c[6] or int(NOW)
 -- Every gateway asks once a second: what is there already is not written.
-if not (c[1] and tonumber(c[2] or nil) == partitions and c[3] == keys and c[4] == former and c[5] == tags and c[6]) then
+if not (c[1] == protocol and tonumber(c[2] or nil) == partitions and c[3] == keys and c[4] == former and c[5] == tags and c[6]) then
   redis.call('HDEL', KEYS[1], '-') -- as even_when_full, in the slot of this key
   redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', tags, 'id_keys', keys,
     'former', former, 'founded', founded)
 end
-return { protocol, int(partitions), keys, former, int(NOW), founded }
+return { protocol, int(partitions), keys, former, int(NOW), founded, tags }

@@ -21,7 +21,7 @@ local function look(key, from, to)
 end
 
 local nexts, left = {}, 0
-for k = 2, #KEYS do
+for k = 2, #ARGV - 3 do
   local key, n = KEYS[k], redis.call('ZCARD', KEYS[k])
   if k > 2 and n > most then
     redis.call('ZREMRANGEBYRANK', key, 0, n - most - 1)

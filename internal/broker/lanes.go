@@ -1,0 +1,53 @@
+package broker
+
+import (
+	"context"
+	"sync"
+)
+
+// lanes are pipelines by server: a server that is slow holds up what is for itself.
+type lanes[Q, A any] struct {
+	of   func(Q) string // name of the server; "" where there is one
+	send func([]*call[Q, A])
+
+	mu     sync.Mutex // guards the rest
+	open   map[string]*pipeline[Q, A]
+	closed bool
+}
+
+func newLanes[Q, A any](of func(Q) string, send func([]*call[Q, A])) *lanes[Q, A] {
+	return &lanes[Q, A]{of: of, send: send, open: map[string]*pipeline[Q, A]{"": newPipeline(send)}}
+}
+
+// do has the call answered, as that of pipeline.
+func (l *lanes[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
+	p := l.lane(l.of(ask))
+	if p == nil {
+		return answer, false, ErrClosed
+	}
+	return p.do(ctx, ask, size)
+}
+
+// lane is nil once they are closed. Servers that went keep theirs, which are idle.
+func (l *lanes[Q, A]) lane(name string) *pipeline[Q, A] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	p := l.open[name]
+	if p == nil {
+		p = newPipeline(l.send)
+		l.open[name] = p
+	}
+	return p
+}
+
+func (l *lanes[Q, A]) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	for _, p := range l.open {
+		p.close()
+	}
+}

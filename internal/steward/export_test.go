@@ -1,4 +1,0 @@
-package steward
-
-// Part is part.
-var Part = part
