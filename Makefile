@@ -61,6 +61,11 @@ powercut: tools ## cut the power of Redis under load, ten times a durability, an
 faults: tools ## break the network, Redis, workers and gateways, one line for each fault (SEED=n, RUN=part of its name)
 	cd internal/faults && $(GO) test -count=1 -timeout 40m -run 'TestFaults/$(RUN)' -full $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
 
+.PHONY: cluster
+cluster: tools ## the same in a Redis Cluster: slots migrate, masters go and replicas take over
+	$(MAKE) --no-print-directory faults RUN=cluster
+	$(GO) test -count=1 -v -timeout 20m -run 'TestLedger$$' ./internal/ledger -full -cluster $(if $(SEED),-seed $(SEED))
+
 .PHONY: life
 life: tools ## draw 2,000 histories of requests, and hold each to what is promised
 	$(GO) test -count=1 -v -timeout 60m -run TestLifeOfARequest ./internal/broker -rapid.checks=2000

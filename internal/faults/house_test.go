@@ -28,7 +28,8 @@ const lease = 2 * time.Second
 // own that can be broken.
 type house struct {
 	*round
-	redis   *redistest.Redis
+	redis   *redistest.Redis // nil for a Redis Cluster
+	url     string           // of that
 	gates   []*gate
 	workers []*redistest.Proxy
 
@@ -61,10 +62,29 @@ func open(r *round, redis *redistest.Redis, change ...func(*config.Config)) *hou
 	return h
 }
 
+// openAt starts a house on what a URL names, without networks that can be broken.
+func openAt(r *round, url string, change ...func(*config.Config)) *house {
+	r.Helper()
+	h := &house{round: r, url: url, ran: map[string]int{}}
+	for range 2 {
+		h.gateway(change...)
+	}
+	for range 2 {
+		h.work(url, func(w *worker.Worker) { w.Handle("echo", h.echo) })
+	}
+	h.flows()
+	return h
+}
+
 func (h *house) gateway(change ...func(*config.Config)) {
 	h.Helper()
+	h.gates = append(h.gates, h.start(change...))
+}
+
+// start starts a gateway that none of the load goes to.
+func (h *house) start(change ...func(*config.Config)) *gate {
+	h.Helper()
 	c := config.Default()
-	c.DrainDelay = 0
 	c.Defaults.Lease, c.Defaults.MaxAttempts = lease, 20
 	for _, f := range change {
 		f(&c)
@@ -73,13 +93,17 @@ func (h *house) gateway(change ...func(*config.Config)) {
 	if err != nil {
 		h.Fatal(err)
 	}
-	g := &gate{url: "http://" + l.Addr().String(), proxy: h.redis.Proxy(h), said: map[string]int{}}
-	started, err := gateway.Start(h.Context(), gateway.Options{Config: c, RedisURL: g.proxy.URL, Listener: l, Logger: slog.New(g)})
+	g, redis := &gate{url: "http://" + l.Addr().String(), said: map[string]int{}}, h.url
+	if h.redis != nil {
+		g.proxy = h.redis.Proxy(h)
+		redis = g.proxy.URL
+	}
+	started, err := gateway.Start(h.Context(), gateway.Options{Config: c, RedisURL: redis, Listener: l, Logger: slog.New(g)})
 	if err != nil {
 		h.Fatal(err)
 	}
 	h.run(started.Run)
-	h.gates = append(h.gates, g)
+	return g
 }
 
 // work runs a worker until the test ends.

@@ -30,7 +30,8 @@ callbacks: {secret: "` + secret + `", allow_cidrs: ["127.0.0.0/8"]}
 
 // site is the processes under fire, and who talks to them.
 type site struct {
-	redis    *redistest.Redis
+	redis    *redistest.Redis   // nil where there are several
+	masters  []*redistest.Redis // of a Redis Cluster
 	servers  []fleet.Server
 	workers  []*fleet.Process
 	clients  []*client.Client // one a gateway
@@ -39,17 +40,32 @@ type site struct {
 }
 
 // deploy starts three gateways and four workers, two of them in Python where
-// wanted, on one Redis.
+// wanted, on one Redis, or on a Redis Cluster.
 func deploy(t *testing.T, snakes bool) *site {
 	t.Helper()
-	s := &site{redis: redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always"), receiver: listen(t), toll: map[string]int{}}
+	s := &site{receiver: listen(t), toll: map[string]int{}}
+	kept, url, more := []string{"--appendonly", "yes", "--appendfsync", "always"}, "", ""
+	if *cluster {
+		c := redistest.StartCluster(t, 3, 0, kept...)
+		s.masters, url, more = c.Nodes, c.URL, "partitions: 16\n"
+	} else {
+		s.redis = redistest.Start(t, kept...)
+		url = s.redis.URL
+	}
 	for range gateways {
-		g := fleet.Gateway(t, s.redis.URL, settings)
+		g := fleet.Gateway(t, url, settings+more)
 		s.servers, s.clients = append(s.servers, g), append(s.clients, client.New(g.URL, client.HTTP(web)))
 	}
-	s.workers = append(s.workers, fleet.Worker(t, s.redis.URL), fleet.Worker(t, s.redis.URL))
-	if snakes {
-		s.workers = append(s.workers, fleet.Python(t, s.redis.URL, mixed), fleet.Python(t, s.redis.URL, snake))
+	switch {
+	case *cluster: // the one in Python is for a single server
+		for range 4 {
+			s.workers = append(s.workers, fleet.Worker(t, url))
+		}
+	case snakes:
+		s.workers = append(s.workers, fleet.Python(t, url, mixed), fleet.Python(t, url, snake))
+		fallthrough
+	default:
+		s.workers = append(s.workers, fleet.Worker(t, url), fleet.Worker(t, url))
 	}
 	return s
 }
@@ -70,7 +86,13 @@ func (s *site) targets(t *testing.T) (all []target) {
 	for _, w := range s.workers {
 		all = append(all, target{"a worker", w.Kill, w.Start})
 	}
-	return append(all, target{"Redis", s.redis.Kill, func() { s.redis.Restart(t) }})
+	for _, m := range s.masters {
+		all = append(all, target{"a master", m.Kill, func() { m.Restart(t) }})
+	}
+	if s.redis != nil {
+		all = append(all, target{"Redis", s.redis.Kill, func() { s.redis.Restart(t) }})
+	}
+	return all
 }
 
 // strike kills one process at random and starts it again a little later; one time

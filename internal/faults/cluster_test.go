@@ -1,0 +1,195 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+const (
+	clusterPartitions = 6
+	goesOn            = "the other masters' requests go on; " + recovers + "; no command across slots"
+)
+
+// openCluster starts a house on a Redis Cluster.
+func openCluster(r *round, replicas int, change ...func(*config.Config)) (*house, *redistest.Cluster) {
+	r.Helper()
+	c := redistest.StartCluster(r, 3, replicas, "--appendonly", "yes", "--appendfsync", "always")
+	change = append(change, func(c *config.Config) { c.Partitions = clusterPartitions })
+	return openAt(r, c.URL, change...), c
+}
+
+// underCluster is under with a Redis Cluster.
+func underCluster(r *round, replicas int, broken func(*house, *redistest.Cluster), change ...func(*config.Config)) {
+	h, c := openCluster(r, replicas, change...)
+	l := h.load()
+	<-time.After(time.Second) // under load
+	broken(h, c)
+	r.within("flowed again in every partition after", h.flowsEverywhere(clusterPartitions), heal)
+	<-time.After(time.Second) // under load, healed
+	l.audit()
+	h.sound(c)
+}
+
+// flowsEverywhere waits until requests of every partition are accepted and answered.
+func (h *house) flowsEverywhere(partitions int) time.Duration {
+	h.Helper()
+	healed, seen := time.Now(), map[int]bool{}
+	ctx, stop := context.WithTimeout(h.Context(), time.Minute)
+	defer stop()
+	for n := 0; len(seen) < partitions; n++ {
+		body := fmt.Sprintf("everywhere? %d %v", n, healed)
+		a, err := call(ctx, "POST", h.gates[n%len(h.gates)].url+"/v1/services/echo/requests", body, "Prefer", "wait=5")
+		if ctx.Err() != nil {
+			h.Fatalf("work flows in %d partitions only", len(seen))
+		}
+		if id, bad := correlation.Parse(a.header.Get("X-Correlation-Id")); err == nil && bad == nil && a.code == http.StatusOK {
+			seen[id.Partition()] = true
+		}
+	}
+	return time.Since(healed)
+}
+
+// tags are those of all partitions.
+func tags(r *round, c *redistest.Cluster) []string {
+	text, err := c.Client.HGet(r.Context(), "cc:config", "tags").Result()
+	if err != nil {
+		r.Fatal(err)
+	}
+	return strings.Split(text, ",")
+}
+
+// tagged is a key in the slot of a partition.
+func tagged(tag string) string { return "cc:{" + tag + "}:due" }
+
+// one is a master that has a partition.
+func (r *round) one(c *redistest.Cluster) *redistest.Redis {
+	return c.Master(r, tagged(tags(r, c)[r.draw(clusterPartitions)]))
+}
+
+// migrating moves the slot of every partition from master to master.
+//
+// Planted: scripts without the fence among their keys; they stop in their middle, and make
+// keys anew that are there already.
+func migrating(r *round) {
+	underCluster(r, 0, func(_ *house, c *redistest.Cluster) {
+		moved := 0
+		for turn := range 2 {
+			for _, tag := range tags(r, c) {
+				from := slices.Index(c.Nodes, c.Master(r, tagged(tag)))
+				c.Migrate(r, tagged(tag), c.Nodes[(from+1+turn)%3], func() { <-time.After(r.pause(200 * time.Millisecond)) })
+				moved++
+			}
+		}
+		r.finds("%d slots moved", moved)
+	})
+}
+
+// failover kills a master, whose replica takes over; it comes back as a replica.
+//
+// Planted: what one master keeps worse than is demanded stops the requests of all.
+func failover(r *round) {
+	underCluster(r, 1, func(h *house, c *redistest.Cluster) {
+		gone := r.one(c)
+		h.others(func() {
+			gone.Kill()
+			<-time.After(5 * time.Second)
+		})
+		gone.Restart(r)
+	}, func(c *config.Config) {
+		c.Durability = "replicated(1)"
+	})
+}
+
+// stands has a master stand still for 10 s, without a replica.
+func stands(r *round) {
+	underCluster(r, 0, func(h *house, c *redistest.Cluster) {
+		gone := r.one(c)
+		h.others(func() {
+			gone.Pause()
+			<-time.After(10 * time.Second)
+		})
+		gone.Resume()
+	})
+}
+
+// bereaved kills a master that has no replica, and starts it after 10 s.
+func bereaved(r *round) {
+	underCluster(r, 0, func(h *house, c *redistest.Cluster) {
+		gone := r.one(c)
+		h.others(func() {
+			gone.Kill()
+			<-time.After(10 * time.Second)
+		})
+		gone.Restart(r)
+	})
+}
+
+// others counts requests that may be anywhere, and are accepted and answered while
+// something lasts.
+func (h *house) others(while func()) {
+	h.Helper()
+	ctx, stop := context.WithCancel(h.Context())
+	var answered, refused, unknown atomic.Int64
+	longest := make(chan time.Duration, 1)
+	go func() {
+		last, most := time.Now(), time.Duration(0)
+		for n := 0; ctx.Err() == nil; n++ {
+			once, end := context.WithTimeout(ctx, patience)
+			body := fmt.Sprint("anywhere ", n)
+			a, err := call(once, "POST", h.gates[n%len(h.gates)].url+"/v1/services/echo/requests", body, "Prefer", "wait=5")
+			end()
+			switch {
+			case ctx.Err() != nil:
+			case err == nil && a.code == http.StatusOK && a.body == body:
+				answered.Add(1)
+				most, last = max(most, time.Since(last)), time.Now()
+			case err == nil && a.code == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "":
+				refused.Add(1)
+			case err == nil && (a.code == http.StatusGatewayTimeout || a.code == http.StatusAccepted):
+				unknown.Add(1)
+			default:
+				h.Errorf("a submit while a master is gone: %d %s, %v", a.code, a.body, err)
+			}
+		}
+		longest <- max(most, time.Since(last))
+	}()
+	while()
+	stop()
+	gap := <-longest
+	h.finds("meanwhile %d anywhere answered, %d refused, %d open or unknown", answered.Load(), refused.Load(), unknown.Load())
+	h.within("longest without an answer", gap, heal)
+	if answered.Load() == 0 {
+		h.Error("nothing went on")
+	}
+}
+
+// sound fails where a node refused what should never have been asked.
+func (h *house) sound(c *redistest.Cluster) {
+	h.Helper()
+	crossed := 0
+	for _, n := range c.Nodes {
+		info, err := n.Client.Info(h.Context(), "errorstats").Result()
+		if err != nil {
+			continue // it is gone
+		}
+		for line := range strings.Lines(info) {
+			if strings.Contains(line, "CROSSSLOT") {
+				h.Error(line)
+				crossed++
+			}
+			if strings.HasPrefix(line, "errorstat_ERR:") {
+				h.Error("a script stopped in its middle, or a command was none: " + line)
+			}
+		}
+	}
+	h.finds("%d CROSSSLOT", crossed)
+}
