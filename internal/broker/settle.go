@@ -21,7 +21,6 @@ const (
 	sweepBytes    = 1 << 20
 
 	maxEventSize = 256 << 10 // bytes of a progress or partial reply; a larger one is set aside
-	maxAside     = 100       // replies kept that nobody understands
 )
 
 var (
@@ -91,7 +90,7 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := b.part(p)
 	args := []any{
-		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, maxAside, b.options.Judge.among(),
+		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(),
 	}
 	verdicts := args[len(args):]
 	for {

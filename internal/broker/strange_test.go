@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/redistest"
@@ -46,6 +47,53 @@ func TestStrangeNumbers(t *testing.T) {
 					t.Errorf("after a strange final reply: %+v", got)
 				}
 			})
+		}
+	})
+}
+
+// What no gateway wrote on the stream of a service is handed out like work, and then
+// set aside with its cause. Nothing of it is believed.
+func TestStrangeEntries(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		whole := submit(t, b, "x")
+		d := claim(t, b)
+		forged := "\noutcome " + whole.ID.String() + " echo succeeded - 1 1 1\n"
+		strange := [][]string{
+			{"none", "of ours"},
+			{"id", forged, "token", forged},
+			{"id", "nobody", "token", "nobody.1.0", "reply_to", d.ReplyTo},
+			{"id", whole.ID.String(), "body", "a copy without its token"},
+			{"\x00", strings.Repeat("\xff", 1000)},
+		}
+		for _, values := range strange {
+			if err := redis.Client.XAdd(t.Context(), xadd("cc:{0}:queue:echo", values...)).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := b.Claim(t.Context(), "me", []string{"echo"}, 10, time.Millisecond); err != nil || len(got) != len(strange) {
+			t.Fatalf("%d handed out, %v", len(got), err)
+		}
+		facts, next, err := b.Sweep(t.Context(), 0, "echo", "")
+		if err != nil || next != "" || len(facts) != len(strange) {
+			t.Errorf("found %v, %v", facts, err)
+		}
+		for _, f := range facts {
+			if f.Kind != "garbage" || f.ID != "-" || f.Service != "echo" {
+				t.Errorf("believed: %+v", f)
+			}
+		}
+		aside, err := redis.Client.LRange(t.Context(), "cc:{0}:aside", 0, -1).Result()
+		if err != nil || len(aside) != len(strange) || !strings.Contains(aside[0], " entry ") {
+			t.Errorf("set aside: %q, %v", aside, err)
+		}
+		if got := status(t, b, whole.ID); got.Status != broker.Running || got.Attempt != 1 {
+			t.Errorf("the request beside it is %s", got.Status)
+		}
+		send(t, b, d, broker.WorkerReply{Type: "final"})
+		settle(t, b)
+		if n := redis.Client.XLen(t.Context(), "cc:{0}:queue:echo").Val(); n != 0 {
+			t.Errorf("%d entries are left", n)
 		}
 	})
 }

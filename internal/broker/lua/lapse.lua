@@ -21,15 +21,8 @@ if #silent > 0 then unless_full() end
 local function look(entry, idle)
   local found = { entry = entry, service = service }
   local f = content(found)
-  if not f or not f.id then -- deleted by somebody else, or none of ours
-    drop(found)
-    return note('orphan', '-')
-  end
-  local r = load(named(f.token) or f.id)
-  if not r or TERMINAL[r.status] or r.entry ~= entry then -- e.g. back after a failover
-    drop(found)
-    return note('orphan', f.id)
-  end
+  local r = f and load(named(f.token) or f.id or '')
+  if not r or TERMINAL[r.status] or r.entry ~= entry then return note(disown(found, f)) end
   if idle < r.lease then return end
   if unsettled(NOW - idle + r.lease) then return 'settle' end
   report[#report + 1] = lapse(r, f)

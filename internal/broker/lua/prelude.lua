@@ -65,6 +65,7 @@ local MAX_CODE = 64          -- bytes of a worker's error code that are kept
 local MAX_REPLY_HEADERS = 8192 -- bytes of the headers of a reply, as JSON; more are dropped
 local SHORT = 64            -- bytes of a reply that are kept in the record
 local MAX_HISTORY = 20       -- attempts that are remembered
+local MAX_ASIDE = 100        -- entries kept that nobody understands
 local INSTANT = 9e11         -- scores from here on are instants (in ms, since 1998), below are places in the line
 local GATED = 9007199254740991 -- the score of what waits for its gate (2^53 - 1)
 local MOVED = 1048576        -- bytes of bodies that one script moves, about
@@ -333,6 +334,27 @@ local function drop_later(r)
   if not r.entry then return end
   later('XACK', queue_key(r.service), 'workers', r.entry)
   later('XDEL', queue_key(r.service), nil, r.entry)
+end
+
+-- set_aside keeps an entry of a stream that can't be understood, with its cause, for
+-- somebody to look at: of a day the latest hundred.
+local function set_aside(entry, cause, f)
+  local key = P .. 'aside'
+  redis.call('LPUSH', key, entry .. ' ' .. cause .. ' ' .. string.sub(f.token or '', 1, 120) .. ' ' .. string.sub(f.body or '', 1, 512))
+  redis.call('LTRIM', key, 0, MAX_ASIDE - 1)
+  redis.call('PEXPIRE', key, 86400000)
+end
+
+-- disown takes an entry off its stream that no open request has, and returns what it
+-- is and of which request: an orphan, e.g. back after a failover, or garbage, which no
+-- gateway wrote. f has its fields, nil where somebody deleted it. Of garbage no field
+-- goes on: it may hold anything.
+local function disown(found, f)
+  drop(found)
+  local name = f and named(f.token)
+  if name or not f then return 'orphan', name and id_of(name) or '-' end
+  set_aside(found.entry, 'entry', f)
+  return 'garbage', '-'
 end
 
 -- following is the smallest stream ID above id: exclusive ranges are not

@@ -9,10 +9,10 @@
 --     hundred requests, [3] bytes after which it stops, [4] a random number in
 --     [0,1) for the back-off, [5] how many events and bytes of them a request
 --     keeps, a line "service events bytes" each, "*" for the others, [6] largest
---     event, [7] largest reply that is kept, [8] most replies set aside, [9] services
---     whose final replies are judged first, each between spaces, "*" for all; then
---     seven for each verdict: [10] entry, 'pass', 'change' or 'fail', error code,
---     message, content type, status code, body
+--     event, [7] largest reply that is kept, [8] services whose final replies are
+--     judged first, each between spaces, "*" for all; then seven for each verdict:
+--     [9] entry, 'pass', 'change' or 'fail', error code, message, content type, status
+--     code, body
 -- Returns {left on the stream, now, report lines, "entry service" to be judged}: the
 -- script stops before the first final reply that wants a verdict and has none. A
 -- line is
@@ -22,19 +22,15 @@ even_when_full()
 local replies = KEYS[1]
 local limit, budget, random = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local report = {}
-local judged, verdicts = ARGV[9], {}
-for i = 10, #ARGV, 7 do verdicts[ARGV[i]] = i end
+local judged, verdicts = ARGV[8], {}
+for i = 9, #ARGV, 7 do verdicts[ARGV[i]] = i end
 
 local function note(kind, id, service)
   report[#report + 1] = kind .. ' ' .. (id or '-') .. ' ' .. (service or '-')
 end
 
--- aside keeps what can't be understood, with its cause, for somebody to look at.
 local function aside(kind, cause, entry, f)
-  local key = P .. 'aside'
-  redis.call('LPUSH', key, entry .. ' ' .. cause .. ' ' .. string.sub(f.token or '', 1, 120) .. ' ' .. string.sub(f.body or '', 1, 512))
-  redis.call('LTRIM', key, 0, tonumber(ARGV[8]) - 1)
-  redis.call('PEXPIRE', key, 86400000)
+  set_aside(entry, cause, f)
   note(kind)
 end
 

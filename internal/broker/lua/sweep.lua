@@ -17,11 +17,8 @@ local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
 local function look(entry, f)
-  local r = f.id and load(named(f.token) or f.id)
-  if not r or TERMINAL[r.status] or r.entry ~= entry then
-    drop({ entry = entry, service = service })
-    return note('orphan', f.id or '-')
-  end
+  local r = load(named(f.token) or f.id or '')
+  if not r or TERMINAL[r.status] or r.entry ~= entry then return note(disown({ entry = entry, service = service }, f)) end
   local p = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1)
   if p.err then return end
   local seen = p[1] and NOW - p[1][3] or tonumber(redis.call('HGET', r.key, 'acked') or nil)
