@@ -38,6 +38,7 @@ func house() (address string, stop func()) {
 		panic(err)
 	}
 	c := config.Default()
+	c.DrainDelay = 0
 	c.Services = map[string]config.Service{}
 	for _, name := range []string{"echo", "progress", "fail", "sleep", "nobody"} {
 		c.Services[name] = config.Service{}

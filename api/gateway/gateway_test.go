@@ -24,7 +24,7 @@ func TestUse(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
 		quiet := slog.New(slog.DiscardHandler)
 		file := filepath.Join(t.TempDir(), "coatcheck.yaml")
-		if err := os.WriteFile(file, []byte("addr: 127.0.0.1:0\nredis_url: "+r.URL+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte("addr: 127.0.0.1:0\ndrain_delay: 0s\nredis_url: "+r.URL+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		g, err := gateway.Load(file, quiet)

@@ -73,6 +73,7 @@ func forDev(s *config.Config) {
 		own := s.Services[name] // as configured, or by the defaults
 		s.Services[name] = own
 	}
+	s.DrainDelay = 0 // no balancer stands before it
 	s.Durability, s.DurabilityAsserted = "memory", false
 	s.Defaults.MaxQueued = min(s.Defaults.MaxQueued, devBacklog)
 	for name, own := range s.Services {

@@ -33,6 +33,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_RUNTIME_DIR", e.WorkDir) // where dev is found
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("COATCHECK_DRAIN_DELAY", "0s") // no balancer stands before it
 			e.Setenv("REDIS_URL", redis.URL)
 			e.Setenv("EVICTING_REDIS_URL", evicting.URL)
 			e.Setenv("FREE", free(t))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -225,17 +226,25 @@ func (b *Broker) Services() []string {
 	return slices.Sorted(maps.Keys(b.shared.Load().services))
 }
 
-// KnowsService tells whether a service is configured or was ever announced. It
-// asks Redis, at most every 100 ms, where this process has not heard of it.
+// askEvery is how often calls for services that nobody knows may ask Redis.
+const askEvery = 100 * time.Millisecond
+
+// KnowsService tells whether a service is configured or was ever announced. Where this
+// process has not heard of it, Redis is asked, or has been since the call began: one
+// that was announced before is never unknown.
 func (b *Broker) KnowsService(ctx context.Context, service string) (bool, error) {
 	if _, ok := b.shared.Load().services[service]; ok {
 		return true, nil
 	}
-	if !api.ValidService(service) || !b.services.due(100*time.Millisecond) {
+	if !api.ValidService(service) {
 		return false, nil
 	}
-	if err := b.refreshServices(ctx); err != nil {
-		return false, err
+	begun := time.Now()
+	loop.Rest(ctx, askEvery-b.services.age())
+	if b.services.age() > time.Since(begun) {
+		if err := b.refreshServices(ctx); err != nil {
+			return false, err
+		}
 	}
 	_, ok := b.shared.Load().services[service]
 	return ok, nil

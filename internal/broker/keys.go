@@ -17,6 +17,7 @@ const (
 	pausedKey      = "cc:paused"    // hash: service → since when it is paused, in ms
 	cacheableKey   = "cc:cacheable" // set: services whose workers said how long a reply may be cached
 	stewardChannel = "cc:stewards"  // number of a partition whose upkeep was given up
+	gatewaysKey    = "cc:gateways"  // hash: gateway that does upkeep → "when it said so in ms, partitions that it has"
 
 	workersKey      = "cc:workers"      // stream: what workers say of themselves, for as long as it counts
 	drainingKey     = "cc:draining"     // hash: worker that was told to drain → when, in ms
@@ -26,7 +27,7 @@ const (
 
 // commonKeys are those of no partition: in a Redis Cluster each is in a slot of its own,
 // so a command has one of them.
-var commonKeys = []string{configKey, servicesKey, pausedKey, cacheableKey, workersKey, drainingKey, descriptionsKey}
+var commonKeys = []string{configKey, servicesKey, pausedKey, cacheableKey, workersKey, drainingKey, descriptionsKey, gatewaysKey}
 
 // The consumer groups of the streams that are shared out.
 const (

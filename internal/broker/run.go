@@ -16,10 +16,11 @@ type refresher struct {
 	owed    []string        // services whose streams Redis refused to make, sorted
 }
 
-func (r *refresher) due(every time.Duration) bool {
+// age is how long ago the last read began.
+func (r *refresher) age() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Since(r.last) >= every
+	return time.Since(r.last)
 }
 
 // Run does the upkeep of this process until ctx ends: health, durability, new services,
@@ -32,7 +33,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		if b.Ready() == nil {
 			b.inspectIfDue(ctx)
 		}
-		if b.Ready() == nil && b.common() == nil && b.services.due(refreshInterval) {
+		if b.Ready() == nil && b.common() == nil && b.services.age() >= refreshInterval {
 			if err := b.refresh(ctx); err != nil && ctx.Err() == nil {
 				b.log.Warn("read the shared configuration", "error", err)
 			}

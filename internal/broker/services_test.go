@@ -106,3 +106,22 @@ func TestOpenOnAFullRedis(t *testing.T) {
 		t.Errorf("echo: known %v, %v", known, err)
 	}
 }
+
+// A service that was announced just now is known, however short ago this process
+// has asked.
+func TestServiceJustAnnounced(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
+		b, other := open(t, r), open(t, r)
+		for _, name := range []string{"first", "second", "third"} {
+			if known, err := b.KnowsService(t.Context(), name); err != nil || known {
+				t.Errorf("%s before it is announced: %v, %v", name, known, err)
+			}
+			if err := other.Announce(t.Context(), map[string]broker.Announcement{name: {}}); err != nil {
+				t.Fatal(err)
+			}
+			if known, err := b.KnowsService(t.Context(), name); err != nil || !known {
+				t.Errorf("%s: %v, %v", name, known, err)
+			}
+		}
+	})
+}

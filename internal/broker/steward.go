@@ -11,6 +11,7 @@ var (
 	handoverScript = newPlainScript("handover")
 	tidyScript     = newPlainScript("tidy")
 	retireScript   = newPlainScript("retire")
+	presentScript  = newPlainScript("present")
 )
 
 // Hold takes or renews the lease of a partition's upkeep for this process.
@@ -23,6 +24,26 @@ func (b *Broker) Hold(ctx context.Context, p int, lease time.Duration) (held boo
 	}
 	v := texts(raw)
 	return v[0] == "1", msec(v[1]), nil
+}
+
+// Present says that this process does upkeep and has so many partitions, and returns
+// who else does, by name, with how many each has; this one is among them. Who was
+// silent for longer than silence does not count.
+func (b *Broker) Present(ctx context.Context, has int, silence time.Duration) (map[string]int, error) {
+	raw, err := presentScript.run(ctx, b.redis, partition{}, []string{gatewaysKey}, b.name, has, silence.Milliseconds())
+	if err != nil {
+		return nil, fault("say that upkeep is done here", err)
+	}
+	v, there := texts(raw), map[string]int{}
+	for i := 0; i+1 < len(v); i += 2 {
+		there[v[i]] = int(number(v[i+1]))
+	}
+	return there, nil
+}
+
+// Leave says that this process does no more upkeep.
+func (b *Broker) Leave(ctx context.Context) error {
+	return fault("say that no more upkeep is done here", b.redis.commands.HDel(ctx, gatewaysKey, b.name).Err())
 }
 
 // HandOver gives a partition up; the others hear of it at once.

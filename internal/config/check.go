@@ -62,6 +62,8 @@ func (c Config) Check() error {
 		return fmt.Errorf("max_inflight_body: %s is too little for one body of %s, the max_body: want %s more than that", c.MaxInflight, c.MaxBody, bodyRoom)
 	case c.DrainTimeout <= 0 || c.DrainTimeout > longestDrain:
 		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", c.DrainTimeout, longestDrain)
+	case c.DrainDelay < 0 || c.DrainDelay >= c.DrainTimeout:
+		return fmt.Errorf("drain_delay: %s must be at least 0 and below the drain_timeout, %s", c.DrainDelay, c.DrainTimeout)
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
 	case !slices.Contains([]string{"auto", "text", "json"}, c.Log.Format):

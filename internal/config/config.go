@@ -45,6 +45,7 @@ type Config struct {
 	IDKey              string        `yaml:"id_key" env:"ID_KEY" secret:"yes" meaning:"keys of correlation IDs, hexadecimal, comma-separated, the minting one first; empty keeps one in Redis"`
 	MaxBody            Size          `yaml:"max_body" env:"MAX_BODY" meaning:"largest request body and reply"`
 	MaxInflight        Size          `yaml:"max_inflight_body" env:"MAX_INFLIGHT_BODY" meaning:"memory for all request bodies at once"`
+	DrainDelay         time.Duration `yaml:"drain_delay" env:"DRAIN_DELAY" meaning:"of a drain: for how long calls are still taken while /readyz is 503 already"`
 	DrainTimeout       time.Duration `yaml:"drain_timeout" env:"DRAIN_TIMEOUT" meaning:"how long a drain may take before it is cut short"`
 	Log                Log           `yaml:"log" envPrefix:"LOG_"`
 	Callbacks          Callbacks     `yaml:"callbacks" envPrefix:"CALLBACKS_"`
@@ -176,7 +177,7 @@ func (s Size) String() string {
 // Default is what holds where nothing is set.
 func Default() Config {
 	return Config{
-		Addr: "127.0.0.1:8080", DataDir: "data", Durability: "auto", DurabilityWait: time.Second, MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainTimeout: 20 * time.Second,
+		Addr: "127.0.0.1:8080", DataDir: "data", Durability: "auto", DurabilityWait: time.Second, MaxBody: 10 << 20, MaxInflight: 256 << 20, DrainDelay: 3 * time.Second, DrainTimeout: 20 * time.Second,
 		Log:      Log{Level: "info", Format: "auto"},
 		Defaults: Limits{Timeout: 5 * time.Minute, Retention: 24 * time.Hour, Lease: 30 * time.Second, MaxAttempts: 3, Backoff: time.Second, MaxQueued: 100_000, KeyConcurrency: 1, MaxEvents: 1000, MaxEventBytes: 8 << 20},
 		Bounds:   Bounds{MinTimeout: 100 * time.Millisecond, MaxTimeout: 24 * time.Hour, MinRetention: time.Second, MaxRetention: 7 * 24 * time.Hour, MaxDelay: 7 * 24 * time.Hour},

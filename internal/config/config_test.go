@@ -77,6 +77,8 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"max_body: 300MiB\n":                               "max_inflight_body: 256MiB is too little for one body of 300MiB",
 		"auth:\nlog: {level: info}\n":                      "auth is empty",
 		"drain_timeout: 21s\n":                             "1ns..20s",
+		"drain_timeout: 3s\n":                              "drain_delay: 3s must be",
+		"drain_delay: -1s\n":                               "at least 0",
 		"durability: disk\n":                               `[1:13] "disk" is not one of auto, memory, local, fsync or replicated(n)`,
 		"durability: replicated\n":                         "replicated(n)",
 		"durability: replicated(0)\n":                      "replicated(n)",

@@ -61,7 +61,7 @@ func open(t *testing.T, configuration string) house {
 		t.Fatal("no python3 with redis-py: run `make tools`")
 	}
 	file := filepath.Join(t.TempDir(), "coatcheck.yaml")
-	if err := os.WriteFile(file, []byte("partitions: 2\ndefaults: {lease: 3s}\n"+configuration), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("partitions: 2\ndrain_delay: 0s\ndefaults: {lease: 3s}\n"+configuration), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	gateway := exec.Command(filepath.Join(bin, "coatcheck"), "serve", "--addr", "127.0.0.1:0", "--redis-url", h.redis, "--config", file)

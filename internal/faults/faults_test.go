@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coatcheck/coatcheck/internal/fleet"
 )
 
 var (
@@ -48,12 +50,16 @@ var faults = []struct {
 	{"restart without data", forgets, false, restarted},
 	{"groups destroyed", keeps, false, ungrouped},
 	{"outcome races", firstRecorded, false, races},
+	{"rolling restart", rolls, false, rolling},
+	{"a gateway killed", falls, true, killed},
 	{"partitions raised", "1 becomes 16: " + recovers + "; every stream is read ≤ 10 s after", false, raised},
 	{"cluster: slots migrate", goesOn, true, migrating},
 	{"cluster: a replica takes over", goesOn, true, failover},
 	{"cluster: a master stands still for 10 s", goesOn, true, stands},
 	{"cluster: a master is gone for 10 s", goesOn, true, bereaved},
 }
+
+func TestMain(m *testing.M) { fleet.Main(m, nil) } // gateways may be processes of their own
 
 func TestFaults(t *testing.T) {
 	if *seed == 0 {

@@ -85,6 +85,7 @@ func (h *house) gateway(change ...func(*config.Config)) {
 func (h *house) start(change ...func(*config.Config)) *gate {
 	h.Helper()
 	c := config.Default()
+	c.DrainDelay = 0
 	c.Defaults.Lease, c.Defaults.MaxAttempts = lease, 20
 	for _, f := range change {
 		f(&c)

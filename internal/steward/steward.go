@@ -7,7 +7,8 @@
 // One process at a time does a partition, by a short lease; the others try when
 // it ends. After a crash the next settle is at most two seconds away, after a
 // drain it is at once. Two stewards at once do no harm, since every script is
-// compare-and-set: the lease saves work, it does not guard anything.
+// compare-and-set: the lease saves work, it does not guard anything. All processes
+// have the same number of partitions, give or take one: see share.go.
 //
 // The order matters and is kept by the scripts too: replies first, then what is
 // due. A reply that Redis took before a deadline counts, however late it is
@@ -20,7 +21,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -42,6 +42,7 @@ const (
 	troublePause = 250 * time.Millisecond // after an error of Redis
 	settlesDown  = 2 * time.Second        // after an outage, in which no worker could say that it lives
 	handover     = 2 * time.Second        // to give the leases up in
+	spread       = 100 * time.Millisecond // of those who wait for one lease
 	rescan       = 5 * time.Second        // how soon a partition that was added gets its steward
 )
 
@@ -49,7 +50,7 @@ const (
 type Steward struct {
 	broker  *broker.Broker
 	log     *slog.Logger
-	held    atomic.Int64
+	share   *share
 	trouble loop.Trouble
 
 	mu    sync.Mutex            // guards the rest
@@ -59,27 +60,35 @@ type Steward struct {
 
 // New makes a steward; Run starts it.
 func New(b *broker.Broker, log *slog.Logger) *Steward {
-	return &Steward{broker: b, log: log, trouble: loop.Trouble{Log: log}, freed: map[int]chan struct{}{}, ill: map[int]time.Time{}}
+	return &Steward{broker: b, log: log, share: newShare(), trouble: loop.Trouble{Log: log}, freed: map[int]chan struct{}{}, ill: map[int]time.Time{}}
 }
 
 // Held is how many partitions this process does.
-func (s *Steward) Held() int { return int(s.held.Load()) }
+func (s *Steward) Held() int { return s.share.held() }
 
 // Run competes for every partition until ctx ends, then finishes what it is
 // at and hands over.
 func (s *Steward) Run(ctx context.Context) error {
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var all sync.WaitGroup
-	all.Go(func() { s.broker.Released(ctx, s.announceFreed) })
+	all.Go(func() { s.broker.Released(working, s.announceFreed) })
+	s.divide(ctx)
+	var dividing sync.WaitGroup
+	dividing.Go(func() { s.keepDividing(ctx) })
 	started := 0
 	for {
 		for ; started < s.broker.Partitions(); started++ { // partitions are only ever added
 			p, freed := started, s.freedChannel(started)
-			all.Go(func() { s.compete(ctx, p, freed) })
+			all.Go(func() { s.compete(working, p, freed) })
 		}
 		if !loop.Rest(ctx, rescan) {
 			break
 		}
 	}
+	dividing.Wait()
+	s.leave(ctx)
+	stop()
 	all.Wait()
 	return nil
 }
@@ -87,17 +96,23 @@ func (s *Steward) Run(ctx context.Context) error {
 // compete waits for the lease of a partition, and does its upkeep while it has it.
 func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
 	for ctx.Err() == nil {
+		reserved := s.share.turn(ctx)
 		held, left, err := s.broker.Hold(ctx, p, lease)
+		if !held {
+			s.share.cancel(reserved)
+		}
 		switch {
 		case err != nil:
 			s.complain(ctx, "hold a partition", p, err)
 			loop.Rest(ctx, troublePause)
 		case held:
-			s.held.Add(1)
-			s.tend(ctx, p)
-			s.held.Add(-1)
+			holding, give := context.WithCancel(ctx)
+			s.share.take(p, reserved, give)
+			s.tend(holding, p)
+			s.share.drop(p)
+			give()
 		default: // a crowd wakes up when a lease ends: spread it
-			t := time.NewTimer(max(left, 0) + loop.Jitter(s.broker.Name(), 100*time.Millisecond))
+			t := time.NewTimer(max(left, 0) + loop.Jitter(s.broker.Name(), spread))
 			select {
 			case <-ctx.Done():
 			case <-freed:
@@ -108,7 +123,9 @@ func (s *Steward) compete(ctx context.Context, p int, freed <-chan struct{}) {
 	}
 }
 
-// tend does the upkeep of a partition until ctx ends or the lease is lost.
+// tend does the upkeep of a partition until ctx ends or the lease is lost. The others
+// hear of it before the loops have ended, one of which may wait for a reply: that two
+// do a partition for a moment does no harm, and that nobody does it for one would.
 func (s *Steward) tend(ctx context.Context, p int) {
 	holding, lost := context.WithCancel(ctx)
 	defer lost()
@@ -123,7 +140,8 @@ func (s *Steward) tend(ctx context.Context, p int) {
 	loops.Go(func() { s.every(holding, p, tidyEvery, "tidy up", s.tidy) })
 	s.renew(holding, p)
 	lost()
-	loops.Wait()
+	s.share.drop(p)
+	defer loops.Wait()
 	handing, stop := context.WithTimeout(context.WithoutCancel(ctx), handover)
 	defer stop()
 	if err := s.broker.HandOver(handing, p); err != nil {
@@ -336,7 +354,7 @@ func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doin
 	}
 }
 
-// complain logs an error, at most once a second.
+// complain logs an error, at most once a second. p is -1 where it is about none.
 func (s *Steward) complain(ctx context.Context, doing string, p int, err error) {
 	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
 		return
@@ -346,10 +364,15 @@ func (s *Steward) complain(ctx context.Context, doing string, p int, err error) 
 		s.ill[p] = time.Now()
 		s.mu.Unlock()
 	}
-	s.trouble.Warn("upkeep is held up; trying again", "doing", doing, "partition", p, "error", err)
+	where := []any{"doing", doing, "error", err}
+	if p >= 0 {
+		where = append(where, "partition", p)
+	}
+	s.trouble.Warn("upkeep is held up; trying again", where...)
 }
 
 func (s *Steward) announceFreed(p int) {
+	s.share.doubt()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for q, freed := range s.freed {

@@ -30,11 +30,13 @@ type gateway struct {
 
 func start(t *testing.T, url string) gateway { t.Helper(); return startWith(t, url, quiet) }
 
-func startWith(t *testing.T, url string, log *slog.Logger) gateway {
+func startWith(t *testing.T, url string, log *slog.Logger, change ...func(*broker.Options)) gateway {
 	t.Helper()
-	b, err := broker.Open(t.Context(), broker.Options{
-		URL: url, Logger: quiet, Services: map[string]broker.ServiceConfig{"echo": {Lease: 200 * time.Millisecond}},
-	})
+	o := broker.Options{URL: url, Logger: quiet, Services: map[string]broker.ServiceConfig{"echo": {Lease: 200 * time.Millisecond}}}
+	for _, f := range change {
+		f(&o)
+	}
+	b, err := broker.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

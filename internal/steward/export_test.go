@@ -1,0 +1,4 @@
+package steward
+
+// Part is part.
+var Part = part
