@@ -247,7 +247,7 @@ func (g *Gateway) drain() {
 	g.api.Leave()
 	time.Sleep(g.delay) // balancers that probe see it meanwhile, and who has a connection is told to close it
 	g.api.Drain()
-	if err := g.server.Shutdown(ctx); err != nil {
+	if err := errors.Join(g.server.Shutdown(ctx), g.api.Wait(ctx)); err != nil {
 		g.log.Warn("open calls did not end in time and are cut", "error", err)
 		g.server.Close()
 	}

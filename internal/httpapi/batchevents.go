@@ -7,6 +7,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/sse"
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
 
@@ -49,9 +50,9 @@ func (s *Server) batchEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.streams.Add(1)
 	defer s.streams.Add(-1)
-	stream := openStream(w, http.StatusOK)
+	stream := sse.Open(w, http.StatusOK)
 	if r.Method == http.MethodHead {
-		return nil
+		return stream.Flush()
 	}
 	if err := s.followBatch(r, stream, listener, b, after); err != nil {
 		s.log(r).Debug("a stream ended early", "error", err)
@@ -59,35 +60,35 @@ func (s *Server) batchEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) followBatch(r *http.Request, stream *stream, listener *watch.Listener, b broker.Batch, at map[int]int) error {
-	if err := stream.retry(); err != nil {
-		return err
-	}
-	heartbeat := time.NewTicker(heartbeatEvery)
+func (s *Server) followBatch(r *http.Request, stream *sse.Stream, listener *watch.Listener, b broker.Batch, at map[int]int) error {
+	heartbeat := time.NewTicker(sse.HeartbeatEvery)
 	defer heartbeat.Stop()
 	shown := ""
 	for {
 		for _, o := range b.News {
 			at[o.Partition()]++
 			item := api.BatchItemOutcome{Number: o.Number, CorrelationID: o.ID.String(), Status: api.StatusStatus(o.Status), FinishedAt: api.Time(o.At)}
-			if err := stream.sendAs("item", positionText(at), item); err != nil {
+			if err := sendAs(stream, "item", positionText(at), item); err != nil {
 				return err
 			}
 		}
 		if b.Complete {
-			return stream.sendAs("outcome", batchEnd, s.batchDocument(b))
+			return errors.Join(sendAs(stream, "outcome", batchEnd, s.batchDocument(b)), stream.Flush())
 		}
 		if tag := batchTag(b); tag != shown {
 			shown = tag
-			if err := stream.sendAs("status", "", s.batchDocument(b)); err != nil {
+			if err := sendAs(stream, "status", "", s.batchDocument(b)); err != nil {
 				return err
 			}
+		}
+		if err := stream.Flush(); err != nil {
+			return err
 		}
 		select {
 		case <-listener.Again():
 		case <-time.After(batchReread):
 		case <-heartbeat.C:
-			if err := stream.heartbeat(); err != nil {
+			if err := stream.Heartbeat(); err != nil {
 				return err
 			}
 		case <-r.Context().Done():

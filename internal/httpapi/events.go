@@ -8,6 +8,7 @@ import (
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/auth"
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/sse"
 )
 
 // maxEventID bounds the digits of a Last-Event-ID: no request has that many
@@ -27,14 +28,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	watch := s.Hub.Watch(id) // before the first read, so that nothing falls between
-	defer watch.Close()
-	record, err := watch.Attach(r.Context())
+	f := &follower{server: s, call: callOf(r), watch: s.Hub.Watch(id), code: http.StatusOK} // it watches before the first read, so that nothing falls between
+	defer f.leave()
+	record, err := f.watch.Attach(r.Context())
 	if err != nil {
 		return err
 	}
-	hide, err := s.redactor(r, record.Service)
-	if err != nil {
+	if f.hide, err = s.redactor(r, record.Service); err != nil {
 		return err
 	}
 	w.Header().Set(api.HeaderCorrelationID, id.String())
@@ -42,16 +42,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent) // ends an EventSource
 		return nil
 	}
-	s.streams.Add(1)
-	defer s.streams.Add(-1)
-	stream := openStream(w, http.StatusOK)
 	if r.Method == http.MethodHead {
-		return nil
+		return sse.Open(w, f.code).Flush()
 	}
-	f := follower{server: s, after: min(after, record.Events), watch: watch, stream: stream, hide: hide}
-	if err := f.follow(r, record); err != nil {
-		s.log(r).Debug("a stream ended early", "error", err)
-	}
+	f.after = min(after, record.Events)
+	f.follow(w, r, record)
 	return nil // the answer has begun: what goes wrong now is said by closing
 }
 

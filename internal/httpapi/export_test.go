@@ -15,7 +15,6 @@ func Routes(s *Server) chi.Routes { return s.handler.(chi.Routes) }
 
 // What the tests of parsing call.
 var (
-	Frame         = frame
 	BatchItems    = batchItems
 	FieldsOf      = fieldsOf
 	ParseDuration = parseDuration

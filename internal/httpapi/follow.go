@@ -1,23 +1,36 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strconv"
 	"time"
+
+	"github.com/go-chi/chi/v5"
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/sse"
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
+
+// patience is for how long a stream keeps its handler. Most replies come within it,
+// and their connections go on as those of any call.
+const patience = 250 * time.Millisecond
 
 // follower is one open stream: what it has written, and what comes next.
 type follower struct {
 	server *Server
-	after  int   // number of the last event written
-	shown  shown // by the last status event
+	call   *call
+	code   int // HTTP status of the answer
 	hide   redactor
-	watch  *watch.Watch
-	stream *stream
+	watch  *watch.Watch // nil once it is closed
+	stream *sse.Stream  // nil before it is open
+	after  int          // number of the last event written
+	shown  shown        // by the last status event
+	unsure bool         // what the snapshot shows may be old
 }
 
 // shown is what a status event tells of beside the numbered events.
@@ -28,40 +41,56 @@ type shown struct {
 
 func shownOf(r broker.Record) shown { return shown{r.Status, r.Attempt} }
 
-// follow writes until the outcome, the reader's end, or the drain. While Redis
-// is away it keeps the stream open, and goes on when it is back. An error says
-// why the stream ended before its outcome.
-func (f *follower) follow(r *http.Request, record broker.Record) error {
-	if err := f.stream.retry(); err != nil {
-		return err
+// follow writes until the outcome, the reader's end, or the drain; a stream at which
+// nothing happens goes on without its handler. While Redis is away it stays open, and
+// goes on when Redis is back.
+func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.Record) {
+	f.server.streams.Add(1)
+	f.stream = sse.Open(w, f.code)
+	err := f.status(r.Context(), record) // the snapshot
+	if err == nil {
+		err = f.stream.Flush()
 	}
-	if err := f.status(r, record); err != nil { // the snapshot
-		return err
+	if err == nil {
+		err = f.handled(r, record)
 	}
-	heartbeat := time.NewTicker(heartbeatEvery)
-	defer heartbeat.Stop()
-	var failed <-chan time.Time // set while Redis can't be asked
-	behind := true
-	for {
-		if behind {
-			done, err := f.catchUp(r)
-			switch {
-			case errors.Is(err, broker.ErrUnavailable):
-				failed = time.After(f.watch.Pause())
-			case done || err != nil:
-				return err
-			default:
-				failed = nil
-			}
+	if f.call.parked {
+		return
+	}
+	if err == nil {
+		err = f.stream.End()
+	}
+	if err != nil {
+		f.server.log(r).Debug("a stream ended early", "error", err)
+	}
+}
+
+// handled follows by the handler. An error says why the stream ended before its
+// outcome.
+func (f *follower) handled(r *http.Request, record broker.Record) error {
+	if f.unsure || record.Status.Terminal() || f.after < record.Events {
+		if done, err := f.CatchUp(); done || err != nil {
+			return err
 		}
-		behind = true
+	}
+	heartbeat := time.NewTicker(sse.HeartbeatEvery)
+	defer heartbeat.Stop()
+	opened := time.Now()
+	patience := time.NewTimer(patience)
+	defer patience.Stop()
+	for {
 		select {
 		case <-f.watch.Again():
-		case <-failed:
-		case <-heartbeat.C:
-			behind = false
-			if err := f.stream.heartbeat(); err != nil {
+			if done, err := f.CatchUp(); done || err != nil {
 				return err
+			}
+		case <-heartbeat.C:
+			if err := f.stream.Heartbeat(); err != nil {
+				return err
+			}
+		case <-patience.C:
+			if f.park(r, time.Until(opened.Add(sse.HeartbeatEvery))) {
+				return nil
 			}
 		case <-r.Context().Done():
 			return r.Context().Err()
@@ -71,11 +100,60 @@ func (f *follower) follow(r *http.Request, record broker.Record) error {
 	}
 }
 
-// catchUp writes what is new, oldest first. done says that the outcome was the
-// last word.
-func (f *follower) catchUp(r *http.Request) (done bool, err error) {
+// park lets the handler go where the connection can be taken from net/http.
+func (f *follower) park(r *http.Request, heartbeat time.Duration) bool {
+	route := chi.RouteContext(r.Context()).RoutePattern()
+	parked := f.server.idle.Park(f.stream, r, f, heartbeat)
+	if parked == nil {
+		return false
+	}
+	f.call.route, f.call.parked = route, true
+	f.watch.Tell(parked.Wake)
+	parked.Begin()
+	return true
+}
+
+// Ended is told that the stream has ended without its handler.
+func (f *follower) Ended(err error) {
+	if err != nil {
+		f.server.logOf(f.call).Debug("a stream ended early", "error", err)
+	}
+	f.server.logCall(f.call, f.code, f.stream.Written())
+	f.close()
+}
+
+// leave is the handler's end, which is that of a stream that was not parked.
+func (f *follower) leave() {
+	if !f.call.parked {
+		f.close()
+	}
+}
+
+func (f *follower) close() {
+	f.watch.Close()
+	if f.stream != nil {
+		f.server.streams.Add(-1)
+	}
+}
+
+// CatchUp writes what is new. done says that the outcome was the last word. While
+// Redis can't be asked it has itself called again.
+func (f *follower) CatchUp() (done bool, err error) {
+	done, err = f.catchUp(context.Background())
+	switch {
+	case errors.Is(err, broker.ErrUnavailable):
+		time.AfterFunc(f.watch.Pause(), f.watch.Poke)
+		return false, nil
+	case err != nil || done:
+		return done, err
+	}
+	return false, f.stream.Flush()
+}
+
+// catchUp adds what is new, oldest first.
+func (f *follower) catchUp(ctx context.Context) (done bool, err error) {
 	for {
-		answer, err := f.watch.Events(r.Context(), f.after)
+		answer, err := f.watch.Events(ctx, f.after)
 		if err != nil {
 			return false, err
 		}
@@ -87,12 +165,12 @@ func (f *follower) catchUp(r *http.Request) (done bool, err error) {
 			return true, err
 		}
 		if !record.Status.Terminal() && shownOf(record) != f.shown {
-			if err := f.status(r, record); err != nil {
+			if err := f.status(ctx, record); err != nil {
 				return true, err
 			}
 		}
 		for _, e := range answer.Events {
-			if err := f.stream.send(e.Type, e.Number, f.hide.event(broker.EventDocument(e))); err != nil {
+			if err := f.send(e.Type, e.Number, f.hide.event(broker.EventDocument(e))); err != nil {
 				return true, err
 			}
 			f.after = e.Number
@@ -100,7 +178,7 @@ func (f *follower) catchUp(r *http.Request) (done bool, err error) {
 		switch {
 		case f.after < last: // there is more history than one read returns
 		case record.Status.Terminal():
-			return true, f.stream.send("outcome", record.Events, f.hide.status(broker.Document(record, f.server.PublicURL)))
+			return true, f.send("outcome", record.Events, f.hide.status(broker.Document(record, f.server.PublicURL)))
 		default:
 			return false, nil
 		}
@@ -118,12 +196,29 @@ func (f *follower) reset(a watch.Answer, last int) error {
 		return nil
 	}
 	f.after = first - 1
-	return f.stream.send("reset", 0, api.Reset{First: first, Last: a.Record.Events})
+	return f.send("reset", 0, api.Reset{First: first, Last: a.Record.Events})
 }
 
 // status writes a snapshot or a transition. It has no number: it says where the
 // request stands, whatever was seen before.
-func (f *follower) status(r *http.Request, record broker.Record) error {
+func (f *follower) status(ctx context.Context, record broker.Record) error {
 	f.shown = shownOf(record)
-	return f.stream.send("status", 0, f.hide.status(f.server.document(r.Context(), record)))
+	return f.send("status", 0, f.hide.status(f.server.document(ctx, record)))
+}
+
+// send adds an event; number 0 means none.
+func (f *follower) send(event string, number int, v any) error {
+	id := ""
+	if number > 0 {
+		id = strconv.Itoa(number)
+	}
+	return sendAs(f.stream, event, id, v)
+}
+
+func sendAs(stream *sse.Stream, event, id string, v any) error {
+	data, err := broker.EncodeJSON(v)
+	if err != nil {
+		return fmt.Errorf("encode the event %s: %w", event, err)
+	}
+	return stream.Send(event, id, data)
 }

@@ -97,7 +97,7 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 	}
 	f.client = client
 	ctx, end := context.WithCancel(context.Background())
-	hub, desk, pipes := f.hub, f.pull, f.pipes
+	api, hub, desk, pipes := f.server, f.hub, f.pull, f.pipes
 	var all sync.WaitGroup
 	all.Go(func() { b.Run(ctx) })
 	all.Go(func() { hub.Run(ctx) })
@@ -108,6 +108,9 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 		hub.Drain()
 		client.CloseIdleConnections()
 		server.Close()
+		if err := api.Wait(context.Background()); err != nil {
+			f.t.Error(err)
+		}
 		end()
 		all.Wait()
 		b.Close()

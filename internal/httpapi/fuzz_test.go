@@ -10,11 +10,12 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/tmaxmax/go-sse"
+	gosse "github.com/tmaxmax/go-sse"
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/httpapi"
+	"github.com/coatcheck/coatcheck/internal/sse"
 )
 
 // FuzzPrefer: a wish is never an error, and never a wait above a minute; what
@@ -141,7 +142,7 @@ func FuzzIdempotencyKey(f *testing.F) {
 // that name, with those lines.
 func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id uint16, data []byte) {
-		stream := append(httpapi.Frame("progress", frameID(id), data), httpapi.Frame("outcome", "", []byte("{}"))...)
+		stream := sse.AppendFrame(sse.AppendFrame(nil, "progress", frameID(id), data), "outcome", "", []byte("{}"))
 		got := readEvents(t, stream)
 		lines := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(data))
 		if len(got) != 2 || got[0].Type != "progress" || got[0].Data != lines || got[1].Type != "outcome" || got[1].Data != "{}" {
@@ -162,7 +163,7 @@ func FuzzEvent(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := readEvents(t, httpapi.Frame("partial", "1", data))
+		got := readEvents(t, sse.AppendFrame(nil, "partial", "1", data))
 		if len(got) != 1 || got[0].Data != string(data) || got[0].LastEventID != "1" {
 			t.Fatalf("%q was read as %q", data, got)
 		}
@@ -191,9 +192,9 @@ func sameBody(e api.Event, body []byte) bool {
 	return false
 }
 
-func readEvents(t *testing.T, stream []byte) (events []sse.Event) {
+func readEvents(t *testing.T, stream []byte) (events []gosse.Event) {
 	t.Helper()
-	for e, err := range sse.Read(bytes.NewReader(stream), &sse.ReadConfig{MaxEventSize: 16 << 20}) {
+	for e, err := range gosse.Read(bytes.NewReader(stream), &gosse.ReadConfig{MaxEventSize: 16 << 20}) {
 		if err != nil {
 			t.Fatalf("%q: %v", stream, err)
 		}

@@ -20,6 +20,10 @@ type call struct {
 	who     auth.Principal
 	id      string  // of the request it is about, once it is known to be the caller's
 	failure failure // zero where all went well
+
+	method, route string
+	begun         time.Time
+	parked        bool // its stream goes on without its handler, and owns it
 }
 
 type callKey struct{}
@@ -28,9 +32,11 @@ type callKey struct{}
 func callOf(r *http.Request) *call { return r.Context().Value(callKey{}).(*call) }
 
 // log puts the correlation ID on every line about a request.
-func (s *Server) log(r *http.Request) *slog.Logger {
-	if id := callOf(r).id; id != "" {
-		return s.Logger.With("correlation_id", id)
+func (s *Server) log(r *http.Request) *slog.Logger { return s.logOf(callOf(r)) }
+
+func (s *Server) logOf(c *call) *slog.Logger {
+	if c.id != "" {
+		return s.Logger.With("correlation_id", c.id)
 	}
 	return s.Logger
 }
@@ -40,26 +46,31 @@ func (s *Server) log(r *http.Request) *slog.Logger {
 // outcomes of requests are what an operator follows, by the metrics.
 func (s *Server) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		begun := time.Now()
+		c := &call{method: r.Method, begun: time.Now()}
 		s.part(w)
-		r = r.WithContext(context.WithValue(r.Context(), callKey{}, &call{}))
+		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 		wrapped := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		next.ServeHTTP(wrapped, r)
-		if !s.Logger.Enabled(r.Context(), slog.LevelDebug) {
+		if c.parked || !s.Logger.Enabled(r.Context(), slog.LevelDebug) {
 			return
 		}
-		attributes := []any{
-			"method", r.Method, "route", chi.RouteContext(r.Context()).RoutePattern(),
-			"status", wrapped.Status(), "bytes", wrapped.BytesWritten(), "took", time.Since(begun),
-		}
-		if f := callOf(r).failure; f.slug != "" {
-			attributes = append(attributes, "problem", f.slug)
-			if f.cause != nil {
-				attributes = append(attributes, "error", f.cause)
-			}
-		}
-		s.log(r).Debug("call", attributes...)
+		c.route = chi.RouteContext(r.Context()).RoutePattern()
+		s.logCall(c, wrapped.Status(), wrapped.BytesWritten())
 	})
+}
+
+func (s *Server) logCall(c *call, status, bytes int) {
+	attributes := []any{
+		"method", c.method, "route", c.route,
+		"status", status, "bytes", bytes, "took", time.Since(c.begun),
+	}
+	if c.failure.slug != "" {
+		attributes = append(attributes, "problem", c.failure.slug)
+		if c.failure.cause != nil {
+			attributes = append(attributes, "error", c.failure.cause)
+		}
+	}
+	s.logOf(c).Debug("call", attributes...)
 }
 
 // recovered turns a panic into a problem document; the stack goes to the log.

@@ -11,6 +11,7 @@
 package httpapi
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"github.com/coatcheck/coatcheck/internal/auth"
 	"github.com/coatcheck/coatcheck/internal/broker"
 	"github.com/coatcheck/coatcheck/internal/pull"
+	"github.com/coatcheck/coatcheck/internal/sse"
 	"github.com/coatcheck/coatcheck/internal/watch"
 )
 
@@ -68,8 +70,7 @@ const (
 	bodyTimeout     = 30 * time.Second // a body that is slower holds memory for too long
 	longestWait     = 60 * time.Second // of one call; proxies cut silent ones at about this age
 	submitTimeout   = 10 * time.Second // above the broker's own limits
-	heartbeatEvery  = 15 * time.Second // below the idle limits of common proxies
-	writeTimeout    = 10 * time.Second // a stream's reader that is slower is dropped, and resumes
+	writeTimeout    = 10 * time.Second // a raw reply's reader has as long to begin
 	ticketLife      = 5 * time.Minute  // long enough for reconnects, short for a URL that is in some log
 	replyFloor      = 32 << 10         // bytes a second; a raw reply's reader that is slower is dropped
 )
@@ -82,6 +83,7 @@ type Server struct {
 	draining atomic.Bool
 	waiting  atomic.Int64
 	streams  atomic.Int64
+	idle     *sse.Idle
 	handler  http.Handler
 }
 
@@ -97,7 +99,7 @@ func New(o Options) *Server {
 	if o.Bounds == (Bounds{}) {
 		o.Bounds = DefaultBounds
 	}
-	s := &Server{Options: o, inflight: semaphore.NewWeighted(o.Inflight)}
+	s := &Server{Options: o, inflight: semaphore.NewWeighted(o.Inflight), idle: sse.NewIdle(o.Hub.Draining, o.Logger)}
 	s.handler = s.routes()
 	return s
 }
@@ -122,6 +124,10 @@ func (s *Server) part(w http.ResponseWriter) {
 		w.Header().Set("Connection", "close") // RFC 9112, section 9.6
 	}
 }
+
+// Wait returns once the hub's drain has ended the streams that http.Server.Shutdown
+// knows nothing of. Those that are open when ctx ends are cut; then it is an error.
+func (s *Server) Wait(ctx context.Context) error { return s.idle.Wait(ctx) }
 
 // Open is how many calls wait and how many streams are open, for the metrics.
 func (s *Server) Open() (waiting, streams int64) { return s.waiting.Load(), s.streams.Load() }

@@ -14,20 +14,16 @@ import (
 // acceptance is over and done with: the client may hang up without canceling, and
 // comes back by the events link with Last-Event-ID.
 func (s *Server) follow202(w http.ResponseWriter, r *http.Request, record broker.Record) {
-	watch := s.Hub.Watch(record.ID)
-	defer watch.Close()
-	if newer, err := watch.Attach(r.Context()); err == nil {
+	f := &follower{server: s, call: callOf(r), watch: s.Hub.Watch(record.ID), code: http.StatusAccepted}
+	defer f.leave()
+	if newer, err := f.watch.Attach(r.Context()); err == nil {
 		record = newer
 	} else { // it was accepted all the same; the follower asks again
 		s.log(r).Debug("attach to a request that was just accepted", "error", err)
+		f.unsure = true
 	}
 	w.Header().Set(api.HeaderCorrelationID, record.ID.String())
-	s.streams.Add(1)
-	defer s.streams.Add(-1)
-	f := follower{server: s, watch: watch, stream: openStream(w, http.StatusAccepted)}
-	if err := f.follow(r, record); err != nil {
-		s.log(r).Debug("a stream ended early", "error", err)
-	}
+	f.follow(w, r, record)
 }
 
 // wantsStream tells whether the client names server-sent events, and likes no

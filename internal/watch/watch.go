@@ -71,6 +71,7 @@ type Watch struct {
 	id    correlation.ID
 	topic *topic
 	again chan struct{} // capacity 1; the hub sends, the waiter receives, nobody closes
+	tell  func()        // instead of again, once it is set; guarded by the hub
 }
 
 // New makes a hub; Run connects it.
@@ -141,6 +142,32 @@ func (h *Hub) Watch(id correlation.ID) *Watch {
 	return w
 }
 
+// Tell has the hub call f, instead of sending to Again, when the request may have
+// changed. f must not wait.
+func (w *Watch) Tell(f func()) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	if len(w.again) > 0 {
+		f()
+	}
+	w.tell, w.again = f, nil
+}
+
+// Poke says that the request may have changed.
+func (w *Watch) Poke() {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	w.poke()
+}
+
+func (w *Watch) poke() {
+	if w.tell != nil {
+		w.tell()
+	} else {
+		poke(w.again)
+	}
+}
+
 // Again receives when the request may have changed.
 func (w *Watch) Again() <-chan struct{} { return w.again }
 
@@ -193,7 +220,7 @@ func (h *Hub) wake(ids []correlation.ID) {
 func (t *topic) signal(know map[*Watch]struct{}) {
 	for w := range t.watches {
 		if _, ok := know[w]; !ok {
-			poke(w.again)
+			w.poke()
 		}
 	}
 }
