@@ -43,9 +43,7 @@ func restarted(r *round) {
 func forgetful(r *round, redis *redistest.Redis, lose func(*house)) {
 	h := open(r, redis)
 	h.work(h.redis.URL, func(w *worker.Worker) { w.Handle("stuck", stuck) })
-	for h.get(h.gates[1], "/v1/services/stuck").code != http.StatusOK {
-		<-time.After(50 * time.Millisecond) // it is announced
-	}
+	h.announced("stuck")
 	l := h.load()
 	var waiters sync.WaitGroup
 	var waited [4]answer

@@ -49,6 +49,11 @@ var faults = []struct {
 	{"FLUSHALL", forgets, false, flushed},
 	{"restart without data", forgets, false, restarted},
 	{"groups destroyed", keeps, false, ungrouped},
+	{"stewards stopped past their lease", takesOver, true, stopped},
+	{"path of the wake-ups killed", hears, true, unheard},
+	{"Redis full", fits, true, filled},
+	{"poison", aside, false, poisoned},
+	{"workers in a crash loop", holds, true, crashing},
 	{"outcome races", firstRecorded, false, races},
 	{"rolling restart", rolls, false, rolling},
 	{"a gateway killed", falls, true, killed},
@@ -59,7 +64,7 @@ var faults = []struct {
 	{"cluster: a master is gone for 10 s", goesOn, true, bereaved},
 }
 
-func TestMain(m *testing.M) { fleet.Main(m, nil) } // gateways may be processes of their own
+func TestMain(m *testing.M) { fleet.Main(m, frail) } // gateways may be processes of their own
 
 func TestFaults(t *testing.T) {
 	if *seed == 0 {

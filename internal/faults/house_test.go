@@ -18,11 +18,15 @@ import (
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/api/worker"
 	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/fleet"
 	"github.com/coatcheck/coatcheck/internal/gateway"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
-const lease = 2 * time.Second
+const (
+	lease    = 2 * time.Second
+	attempts = 20 // that a request has
+)
 
 // house is two gateways and two workers on one Redis, each with a network of its
 // own that can be broken.
@@ -37,10 +41,11 @@ type house struct {
 	ran map[string]int // how often a payload came to a worker
 }
 
-// gate is a gateway.
+// gate is a gateway, within this process or as one of its own.
 type gate struct {
-	url   string
-	proxy *redistest.Proxy
+	url     string
+	proxy   *redistest.Proxy // nil for a process
+	process *fleet.Process   // nil within this one
 
 	mu   sync.Mutex     // guards the rest
 	said map[string]int // warnings and errors of its log
@@ -53,13 +58,32 @@ func open(r *round, redis *redistest.Redis, change ...func(*config.Config)) *hou
 	for range 2 {
 		h.gateway(change...)
 	}
+	h.echoes()
+	return h
+}
+
+// apart starts a house whose gateways are processes. settings are theirs beside the
+// usual ones, as YAML.
+func apart(r *round, redis *redistest.Redis, settings string) *house {
+	r.Helper()
+	h := &house{round: r, redis: redis, ran: map[string]int{}}
 	for range 2 {
-		p := redis.Proxy(r)
+		s := fleet.Gateway(r, redis.URL, fmt.Sprintf("log: {level: warn}\ndefaults: {lease: %v, max_attempts: %d}\n%s", lease, attempts, settings))
+		h.gates = append(h.gates, &gate{url: s.URL, process: s.Process})
+	}
+	h.echoes()
+	return h
+}
+
+// echoes starts two workers, and returns when work flows.
+func (h *house) echoes() {
+	h.Helper()
+	for range 2 {
+		p := h.redis.Proxy(h)
 		h.workers = append(h.workers, p)
 		h.work(p.URL, func(w *worker.Worker) { w.Handle("echo", h.echo) })
 	}
 	h.flows()
-	return h
 }
 
 // openAt starts a house on what a URL names, without networks that can be broken.
@@ -86,7 +110,7 @@ func (h *house) start(change ...func(*config.Config)) *gate {
 	h.Helper()
 	c := config.Default()
 	c.DrainDelay = 0
-	c.Defaults.Lease, c.Defaults.MaxAttempts = lease, 20
+	c.Defaults.Lease, c.Defaults.MaxAttempts = lease, attempts
 	for _, f := range change {
 		f(&c)
 	}
@@ -150,7 +174,9 @@ func (h *house) runs() map[string]int {
 // networks are all that lead to Redis.
 func (h *house) networks() (all []*redistest.Proxy) {
 	for _, g := range h.gates {
-		all = append(all, g.proxy)
+		if g.proxy != nil {
+			all = append(all, g.proxy)
+		}
 	}
 	return append(all, h.workers...)
 }
@@ -165,6 +191,9 @@ func (h *house) on(do func(*redistest.Proxy)) {
 // lines is how many the gateways logged so far.
 func (h *house) lines() (n int) {
 	for _, g := range h.gates {
+		if g.process != nil {
+			n += g.process.Lines()
+		}
 		g.mu.Lock()
 		for _, times := range g.said {
 			n += times
@@ -246,15 +275,31 @@ func (h *house) get(g *gate, path string) answer {
 	return a
 }
 
+// announced waits until every gateway knows a service.
+func (h *house) announced(service string) {
+	h.Helper()
+	for _, g := range h.gates {
+		for h.get(g, "/v1/services/"+service).code != http.StatusOK && !h.Failed() {
+			<-time.After(50 * time.Millisecond) // until the next look
+		}
+	}
+}
+
 // flows waits until a new request is accepted and answered by way of every gateway,
 // and returns how long that took.
 func (h *house) flows() time.Duration {
+	h.Helper()
+	return h.flowsBy(h.gates...)
+}
+
+// flowsBy is flows by way of some.
+func (h *house) flowsBy(gates ...*gate) time.Duration {
 	h.Helper()
 	healed := time.Now()
 	ctx, stop := context.WithTimeout(h.Context(), time.Minute)
 	defer stop()
 	var all sync.WaitGroup
-	for _, g := range h.gates {
+	for _, g := range gates {
 		all.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				once, stop := context.WithTimeout(ctx, 2*heal)

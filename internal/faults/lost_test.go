@@ -47,11 +47,7 @@ func (l *losses) lose(sent []byte) (doomed bool) {
 func lost(r *round) {
 	h := open(r, redistest.Start(r), func(c *config.Config) { c.Defaults.Lease = time.Minute })
 	h.work(h.redis.URL, func(w *worker.Worker) { w.Handle("twin", h.echo) })
-	for _, g := range h.gates {
-		for h.get(g, "/v1/services/twin").code != http.StatusOK {
-			<-time.After(50 * time.Millisecond) // it is announced
-		}
-	}
+	h.announced("twin")
 	l := &losses{left: map[string]int{}}
 	all := of(500, 60)
 	for n := range all {

@@ -10,7 +10,7 @@
 //	w.Start()
 //
 // A process that ends without having been killed fails its test, with what it said
-// last. All end with their test.
+// last, but for a CrashLoop. All end with their test.
 package fleet
 
 import (
@@ -122,6 +122,16 @@ func (s Server) Ready(t testing.TB) {
 func Worker(t testing.TB, redisURL string, env ...string) *Process {
 	t.Helper()
 	return start(t, append([]string{workerURL + "=" + redisURL}, env...), os.Args[0])
+}
+
+// CrashLoop is a Worker that is started again whenever it ends.
+func CrashLoop(t testing.TB, redisURL string, env ...string) *Process {
+	t.Helper()
+	p := Worker(t, redisURL, env...)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loop = true
+	return p
 }
 
 // Python starts the worker in Python of the examples, for one service.

@@ -23,6 +23,8 @@ type Process struct {
 	mu   sync.Mutex    // guards the rest
 	cmd  *exec.Cmd     // nil: it was killed
 	over chan struct{} // closed when cmd has ended
+	loop bool          // it is started again when it ends by itself
+	ends int           // how often it did
 }
 
 func start(t testing.TB, env []string, args ...string) *Process {
@@ -45,6 +47,11 @@ func (p *Process) Start() {
 	if p.cmd != nil {
 		return
 	}
+	p.launch()
+}
+
+// launch needs mu.
+func (p *Process) launch() {
 	c, over := exec.Command(p.args[0], p.args[1:]...), make(chan struct{})
 	c.Env = append(append(os.Environ(), "HOME=/nonexistent"), p.env...)
 	c.Stdout, c.Stderr = &p.said, &p.said
@@ -59,7 +66,12 @@ func (p *Process) Start() {
 		err := c.Wait()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.cmd == c {
+		switch {
+		case p.cmd != c: // it was killed
+		case p.loop:
+			p.ends++
+			p.launch()
+		default:
 			p.t.Errorf("%v ended by itself: %v", p.args, err)
 		}
 	}()
@@ -97,6 +109,13 @@ func (p *Process) Drain(most time.Duration) time.Duration {
 		<-over
 	}
 	return time.Since(begun)
+}
+
+// Ends is how often a CrashLoop ended.
+func (p *Process) Ends() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ends
 }
 
 // Stop has it stand still, its connections open.
