@@ -12,8 +12,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// nodeTimeout is after how many ms without an answer a node of a cluster counts as gone.
-const nodeTimeout = "1000"
+// After how many ms without an answer a node of a cluster counts as gone: soon where a
+// replica is to take over, and never by a machine's being slow where there is none.
+const (
+	soon  = "1000"
+	never = "15000"
+)
 
 // slots is how many a Redis Cluster has.
 const slots = 16384
@@ -46,6 +50,10 @@ func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster 
 		epoch := i%masters + 1
 		lines[i] = fmt.Sprintf("%s 127.0.0.1:%s@%s %%s%s 0 0 %d connected%s", ids[i], ports[i], buses[i], role, epoch, has)
 	}
+	timeout := never
+	if replicas > 0 {
+		timeout = soon
+	}
 	c := &Cluster{}
 	addrs := make([]string, n)
 	for i := range n { // they know each other from the start, which spares them to meet
@@ -64,7 +72,7 @@ func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster 
 		}
 		c.Nodes = append(c.Nodes, start(t, ports[i], dir, append([]string{
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", buses[i],
-			"--cluster-node-timeout", nodeTimeout, "--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0",
+			"--cluster-node-timeout", timeout, "--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0",
 		}, args...)...))
 		addrs[i] = "127.0.0.1:" + ports[i]
 	}
@@ -155,13 +163,13 @@ func (r *Redis) nodeID(ctx context.Context, t testing.TB) string {
 }
 
 // Sentinel starts a Redis Sentinel that watches a master by the name of mymaster, and
-// returns its address. One alone decides about a failover, after half a second.
+// returns its address. One alone decides about a failover, after a second and a half.
 func (r *Redis) Sentinel(t testing.TB) string {
 	t.Helper()
 	host, port, _ := strings.Cut(r.Client.Options().Addr, ":")
 	dir, at := t.TempDir(), freePort(t)
 	file := filepath.Join(dir, "sentinel.conf")
-	text := fmt.Sprintf("sentinel monitor mymaster %s %s 1\nsentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n", host, port)
+	text := fmt.Sprintf("sentinel monitor mymaster %s %s 1\nsentinel down-after-milliseconds mymaster 1500\nsentinel failover-timeout mymaster 3000\n", host, port)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
