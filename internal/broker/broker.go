@@ -147,6 +147,7 @@ type Broker struct {
 	services refresher
 	pauses   pauses
 	counters counters
+	found    atomic.Int64 // of a Redis Cluster: when a group had something last, ns since 1970
 	closing  sync.Once
 }
 

@@ -17,11 +17,13 @@ import (
 // In a Redis Cluster one command reads from one slot, so a blocked read sees what comes
 // to one partition. Who reads many looks at all of them without waiting, a pipeline a
 // master, and waits a little at one of them in between: the longer nothing came, the
-// longer, up to aroundMost. Readers choose by chance, so with several of them most
-// partitions have one that waits there.
+// longer. Readers choose by chance, so with several of them most partitions have one
+// that waits there.
 const (
 	aroundLeast = 2 * time.Millisecond
-	aroundMost  = 50 * time.Millisecond
+	aroundBusy  = 5 * time.Millisecond  // at most, while something came within busyFor
+	aroundMost  = 50 * time.Millisecond // some 20 looks a second at each partition
+	busyFor     = time.Second
 )
 
 // readGroup reads what a group was not given yet, up to each of every stream, waiting
@@ -36,9 +38,12 @@ func (b *Broker) readGroup(ctx context.Context, group, consumer string, streams 
 		return nothing(b.redis.blocking.XReadGroup(ctx, groupArgs(group, consumer, streams, each, block)).Result())
 	}
 	homes := byTag(streams)
-	for until, pause := time.Now().Add(block), aroundLeast; ; pause = min(2*pause, aroundMost) {
+	for until, pause := time.Now().Add(block), aroundLeast; ; {
 		found, err := b.readAround(ctx, group, consumer, homes, each)
 		left := time.Until(until)
+		if len(found) > 0 {
+			b.found.Store(time.Now().UnixNano())
+		}
 		if len(found) > 0 || err != nil || left <= 0 || ctx.Err() != nil {
 			return found, err
 		}
@@ -46,6 +51,11 @@ func (b *Broker) readGroup(ctx context.Context, group, consumer string, streams 
 		if len(found) > 0 || lostGroup(err) {
 			return found, err
 		}
+		most := aroundMost
+		if time.Since(time.Unix(0, b.found.Load())) < busyFor {
+			most = aroundBusy
+		}
+		pause = min(2*pause, most)
 	}
 }
 
