@@ -125,3 +125,43 @@ func TestServiceJustAnnounced(t *testing.T) {
 		}
 	})
 }
+
+// Busy finds what upkeep must look at, and thoroughly also what others did.
+func TestBusy(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
+		b := open(t, r)
+		want := func(what string, thorough bool, names ...string) {
+			t.Helper()
+			if got, err := b.Busy(t.Context(), 0, thorough); err != nil || !slices.Equal(got, names) {
+				t.Errorf("%s: %v, %v, want %v", what, got, err, names)
+			}
+		}
+		if err := b.Announce(t.Context(), map[string]broker.Announcement{"other": {}}); err != nil {
+			t.Fatal(err)
+		}
+		if known, err := b.KnowsService(t.Context(), "other"); err != nil || !known {
+			t.Fatal(known, err)
+		}
+		want("nothing to do", true)
+		submit(t, b, "x")
+		want("queued", false, "echo")
+		claim(t, b)
+		want("claimed", false, "echo")
+		if err := r.Client.XGroupDestroy(t.Context(), "cc:{0}:queue:other", "workers").Err(); err != nil {
+			t.Fatal(err)
+		}
+		want("without a group", false, "echo")
+		want("without a group, looked at closer", true, "echo", "other")
+		if err := r.Client.Set(t.Context(), "cc:{0}:queue:other", "no stream", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		want("no stream at all", false, "echo", "other")
+		if err := r.Client.XTrimMaxLen(t.Context(), "cc:{0}:queue:echo", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		want("deleted by somebody", false, "other")
+		if left, err := r.Client.XPending(t.Context(), "cc:{0}:queue:echo", "workers").Result(); err != nil || left.Count > 0 { // an embedded Redis forgets it too
+			want("deleted by somebody, looked at closer", true, "echo", "other")
+		}
+	})
+}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -12,6 +13,7 @@ var (
 	tidyScript     = newPlainScript("tidy")
 	retireScript   = newPlainScript("retire")
 	presentScript  = newPlainScript("present")
+	busyScript     = newPlainScript("busy")
 )
 
 // Hold takes or renews the lease of a partition's upkeep for this process.
@@ -62,6 +64,32 @@ func (b *Broker) Released(ctx context.Context, freed func(p int)) error {
 			freed(p)
 		}
 	}, func() { freed(-1) })
+}
+
+// busyKeys is how many services one call of busy.lua looks at.
+const busyKeys = 1000
+
+// Busy lists the services of which a partition has entries: the others need no Lapse
+// and no Sweep. thorough finds also what others did to a stream: its group is gone, or
+// entries that are pending were deleted.
+func (b *Broker) Busy(ctx context.Context, p int, thorough bool) (services []string, err error) {
+	part := b.part(p)
+	for names := range slices.Chunk(b.Services(), busyKeys) {
+		keys := make([]string, len(names))
+		for i, name := range names {
+			keys[i] = part.queue(name)
+		}
+		raw, err := busyScript.run(ctx, b.redis, part, keys, flag(thorough), len(keys))
+		if err != nil {
+			return nil, fault("look which services have entries", err)
+		}
+		places, _ := raw.([]any)
+		for _, place := range places {
+			i, _ := place.(int64)
+			services = append(services, names[i-1])
+		}
+	}
+	return services, nil
 }
 
 // Tidy forgets the counts of expired records, and returns how many records of

@@ -246,12 +246,16 @@ func (s *Steward) lapse(ctx context.Context, p int) error {
 	if s.recovering(p) {
 		return nil
 	}
-	for _, service := range s.broker.Services() {
+	services, err := s.broker.Busy(ctx, p, false)
+	if err != nil {
+		return err
+	}
+	for _, service := range services {
 		if err := s.lapseAll(ctx, p, service); err != nil {
 			return err
 		}
 	}
-	_, err := s.broker.Reissue(ctx, p)
+	_, err = s.broker.Reissue(ctx, p)
 	return err
 }
 
@@ -294,14 +298,22 @@ func (s *Steward) regulate(ctx context.Context, p int) error {
 	return nil
 }
 
-// sweep goes on in each queue where its last call ended.
+// sweep goes on in each queue where its last call ended. It looks closer than lapse
+// for what to look at, and so does for both.
 func (s *Steward) sweep() func(context.Context, int) error {
 	after := map[string]string{}
 	return func(ctx context.Context, p int) error {
 		if s.recovering(p) {
 			return nil
 		}
-		for _, service := range s.broker.Services() {
+		services, err := s.broker.Busy(ctx, p, true)
+		if err != nil {
+			return err
+		}
+		for _, service := range services {
+			if err := s.lapseAll(ctx, p, service); err != nil {
+				return err
+			}
 			facts, next, err := s.broker.Sweep(ctx, p, service, after[service])
 			if err != nil {
 				return err
