@@ -78,6 +78,10 @@ simulation: ## live the life of requests, gateways and stewards from 20,000 seed
 bench: tools ## measure the gateway against floors and a peer; ARGS='-rows submit,sse -rounds 1' chooses
 	$(GO) run ./internal/bench/versus $(ARGS)
 
+.PHONY: scale
+scale: tools ## how the cost of a call grows with records, services, partitions and waiters; ARGS='-rows records -most 100000' chooses
+	$(GO) test -count=1 -v -timeout 20m ./internal/scale -full $(ARGS)
+
 .PHONY: conformance
 conformance: tools ## run every kind of worker through its duties, and show the tables
 	$(GO) test -count=1 -v -run TestWorkersConform ./internal/conformance

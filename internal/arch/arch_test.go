@@ -59,6 +59,7 @@ var arrows = map[string][]string{
 	"internal/redistest":    {"internal/quickredis"},
 	"internal/redisurl":     {},
 	"internal/simulation":   {},
+	"internal/scale":        {},
 	"internal/sse":          {},
 	"internal/steward":      {"internal/broker", "internal/loop"},
 	"internal/upstream":     {"api", "api/worker", "internal/loop"},
