@@ -16,8 +16,7 @@ const (
 // raised adds partitions under load, as a gateway does that starts with more in its
 // configuration, and then brings up the same with fewer.
 //
-// Planted: workers that learn of partitions at their start alone; IDs that are at home
-// where their key would be now.
+// Planted: workers that read the first partition alone.
 func raised(r *round) {
 	h := open(r, redistest.Start(r, "--appendonly", "yes", "--appendfsync", "always"))
 	l := h.load()
