@@ -50,6 +50,10 @@ browser: ## the page in Chromium against the real binary (needs chromium and Nod
 ledger: tools ## kill gateways, workers and Redis under load, 50 times, and count every request (SEED=n repeats)
 	$(GO) test -count=1 -v -timeout 20m -run 'TestLedger$$' ./internal/ledger -full $(if $(SEED),-seed $(SEED))
 
+.PHONY: soak
+soak: tools ## 200 requests a second with faults, for half an hour: does anything grow? (MINUTES=n, SEED=n)
+	cd internal/ledger && $(GO) test -count=1 -timeout 0 -run 'TestSoak$$' -minutes $(or $(MINUTES),30) $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
+
 .PHONY: powercut
 powercut: tools ## cut the power of Redis under load, ten times a durability, and count what was accepted (strace; PLANT=1 must fail)
 	@has() { command -v strace >/dev/null; }; has || { sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \

@@ -137,12 +137,12 @@ func (h *house) refused(g *gate, service, body string) {
 	}
 }
 
-// ends waits for an outcome.
+// ends waits for an outcome, without which there is no point in going on.
 func (h *house) ends(s api.Status, want api.StatusStatus) api.Status {
 	h.Helper()
 	a := h.get(h.gates[0], s.Links.Self+"?wait=60s")
 	if a.status().Status != want {
-		h.Errorf("%s: %d %s, want %s", s.CorrelationID, a.code, a.body, want)
+		h.Fatalf("%s: %d %s, want %s", s.CorrelationID, a.code, a.body, want)
 	}
 	return a.status()
 }
