@@ -263,8 +263,8 @@ func (s *street) shared(want ...int) {
 	s.Helper()
 	s.until(fmt.Sprint("partitions shared as ", want), func() bool {
 		have := map[string]int{}
-		for p := range 16 {
-			have[s.redis.Client.Get(s.Context(), fmt.Sprintf("cc:{%d}:steward", p)).Val()]++
+		for _, key := range s.redis.Client.Keys(s.Context(), "cc:{*}:steward").Val() {
+			have[s.redis.Client.Get(s.Context(), key).Val()]++
 		}
 		n := map[int]int{}
 		for name, held := range have {
