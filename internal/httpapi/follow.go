@@ -18,7 +18,7 @@ import (
 
 // patience is for how long a stream keeps its handler. Most replies come within it,
 // and their connections go on as those of any call.
-const patience = 250 * time.Millisecond
+const patience = 100 * time.Millisecond
 
 // follower is one open stream: what it has written, and what comes next.
 type follower struct {
@@ -102,7 +102,7 @@ func (f *follower) handled(r *http.Request, record broker.Record) error {
 
 // park lets the handler go where the connection can be taken from net/http.
 func (f *follower) park(r *http.Request, heartbeat time.Duration) bool {
-	route := chi.RouteContext(r.Context()).RoutePattern()
+	route := chi.RouteContext(r.Context()).RoutePattern() // what is in the context belongs to the handler
 	parked := f.server.idle.Park(f.stream, r, f, heartbeat)
 	if parked == nil {
 		return false
@@ -169,20 +169,43 @@ func (f *follower) catchUp(ctx context.Context) (done bool, err error) {
 				return true, err
 			}
 		}
-		for _, e := range answer.Events {
-			if err := f.send(e.Type, e.Number, f.hide.event(broker.EventDocument(e))); err != nil {
-				return true, err
-			}
-			f.after = e.Number
+		news, err := f.news(answer)
+		if err != nil {
+			return true, err
 		}
-		switch {
-		case f.after < last: // there is more history than one read returns
-		case record.Status.Terminal():
-			return true, f.send("outcome", record.Events, f.hide.status(broker.Document(record, f.server.PublicURL)))
-		default:
-			return false, nil
+		if err := f.stream.Add(news); err != nil {
+			return true, err
+		}
+		if n := len(answer.Events); n > 0 {
+			f.after = answer.Events[n-1].Number
+		}
+		if f.after >= last { // otherwise there is more history than one read returns
+			return record.Status.Terminal(), nil
 		}
 	}
+}
+
+// news are the numbered events of an answer. Those who share a read and hide nothing
+// share them: that of an outcome which thousands wait for is made once.
+func (f *follower) news(answer watch.Answer) ([]byte, error) {
+	if f.hide.shows() {
+		return answer.Share(func() ([]byte, error) { return f.frames(answer) })
+	}
+	return f.frames(answer)
+}
+
+func (f *follower) frames(answer watch.Answer) (b []byte, err error) {
+	record, after := answer.Record, f.after
+	for _, e := range answer.Events {
+		if b, err = appendEvent(b, e.Type, strconv.Itoa(e.Number), f.hide.event(broker.EventDocument(e))); err != nil {
+			return nil, err
+		}
+		after = e.Number
+	}
+	if record.Status.Terminal() && after >= record.Events-1 {
+		b, err = appendEvent(b, "outcome", strconv.Itoa(record.Events), f.hide.status(broker.Document(record, f.server.PublicURL)))
+	}
+	return b, err
 }
 
 // reset announces history that was asked for and has been cut: a gap must not
@@ -196,29 +219,32 @@ func (f *follower) reset(a watch.Answer, last int) error {
 		return nil
 	}
 	f.after = first - 1
-	return f.send("reset", 0, api.Reset{First: first, Last: a.Record.Events})
+	return f.send("reset", api.Reset{First: first, Last: a.Record.Events})
 }
 
 // status writes a snapshot or a transition. It has no number: it says where the
 // request stands, whatever was seen before.
 func (f *follower) status(ctx context.Context, record broker.Record) error {
 	f.shown = shownOf(record)
-	return f.send("status", 0, f.hide.status(f.server.document(ctx, record)))
+	return f.send("status", f.hide.status(f.server.document(ctx, record)))
 }
 
-// send adds an event; number 0 means none.
-func (f *follower) send(event string, number int, v any) error {
-	id := ""
-	if number > 0 {
-		id = strconv.Itoa(number)
-	}
-	return sendAs(f.stream, event, id, v)
-}
+// send adds an event that has no number.
+func (f *follower) send(event string, v any) error { return sendAs(f.stream, event, "", v) }
 
+// sendAs adds an event; id "" means none.
 func sendAs(stream *sse.Stream, event, id string, v any) error {
+	frame, err := appendEvent(nil, event, id, v)
+	if err != nil {
+		return err
+	}
+	return stream.Add(frame)
+}
+
+func appendEvent(b []byte, event, id string, v any) ([]byte, error) {
 	data, err := broker.EncodeJSON(v)
 	if err != nil {
-		return fmt.Errorf("encode the event %s: %w", event, err)
+		return nil, fmt.Errorf("encode the event %s: %w", event, err)
 	}
-	return stream.Send(event, id, data)
+	return sse.AppendFrame(b, event, id, data), nil
 }

@@ -51,7 +51,7 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 		wrapped := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		next.ServeHTTP(wrapped, r)
-		if c.parked || !s.Logger.Enabled(r.Context(), slog.LevelDebug) {
+		if c.parked { // its stream writes the line
 			return
 		}
 		c.route = chi.RouteContext(r.Context()).RoutePattern()
@@ -60,6 +60,9 @@ func (s *Server) logged(next http.Handler) http.Handler {
 }
 
 func (s *Server) logCall(c *call, status, bytes int) {
+	if !s.Logger.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
 	attributes := []any{
 		"method", c.method, "route", c.route,
 		"status", status, "bytes", bytes, "took", time.Since(c.begun),

@@ -36,6 +36,9 @@ func (s *Server) redactor(r *http.Request, service string) (redactor, error) {
 	return redactor{pointers: s.Redact[intercept.All], services: each}, nil
 }
 
+// shows tells that nothing is taken out.
+func (h redactor) shows() bool { return len(h.pointers) == 0 && len(h.services) == 0 }
+
 // of is the redactor for what a service of a scatter says.
 func (h redactor) of(service string) redactor {
 	if own, ok := h.services[service]; ok {

@@ -12,7 +12,7 @@ const (
 	// HeartbeatEvery is below the idle limits of common proxies.
 	HeartbeatEvery = 15 * time.Second
 
-	tick  = 250 * time.Millisecond // heartbeats that are due within it go out together
+	tick  = 100 * time.Millisecond // heartbeats that are due within it go out together
 	slots = int(HeartbeatEvery / tick)
 )
 

@@ -54,7 +54,12 @@ func Open(w http.ResponseWriter, status int) *Stream {
 
 // Send adds an event; id "" means none.
 func (s *Stream) Send(event, id string, data []byte) error {
-	s.pending = AppendFrame(s.pending, event, id, data)
+	return s.Add(AppendFrame(nil, event, id, data))
+}
+
+// Add adds what AppendFrame made. It does not keep the bytes.
+func (s *Stream) Add(frames []byte) error {
+	s.pending = append(s.pending, frames...)
 	if len(s.pending) < mostPending {
 		return nil
 	}

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -19,6 +20,22 @@ type Answer struct {
 	Record broker.Record
 	Events []broker.Event // those after the number that was asked for, up to a page
 	First  int            // number of the oldest event that is kept, 0 for none
+
+	shared *shared
+}
+
+// shared is made of an answer once, by whoever comes first.
+type shared struct {
+	once sync.Once
+	made []byte
+	err  error
+}
+
+// Share returns what make returns, or returned to another who was answered by the
+// same read. They must all make the same of it, and not change it.
+func (a Answer) Share(make func() ([]byte, error)) ([]byte, error) {
+	a.shared.once.Do(func() { a.shared.made, a.shared.err = make() })
+	return a.shared.made, a.shared.err
 }
 
 // flight is one read on behalf of all who asked before it left.
@@ -49,7 +66,10 @@ func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, a
 	h.mu.Lock()
 	f := t.next[after]
 	if f == nil {
-		f = &flight{joined: map[*Watch]struct{}{}, done: make(chan struct{})}
+		f = &flight{joined: map[*Watch]struct{}{}, done: make(chan struct{}), answer: Answer{shared: &shared{}}}
+		if t.next == nil {
+			t.next = map[int]*flight{}
+		}
 		t.next[after] = f
 		go h.fly(f, id, t, after)
 	}
@@ -70,7 +90,9 @@ func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, a
 func (h *Hub) fly(f *flight, id correlation.ID, t *topic, after int) {
 	t.turn <- struct{}{}
 	h.mu.Lock()
-	delete(t.next, after)
+	if delete(t.next, after); len(t.next) == 0 {
+		t.next = nil // most of the time there is none, of many topics
+	}
 	h.mu.Unlock()
 	ctx, stop := context.WithTimeout(context.Background(), readWithin)
 	defer stop()

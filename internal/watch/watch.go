@@ -134,7 +134,7 @@ func (h *Hub) Watch(id correlation.ID) *Watch {
 	defer h.mu.Unlock()
 	t := h.topics[id]
 	if t == nil {
-		t = &topic{watches: map[*Watch]struct{}{}, next: map[int]*flight{}, turn: make(chan struct{}, 1)}
+		t = &topic{watches: map[*Watch]struct{}{}, turn: make(chan struct{}, 1)}
 		h.topics[id] = t
 	}
 	w := &Watch{hub: h, id: id, topic: t, again: make(chan struct{}, 1)}
