@@ -2,6 +2,7 @@ package simulation_test
 
 import (
 	"context"
+	"slices"
 	"testing/synctest"
 	"time"
 )
@@ -47,12 +48,7 @@ func (w *world) fault() {
 	case g.dead:
 		w.begin(g.number)
 	case n < 5: // a connection, before Redis has what was sent, or after
-		var busy []*link
-		for _, l := range w.sorted() {
-			if run, deliver, _ := l.ready(); l.owner == g && (run || deliver) {
-				busy = append(busy, l)
-			}
-		}
+		busy := slices.DeleteFunc(w.busy(), func(l *link) bool { return l.owner != g })
 		if len(busy) == 0 {
 			return
 		}
@@ -76,7 +72,7 @@ func (w *world) fault() {
 
 // cut ends all connections of a gateway. What it sent reaches Redis or not.
 func (w *world) cut(g *gate) {
-	for _, l := range w.sorted() {
+	for _, l := range append(w.busy(), w.all()...) { // those of which nothing is under way come last
 		if l.owner == g {
 			run, _, _ := l.ready()
 			l.cut(run && w.draw.IntN(2) == 0)
@@ -118,16 +114,14 @@ func (w *world) heal() {
 
 // flow lets everything that is under way arrive, or time pass where nothing is.
 func (w *world) flow() {
-	for _, l := range w.sorted() {
-		if run, deliver, _ := l.ready(); run {
-			w.run(l)
-			return
-		} else if deliver {
-			w.deliver(l)
-			return
-		}
+	busy := w.busy()
+	if len(busy) == 0 {
+		w.pass(time.Second)
+	} else if run, _, _ := busy[0].ready(); run {
+		w.run(busy[0])
+	} else {
+		w.deliver(busy[0])
 	}
-	w.pass(time.Second)
 }
 
 // open is how many requests have no outcome.

@@ -274,7 +274,9 @@ func (l *link) ready() (run, deliver bool, c command) {
 	case len(l.asked) > 0 && l.blocked.IsZero():
 		run, c = true, l.asked[0]
 	}
-	c.order += strings.Join(l.channels, " ") // two subscriptions say the same
+	if len(l.channels) > 0 { // two subscriptions say the same
+		c.order += strings.Join(l.channels, " ")
+	}
 	return run, deliver, c
 }
 

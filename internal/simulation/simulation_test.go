@@ -28,6 +28,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func TestSimulation(t *testing.T) {
 	begun := time.Now()
 	switch {
 	case *seed > 0:
-		trace, broken := live(t, open(t, nil), *seed, *steps)
+		trace, broken := trace(t, open(t, nil), *seed, *steps)
 		os.Stdout.Write(trace)
 		if broken != nil {
 			t.Fatalf("seed %d: %v", *seed, broken)
@@ -57,8 +58,9 @@ func TestSimulation(t *testing.T) {
 		oneThread(t)
 		redis := open(t, nil)
 		for s := *from; s < *from+uint64(*seeds); s++ {
-			if trace, broken := live(t, redis, s, *steps); broken != nil {
-				t.Fatalf("seed %d: %v\n…%s", s, broken, trace[max(0, len(trace)-4000):])
+			if w := live(t, redis, s, *steps, true); w.broken != nil {
+				trace, _ := trace(t, redis, s, *steps)
+				t.Fatalf("seed %d: %v\n…%s", s, w.broken, trace[max(0, len(trace)-4000):])
 			}
 		}
 	}
@@ -85,8 +87,11 @@ func share(t *testing.T) {
 
 // oneThread has one thing happen at a time, so that nothing has to be handed over.
 func oneThread(t *testing.T) {
-	before := runtime.GOMAXPROCS(1)
-	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+	threads, garbage := runtime.GOMAXPROCS(1), debug.SetGCPercent(400)
+	t.Cleanup(func() {
+		runtime.GOMAXPROCS(threads)
+		debug.SetGCPercent(garbage)
+	})
 }
 
 // A seed that was seen to fail can be looked at again: nothing but the seed decides.
@@ -94,8 +99,8 @@ func TestSameSeedSameTrace(t *testing.T) {
 	oneThread(t)
 	redis := open(t, nil)
 	for s := uint64(1); s <= 12; s++ {
-		first, _ := live(t, redis, s, 400)
-		if again, _ := live(t, redis, s, 400); !bytes.Equal(first, again) {
+		first, _ := trace(t, redis, s, 400)
+		if again, _ := trace(t, redis, s, 400); !bytes.Equal(first, again) {
 			a, b := bytes.SplitAfter(first, []byte("\n")), bytes.SplitAfter(again, []byte("\n"))
 			i := 0
 			for i < min(len(a), len(b)) && bytes.Equal(a[i], b[i]) {
@@ -133,8 +138,8 @@ func TestPlantedBugs(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			redis := open(t, &p)
 			for s := uint64(1); s <= 300; s++ {
-				if _, broken := live(t, redis, s, 200); broken != nil {
-					t.Logf("seed %d: %v", s, broken)
+				if w := live(t, redis, s, 200, true); w.broken != nil {
+					t.Logf("seed %d: %v", s, w.broken)
 					return
 				}
 			}

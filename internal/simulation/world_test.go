@@ -50,15 +50,22 @@ type world struct {
 	steps  int
 	number int // of the latest call
 	trace  bytes.Buffer
+	silent bool  // nobody wants to see the trace
 	broken error // the first thing that must not be
 }
 
-// live runs a seed for so many steps, to its end, and returns what must not be.
-func live(t *testing.T, redis *store, seed uint64, steps int) (trace []byte, broken error) {
+// trace lives a seed for so many steps, and to its end. It tells all that happened, and
+// what must not be.
+func trace(t *testing.T, redis *store, seed uint64, steps int) (trace []byte, broken error) {
+	w := live(t, redis, seed, steps, false)
+	return w.trace.Bytes(), w.broken
+}
+
+func live(t *testing.T, redis *store, seed uint64, steps int, silent bool) (w *world) {
 	synctest.Test(t, func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, seed)
-		w := &world{
-			t: t, draw: rand.New(rand.NewPCG(seed, 0)), redis: redis, begun: time.Now(),
+		w = &world{
+			t: t, draw: rand.New(rand.NewPCG(seed, 0)), redis: redis, begun: time.Now(), silent: silent,
 			sent: make(chan struct{}, 1), named: map[string]*record{}, gates: make([]*gate, 2),
 		}
 		redis.clear()
@@ -77,32 +84,37 @@ func live(t *testing.T, redis *store, seed uint64, steps int) (trace []byte, bro
 			w.heal()
 		}
 		w.end()
-		trace, broken = w.trace.Bytes(), w.broken
 	})
-	return trace, broken
+	return w
 }
 
-// sorted are the links of the world in an order that does not hang on the scheduler.
-func (w *world) sorted() []*link {
+// all are the links of which something may come.
+func (w *world) all() []*link {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.links = slices.DeleteFunc(w.links, (*link).over)
-	type key struct {
+	return w.links
+}
+
+// busy are the links with which the world may do something now, in an order that does
+// not hang on the scheduler.
+func (w *world) busy() []*link {
+	type place struct {
 		*link
-		order string
-		came  int
+		command
 	}
-	keys := make([]key, len(w.links))
-	for i, l := range w.links {
-		_, _, c := l.ready()
-		keys[i] = key{l, c.order, c.came}
+	var places []place
+	for _, l := range w.all() {
+		if run, deliver, c := l.ready(); run || deliver {
+			places = append(places, place{l, c})
+		}
 	}
-	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Or(strings.Compare(a.order, b.order), a.came-b.came) })
-	sorted := make([]*link, len(keys))
-	for i, k := range keys {
-		sorted[i] = k.link
+	slices.SortFunc(places, func(a, b place) int { return cmp.Or(strings.Compare(a.order, b.order), a.came-b.came) })
+	busy := make([]*link, len(places))
+	for i, p := range places {
+		busy[i] = p.link
 	}
-	return sorted
+	return busy
 }
 
 func (w *world) arrival() int {
@@ -115,12 +127,12 @@ func (w *world) arrival() int {
 // step does one thing.
 func (w *world) step() {
 	var run, deliver []*link
-	for _, l := range w.sorted() {
-		if r, d, _ := l.ready(); l.owner.frozen {
+	for _, l := range w.busy() {
+		if r, _, _ := l.ready(); l.owner.frozen {
 			continue
 		} else if r {
 			run = append(run, l)
-		} else if d {
+		} else {
 			deliver = append(deliver, l)
 		}
 	}
@@ -184,14 +196,14 @@ func (w *world) deliver(l *link) {
 func (w *world) happened() {
 	touched, published := w.redis.news()
 	for _, p := range published {
-		for _, l := range w.sorted() {
+		for _, l := range w.all() {
 			l.mu.Lock()
 			l.hears(p[0], message(p[0], p[1]))
 			l.mu.Unlock()
 		}
 	}
 	if touched[repliesKey] {
-		for _, l := range w.sorted() {
+		for _, l := range w.all() {
 			l.unblock()
 		}
 		w.redis.news()
@@ -204,7 +216,7 @@ func (w *world) happened() {
 // pass lets time pass, until a gateway says something or d is over.
 func (w *world) pass(d time.Duration) {
 	begun := time.Now()
-	for _, l := range w.sorted() {
+	for _, l := range w.all() {
 		l.mu.Lock()
 		if !l.blocked.IsZero() {
 			d = min(d, max(0, l.blocked.Sub(begun)))
@@ -223,7 +235,7 @@ func (w *world) pass(d time.Duration) {
 	t.Stop()
 	synctest.Wait()
 	w.redis.FastForward(time.Since(begun))
-	for _, l := range w.sorted() {
+	for _, l := range w.all() {
 		l.mu.Lock()
 		over := !l.blocked.IsZero() && !time.Now().Before(l.blocked)
 		l.mu.Unlock()
@@ -243,12 +255,18 @@ func (w *world) pass(d time.Duration) {
 
 // say adds a line to the trace.
 func (w *world) say(format string, args ...any) {
+	if w.silent {
+		return
+	}
 	fmt.Fprintf(&w.trace, "%4d %9.4f  ", w.steps, time.Since(w.begun).Seconds())
 	fmt.Fprintf(&w.trace, format+"\n", args...)
 }
 
 // did is say for what Redis did, with a mark of its answer.
 func (w *world) did(format string, args ...any) {
+	if w.silent {
+		return
+	}
 	w.say(format+", #%08x", append(args, w.redis.mark())...)
 }
 
