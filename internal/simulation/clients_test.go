@@ -136,6 +136,7 @@ func (r *request) submit(g *gate) {
 				w.excuse(err)
 			case r.key == "" && replayed:
 				w.fail("%s has no key, and was accepted before", r.name)
+			case r.known && r.forgotten(got.ID): // an answer that was long on its way
 			case r.known && got.ID != r.id && !r.forgotten(r.id):
 				w.fail("%s was accepted as %s and as %s", r.name, r.id, got.ID)
 			default:
