@@ -24,11 +24,11 @@ var (
 // with the record, where there is an outcome already; ErrGone, ErrUnavailable
 // (nothing happened), ErrUnknownOutcome.
 func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) {
-	verdict, again, err := b.end(ctx, cancelScript, id)
+	verdict, view, again, err := b.end(ctx, cancelScript, id)
 	if err != nil {
 		return Record{}, err
 	}
-	r, err := b.Status(ctx, id)
+	r, err := parseView(id, view)
 	if err == nil && verdict == "terminal" && (!again || r.Status != Canceled) {
 		err = ErrTerminal
 	}
@@ -38,7 +38,7 @@ func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) 
 // Delete forgets a request now; an open one is canceled first. ErrGone,
 // ErrUnavailable (nothing happened), ErrUnknownOutcome.
 func (b *Broker) Delete(ctx context.Context, id correlation.ID) error {
-	verdict, again, err := b.end(ctx, deleteScript, id)
+	verdict, _, again, err := b.end(ctx, deleteScript, id)
 	if err == nil && verdict == "gone" && !again {
 		err = ErrGone
 	}
@@ -46,10 +46,10 @@ func (b *Broker) Delete(ctx context.Context, id correlation.ID) error {
 }
 
 // end runs one of the two scripts. again says that an earlier try, whose answer
-// was lost, may have done the work.
-func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict string, again bool, err error) {
+// was lost, may have done the work; view is what cancel.lua shows of the record.
+func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict string, view any, again bool, err error) {
 	if err := b.Ready(); err != nil {
-		return "", false, err
+		return "", nil, false, err
 	}
 	p := b.partitionOf(id)
 	for try := range endTries {
@@ -57,22 +57,25 @@ func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict
 			break
 		}
 		var raw any
-		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String()); err == nil {
+		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), InlineReply); err == nil {
 			v := texts(raw)
 			if v[0] == "gone" && s == cancelScript {
-				return "", again, ErrGone
+				return "", nil, again, ErrGone
 			}
 			if len(v) > 1 && v[1] != "" {
 				b.count(parseReport([]string{v[1]}))
 			}
-			return v[0], again, b.confirm(ctx, p)
+			if len(v) > 2 {
+				view = raw.([]any)[2]
+			}
+			return v[0], view, again, b.confirm(ctx, p)
 		}
 		if !unsent(err) {
 			again = true
 		}
 	}
 	if again {
-		return "", true, fmt.Errorf("end a request: %w: %w", ErrUnknownOutcome, err)
+		return "", nil, true, fmt.Errorf("end a request: %w: %w", ErrUnknownOutcome, err)
 	}
-	return "", false, fault("end a request", err)
+	return "", nil, false, fault("end a request", err)
 }
