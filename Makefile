@@ -78,6 +78,10 @@ life: tools ## draw 2,000 histories of requests, and hold each to what is promis
 simulation: ## live the life of requests, gateways and stewards from 20,000 seeds, and hold each step to what is promised (SEEDS=n, SEED=n shows one)
 	$(GO) test -count=1 -v -timeout 60m -run 'TestSimulation$$' ./internal/simulation -args -seeds $(or $(SEEDS),20000) -split $$(nproc 2>/dev/null || echo 2) $(if $(SEED),-seed $(SEED))
 
+.PHONY: linear
+linear: tools ## ask three gateways the same at once while connections break, for a minute, and look for an order that explains every answer (SEED=n)
+	$(GO) test -count=1 -v -timeout 20m -run TestLinearizable ./internal/linear -args -lasts 60s $(if $(SEED),-seed $(SEED))
+
 .PHONY: bench
 bench: tools ## measure the gateway against floors and a peer; ARGS='-rows submit,sse -rounds 1' chooses
 	$(GO) run ./internal/bench/versus $(ARGS)

@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 	"internal/httpapi":      {"api", "api/intercept", "internal/auth", "internal/broker", "internal/correlation", "internal/pull", "internal/sse", "internal/watch"},
 	"internal/inbox":        {"api/webhook"},
 	"internal/ledger":       {},
+	"internal/linear":       {},
 	"internal/localredis":   {},
 	"internal/loop":         {},
 	"internal/metrics":      {"internal/broker", "internal/callback"},
