@@ -72,10 +72,14 @@ func (w *world) fault() {
 
 // cut ends all connections of a gateway. What it sent reaches Redis or not.
 func (w *world) cut(g *gate) {
-	for _, l := range append(w.busy(), w.all()...) { // those of which nothing is under way come last
-		if l.owner == g {
-			run, _, _ := l.ready()
+	for _, l := range w.busy() {
+		if run, _, _ := l.ready(); l.owner == g {
 			l.cut(run && w.draw.IntN(2) == 0)
+		}
+	}
+	for _, l := range w.all() { // nothing is under way on the others
+		if l.owner == g && !l.over() {
+			l.cut(true)
 		}
 	}
 }
