@@ -18,6 +18,13 @@ func TestSentinelFailover(t *testing.T) {
 	t.Parallel()
 	first := redistest.Start(t, "--appendonly", "yes")
 	redistest.Start(t, "--appendonly", "yes", "--replicaof", strings.Replace(strings.TrimPrefix(first.URL, "redis://"), ":", " ", 1))
+	soon(t, "the replica follows", func() error {
+		info, err := first.Client.Info(t.Context(), "replication").Result()
+		if err == nil && !strings.Contains(info, "state=online") {
+			err = errors.New(info)
+		}
+		return err
+	})
 	url := "redis+sentinel://" + first.Sentinel(t) + "/mymaster"
 	b := open(t, &redistest.Redis{URL: url}, func(o *broker.Options) {
 		o.Durability = broker.Durability{Mode: broker.Replicated, Replicas: 1, Wait: 2 * time.Second}

@@ -162,8 +162,8 @@ func (r *Redis) nodeID(ctx context.Context, t testing.TB) string {
 	return id
 }
 
-// Sentinel starts a Redis Sentinel that watches a master by the name of mymaster, and
-// returns its address. One alone decides about a failover, after a second and a half.
+// Sentinel starts a Redis Sentinel that watches a master by the name of mymaster, waits
+// until it knows its replica, which must follow by then, and returns its address. One alone decides about a failover, after a second and a half.
 func (r *Redis) Sentinel(t testing.TB) string {
 	t.Helper()
 	host, port, _ := strings.Cut(r.Client.Options().Addr, ":")
@@ -176,7 +176,7 @@ func (r *Redis) Sentinel(t testing.TB) string {
 	s := launch(t, at, dir, []string{file, "--sentinel", "--port", at, "--bind", "127.0.0.1", "--dir", dir})
 	until(t, "the Sentinel knows the master", func(ctx context.Context) bool {
 		state, err := redis.NewSentinelClient(&redis.Options{Addr: s.Client.Options().Addr, DisableIdentity: true}).Master(ctx, "mymaster").Result()
-		return err == nil && state["flags"] == "master"
+		return err == nil && state["flags"] == "master" && state["num-slaves"] == "1"
 	})
 	return s.Client.Options().Addr
 }
