@@ -25,8 +25,6 @@ const (
 
 // crashing has worker processes that are killed by what they are given, and that are
 // started again and again, among requests that do no harm.
-//
-// Planted: …
 func crashing(r *round) {
 	h := open(r, redistest.Start(r))
 	notes := filepath.Join(r.TempDir(), "begun")

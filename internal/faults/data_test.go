@@ -19,8 +19,6 @@ const (
 )
 
 // flushed takes all data away while everything runs.
-//
-// Planted:
 func flushed(r *round) {
 	forgetful(r, redistest.Start(r), func(h *house) {
 		if err := h.redis.Client.FlushAll(h.Context()).Err(); err != nil {
@@ -30,8 +28,6 @@ func flushed(r *round) {
 }
 
 // restarted has Redis come back without its data.
-//
-// Planted:
 func restarted(r *round) {
 	forgetful(r, redistest.Start(r), func(h *house) {
 		h.redis.Kill()
@@ -103,8 +99,6 @@ func forgetful(r *round, redis *redistest.Redis, lose func(*house)) {
 
 // ungrouped destroys the groups of the streams again and again: entries that were
 // handed out are not pending any more, and come once more.
-//
-// Planted:
 func ungrouped(r *round) {
 	h := open(r, redistest.Start(r))
 	l := h.load()

@@ -1,6 +1,6 @@
 // Package faults_test breaks the network, Redis, workers and gateways on purpose,
 // and holds what comes of it to what is promised. Each fault is a named subtest with
-// its criterion; its comment says which bug was once planted to see it fail.
+// its criterion; its comment says which bug was planted to see it fail, where one was.
 //
 // `make faults` runs all of them, asserts times, and prints a line for each; the
 // short ones run with the other tests. -seed repeats what was drawn.

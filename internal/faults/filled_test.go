@@ -26,7 +26,7 @@ const (
 // room for replies; and then with what somebody else writes until nothing fits, not
 // even the reply of a worker, for longer than a lease.
 //
-// Planted: …
+// Planted: a decide.lua that Redis refuses where it is full (timeouts were not recorded).
 func filled(r *round) {
 	patient := time.Duration(of(10, 2)) * time.Second // the lease
 	timeout := time.Duration(of(20, 6)) * time.Second // of some

@@ -21,8 +21,6 @@ func under(r *round, broken func(*house)) {
 }
 
 // blackHole lets nothing pass for a time, between nobody and Redis.
-//
-// Planted:
 func blackHole(lasts time.Duration) func(*round) {
 	return func(r *round) {
 		under(r, func(h *house) {
@@ -34,8 +32,6 @@ func blackHole(lasts time.Duration) func(*round) {
 }
 
 // reset ends all connections, again and again.
-//
-// Planted:
 func reset(r *round) {
 	under(r, func(h *house) {
 		for range of(50, 10) {
@@ -48,7 +44,8 @@ func reset(r *round) {
 // halfOpen has Redis forget all connections without the others being told: new ones
 // work at once, so that is when it has healed.
 //
-// Planted:
+// Planted: connections that rest are not closed when one of them did not answer, in
+// suspects.go (flowed again after 5.5 s).
 func halfOpen(r *round) {
 	under(r, func(h *house) {
 		for range of(2, 0) {
@@ -61,8 +58,6 @@ func halfOpen(r *round) {
 }
 
 // trickle has a network that is there, and of no use.
-//
-// Planted:
 func trickle(r *round) {
 	under(r, func(h *house) {
 		h.on(func(p *redistest.Proxy) { p.Trickle(time.Second) })
@@ -72,8 +67,6 @@ func trickle(r *round) {
 }
 
 // cut breaks connections off in the middle of an answer.
-//
-// Planted:
 func cut(r *round) {
 	under(r, func(h *house) {
 		h.on(func(p *redistest.Proxy) { p.Cut(func() int { return 1 + r.draw(1500) }) })

@@ -35,8 +35,6 @@ callbacks: {secret: "` + secret + `", allow_cidrs: ["127.0.0.0/8"]}
 
 // TestSoak has one gateway answer requests of all kinds, with faults all the time, and
 // measures whether anything of it grows. `make soak` runs half an hour.
-//
-// Planted: …
 func TestSoak(t *testing.T) {
 	if *seed == 0 {
 		*seed = rand.Uint64()
