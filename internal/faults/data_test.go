@@ -99,6 +99,8 @@ func forgetful(r *round, redis *redistest.Redis, lose func(*house)) {
 
 // ungrouped destroys the groups of the streams again and again: entries that were
 // handed out are not pending any more, and come once more.
+//
+// Planted: nobody makes the group again where Redis says NOGROUP (no work flowed).
 func ungrouped(r *round) {
 	h := open(r, redistest.Start(r))
 	l := h.load()

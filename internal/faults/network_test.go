@@ -21,6 +21,8 @@ func under(r *round, broken func(*house)) {
 }
 
 // blackHole lets nothing pass for a time, between nobody and Redis.
+//
+// Planted: an unknown outcome of a submit told as a refusal (what was refused ran).
 func blackHole(lasts time.Duration) func(*round) {
 	return func(r *round) {
 		under(r, func(h *house) {
