@@ -28,7 +28,7 @@ var (
 	seed  = flag.Uint64("seed", 0, "draws the same; 0 draws one")
 )
 
-// Planted once: Poll showed what it had read within the last 300 ms. Each time the
+// Planted once: Poll showed what it had read within the last 300 ms. In two of three runs the
 // history was refused.
 func TestLinearizable(t *testing.T) {
 	if *seed == 0 {
