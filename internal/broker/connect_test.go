@@ -88,6 +88,30 @@ func TestURLs(t *testing.T) {
 	}
 }
 
+// A cluster that speaks TLS alone takes a request through its life in every partition:
+// each master is found, and reached, by TLS.
+func TestTLSCluster(t *testing.T) {
+	t.Parallel()
+	certificate, key := selfSigned(t, t.TempDir())
+	cluster := redistest.StartTLSCluster(t, 3, certificate, key)
+	b := open(t, &redistest.Redis{URL: cluster.URL + "?ca=" + certificate}, func(o *broker.Options) { o.Partitions = 6 })
+	const most = 100 // until each partition had one
+	done := map[int]bool{}
+	for range most {
+		r := submit(t, b, "body")
+		d := claim(t, b)
+		send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("done")})
+		settle(t, b)
+		if got := status(t, b, r.ID); got.Status != broker.Succeeded {
+			t.Fatalf("%s", got.Status)
+		}
+		if done[r.ID.Partition()] = true; len(done) == b.Partitions() {
+			return
+		}
+	}
+	t.Errorf("%d requests went to partitions %v only", most, done)
+}
+
 // A Redis that wants a certificate says so, where it does not hang up before it is heard.
 func TestRedisWantsACertificate(t *testing.T) {
 	dir := t.TempDir()

@@ -26,7 +26,7 @@ const slots = 16384
 type Cluster struct {
 	// URL is what broker.Options.URL takes.
 	URL string
-	// Client is for the test's own looks at the data.
+	// Client is for the test's own looks at the data; nil where the cluster speaks TLS.
 	Client *redis.ClusterClient
 	// Nodes are the masters, then their replicas in the same order.
 	Nodes []*Redis
@@ -36,6 +36,21 @@ type Cluster struct {
 // and waits until it takes commands. It goes on without the slots of a master that is
 // gone. The masters share the slots evenly.
 func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster {
+	t.Helper()
+	return startCluster(t, masters, replicas, false, args)
+}
+
+// StartTLSCluster is StartCluster for one without replicas that takes its clients, and
+// links its nodes, by TLS alone: it names no other ports. Each node has one without TLS
+// besides, for the test's own looks.
+func StartTLSCluster(t testing.TB, masters int, certificate, key string) *Cluster {
+	t.Helper()
+	return startCluster(t, masters, 0, true, []string{
+		"--tls-cluster", "yes", "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate, "--tls-auth-clients", "no",
+	})
+}
+
+func startCluster(t testing.TB, masters, replicas int, secure bool, args []string) *Cluster {
 	t.Helper()
 	n := masters * (1 + replicas)
 	ports, buses, ids, lines := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
@@ -70,15 +85,23 @@ func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster 
 		if err := os.WriteFile(filepath.Join(dir, "nodes.conf"), []byte(known.String()), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c.Nodes = append(c.Nodes, start(t, ports[i], dir, append([]string{
+		plain, args := ports[i], args
+		if secure {
+			plain, args = freePort(t), append([]string{"--tls-port", ports[i]}, args...)
+		}
+		c.Nodes = append(c.Nodes, start(t, plain, dir, append([]string{
 			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", buses[i],
 			"--cluster-node-timeout", timeout, "--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0",
 		}, args...)...))
 		addrs[i] = "127.0.0.1:" + ports[i]
 	}
 	c.URL = "redis+cluster://" + strings.Join(addrs, ",")
-	c.Client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, DisableIdentity: true, MaintNotificationsConfig: quiet})
-	t.Cleanup(func() { c.Client.Close() })
+	if secure {
+		c.URL = "rediss+cluster://" + strings.Join(addrs, ",")
+	} else {
+		c.Client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, DisableIdentity: true, MaintNotificationsConfig: quiet})
+		t.Cleanup(func() { c.Client.Close() })
+	}
 	for _, r := range c.Nodes {
 		until(t, "a node of the cluster is ready", func(ctx context.Context) bool {
 			info, err := r.Client.ClusterInfo(ctx).Result()
