@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -234,28 +233,18 @@ func (b *Broker) records(ctx context.Context, places []point) (records []Record,
 				return nil, fmt.Errorf("read an ID of the listing: %w", err)
 			}
 		}
-		ask := func() (answers []*redis.Cmd) {
-			pipe := b.redis.commands.Pipeline()
-			for _, id := range ids {
-				p := b.partitionOf(id)
-				answers = append(answers, statusScript.in(ctx, pipe, b.redis, p, []string{p.request(id)}, id.String(), "", 0))
+		asks := make([]readAsk, len(ids))
+		for i, id := range ids {
+			asks[i].id = id
+		}
+		for i, a := range b.readAll(ctx, asks, 0) {
+			if a.err != nil {
+				return nil, fault("read a listed request", a.err)
 			}
-			_, _ = pipe.Exec(ctx) // each answer has its own error
-			return answers
-		}
-		answers := ask()
-		if b.unknownScripts(ctx, answers) {
-			answers = ask()
-		}
-		for i, a := range answers {
-			raw, err := a.Result()
-			if errors.Is(err, redis.Nil) {
+			if a.raw == nil {
 				continue // forgotten, and not pruned yet
 			}
-			if err != nil {
-				return nil, fault("read a listed request", err)
-			}
-			r, err := parseView(ids[i], raw)
+			r, err := parseView(ids[i], a.raw)
 			if err != nil {
 				return nil, err
 			}

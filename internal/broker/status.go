@@ -70,43 +70,98 @@ func (b *Broker) ask(ctx context.Context, ask readAsk) (any, error) {
 func (b *Broker) sendReads(calls []*call[readAsk, any]) {
 	ctx, stop := context.WithTimeout(context.Background(), commandTimeout)
 	defer stop()
-	asked := make(map[readAsk]*redis.Cmd, len(calls))
-	if b.sendStatus(ctx, calls, asked) { // Redis has forgotten the script
-		if err := b.load(ctx); err == nil {
-			clear(asked)
-			b.sendStatus(ctx, calls, asked)
+	place := make(map[readAsk]int, len(calls))
+	asks := make([]readAsk, 0, len(calls))
+	for _, c := range calls {
+		if _, known := place[c.ask]; !known {
+			place[c.ask] = len(asks)
+			asks = append(asks, c.ask)
 		}
 	}
+	answers := b.readAll(ctx, asks, InlineReply)
 	for _, c := range calls {
-		c.answer, c.err = asked[c.ask].Result()
-		if errors.Is(c.err, redis.Nil) {
-			c.answer, c.err = nil, nil
-		}
-		c.err = fault("read a request", c.err)
+		c.answer, c.err = answers[place[c.ask]].raw, fault("read a request", answers[place[c.ask]].err)
 	}
 }
 
-// sendStatus asks every question once, in the order in which they came, and tells
-// whether the script was unknown.
-func (b *Broker) sendStatus(ctx context.Context, calls []*call[readAsk, any], asked map[readAsk]*redis.Cmd) (unknown bool) {
+// answered is what a script said to a readAsk; nil where the record is gone.
+type answered struct {
+	raw any
+	err error
+}
+
+// reading is one script of a pipeline.
+type reading struct {
+	asks []int // of all
+	args []any // of status.lua; nil where it is another
+	cmd  *redis.Cmd
+}
+
+// readAll asks each question, in one pipeline. inline is the largest reply body that
+// comes with a record.
+func (b *Broker) readAll(ctx context.Context, asks []readAsk, inline int) []answered {
+	sent := b.sendAsks(ctx, asks, inline)
+	if b.unknownScripts(ctx, commandsOf(sent)) {
+		sent = b.sendAsks(ctx, asks, inline)
+	}
+	answers := make([]answered, len(asks))
+	for _, r := range sent {
+		raw, err := r.cmd.Result()
+		if errors.Is(err, redis.Nil) {
+			raw, err = nil, nil
+		}
+		list, _ := raw.([]any)
+		for i, ask := range r.asks {
+			switch a := &answers[ask]; {
+			case err != nil || r.args == nil:
+				a.raw, a.err = raw, err
+			case i >= len(list):
+				a.err = fmt.Errorf("%d answers for %d requests", len(list), len(r.asks))
+			default:
+				if a.raw = list[i]; a.raw == nil {
+					break
+				}
+				if text, broken := a.raw.(string); broken {
+					a.raw, a.err = nil, scriptError(text)
+				}
+			}
+		}
+	}
+	return answers
+}
+
+// sendAsks has one script answer what is asked of a partition, but for events.
+func (b *Broker) sendAsks(ctx context.Context, asks []readAsk, inline int) (sent []*reading) {
 	pipe := b.redis.commands.Pipeline()
-	for _, c := range calls {
-		if asked[c.ask] != nil {
+	homes := make(map[partition]*reading, 1)
+	for i, ask := range asks {
+		p := b.partitionOf(ask.id)
+		if e := ask.events; e != (eventsAsk{}) {
+			cmd := eventsScript.in(ctx, pipe, b.redis, p, []string{p.request(ask.id)}, e.args(ask.id)...)
+			sent = append(sent, &reading{asks: []int{i}, cmd: cmd})
 			continue
 		}
-		p, gateway := b.partitionOf(c.ask.id), ""
-		if e := c.ask.events; e != (eventsAsk{}) {
-			asked[c.ask] = eventsScript.in(ctx, pipe, b.redis, p, []string{p.request(c.ask.id)}, e.args(c.ask.id)...)
-			continue
+		r := homes[p]
+		if r == nil {
+			r = &reading{args: append(make([]any, 0, 2+2*len(asks)), inline, "")}
+			homes[p], sent = r, append(sent, r)
 		}
-		if c.ask.attach {
-			gateway = b.name
+		if ask.attach {
+			r.args[1] = b.name
 		}
-		asked[c.ask] = statusScript.in(ctx, pipe, b.redis, p, []string{p.request(c.ask.id)}, c.ask.id.String(), gateway, InlineReply)
+		r.asks = append(r.asks, i)
+		r.args = append(r.args, ask.id.String(), flag(ask.attach))
+	}
+	for p, r := range homes {
+		r.cmd = statusScript.in(ctx, pipe, b.redis, p, []string{p.request(asks[r.asks[0]].id)}, r.args...)
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
-	for _, cmd := range asked {
-		unknown = unknown || isNoScript(cmd.Err())
+	return sent
+}
+
+func commandsOf(sent []*reading) (all []*redis.Cmd) {
+	for _, r := range sent {
+		all = append(all, r.cmd)
 	}
-	return unknown
+	return all
 }

@@ -14,7 +14,7 @@ import (
 // DefaultTenant owns the requests where no API keys are configured.
 const DefaultTenant = "default"
 
-// The places of what view in prelude.lua returns.
+// The places of what view in outcome.lua returns.
 const (
 	viewService = iota
 	viewPlan
@@ -25,28 +25,32 @@ const (
 	viewStarted
 	viewWorker
 	viewSeq
-	viewFinished
-	viewReason
-	viewCode
-	viewMessage
-	viewReplyType
-	viewReplyStatus
 	viewCallback
 	viewTrace
 	viewRetryOf
 	viewRelease
 	viewHistory
 	viewPolicy
-	viewReplyHeaders
 	viewTags
 	viewScatter
-	viewRetriedAs
 	viewShared
+	viewRank
+	viewOpen // fields there are without an outcome; of a scatter legFields more for each leg
+)
+
+// What it returns besides of what has its outcome, before the legs.
+const (
+	viewFinished = iota + viewOpen
+	viewReason
+	viewCode
+	viewMessage
+	viewReplyType
+	viewReplyStatus
+	viewReplyHeaders
+	viewRetriedAs
 	viewReplySize
 	viewReply
-	viewNow
-	viewRank
-	viewFields // of a scatter legFields more for each leg
+	viewFields
 )
 
 // The places of what legs in outcome.lua returns of a leg.
@@ -67,14 +71,18 @@ const (
 	legFields
 )
 
-// parseView turns what view in prelude.lua returns into a record.
+// parseView turns what view in outcome.lua returns into a record.
 func parseView(id correlation.ID, raw any) (Record, error) {
 	if raw == nil {
 		return Record{}, ErrGone
 	}
 	v := texts(raw)
-	if len(v) < viewFields || (len(v)-viewFields)%legFields != 0 {
-		return Record{}, fmt.Errorf("record has %d fields instead of %d", len(v), viewFields)
+	own := viewOpen
+	if len(v) > viewStatus && Status(v[viewStatus]).Terminal() {
+		own = viewFields
+	}
+	if len(v) < own || (len(v)-own)%legFields != 0 {
+		return Record{}, fmt.Errorf("record has %d fields instead of %d", len(v), own)
 	}
 	plan := strings.Fields(v[viewPlan])
 	if len(plan) != 10 {
@@ -83,10 +91,10 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	created := millis(plan[0])
 	r := Record{
 		ID: id, Tenant: v[viewTenant], Service: v[viewService], Status: Status(v[viewStatus]),
-		Reason: v[viewReason], Attempt: int(number(v[viewAttempt])), Worker: validText(v[viewWorker]),
+		Attempt: int(number(v[viewAttempt])), Worker: validText(v[viewWorker]),
 		Created: created, Queued: entryTime(v[viewEntry]), Started: millis(v[viewStarted]),
-		Finished: millis(v[viewFinished]), Deadline: created.Add(msec(plan[1])),
-		Events: int(number(v[viewSeq])), RetryOf: v[viewRetryOf], RetriedAs: v[viewRetriedAs], Traceparent: v[viewTrace],
+		Deadline: created.Add(msec(plan[1])),
+		Events:   int(number(v[viewSeq])), RetryOf: v[viewRetryOf], Traceparent: v[viewTrace],
 		Ordinal: number(plan[8]), Rank: int(number(v[viewRank])), Release: millis(v[viewRelease]), Priority: priorityIn(v[viewPolicy]),
 		Minimal: strings.Contains(plan[7], "m"), MaxAttempts: int(number(plan[5])), Attempts: parseHistory(v[viewHistory]),
 	}
@@ -110,13 +118,14 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 	}
 	if v[viewScatter] != "" {
 		r.MinReplies = int(number(strings.Fields(v[viewScatter])[1]))
-		for at := viewFields; at < len(v); at += legFields {
+		for at := own; at < len(v); at += legFields {
 			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields], r.Minimal))
 		}
 	}
 	if !r.Status.Terminal() {
 		return r, nil
 	}
+	r.Reason, r.Finished, r.RetriedAs = v[viewReason], millis(v[viewFinished]), v[viewRetriedAs]
 	r.Events++ // the outcome is the last event
 	r.Expires = r.Finished.Add(msec(plan[6]))
 	if v[viewCode] != "" || v[viewMessage] != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -64,8 +65,13 @@ func inside(t *testing.T, test func(*testing.T, *room)) {
 	})
 }
 
-// statusArgs are those of EVALSHA for status.lua.
-const statusArgs = 7
+// read is how many records an EVALSHA reads, which is that of status.lua if any.
+func read(args []string) int {
+	if len(args) < 8 || args[4] != strconv.Itoa(broker.InlineReply) { // digest, 1, key, prefix, inline, gateway, pairs
+		return 0
+	}
+	return (len(args) - 6) / 2
+}
 
 func (r *room) hook(c *server.Peer, cmd string, args ...string) bool {
 	r.mu.Lock()
@@ -75,8 +81,8 @@ func (r *room) hook(c *server.Peer, cmd string, args ...string) bool {
 		r.reads++
 	}
 	refuse := r.away
-	if script && len(args) == statusArgs {
-		r.looks++
+	if n := read(args); script && n > 0 {
+		r.looks += n
 		if r.refused > 0 {
 			r.refused--
 			refuse = true

@@ -258,11 +258,12 @@ local function rank(r)
   return int(line + math.max(1, r.gate and redis.call('ZRANK', gate_key(r), r.id) or 1))
 end
 
--- view is what a reader sees of a record: see parseView in view.go.
--- inline is the largest reply body that is returned; owed shows a record that
--- is kept only for a callback.
-local FIELDS = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq',
-  'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'callback', 'trace', 'retry_of', 'release', 'history', 'policy', 'rheaders', 'tags', 'scatter', 'retried_as', 'shared' }
+-- view is what a reader sees of a record: see parseView in view.go. Its first values
+-- are those of OPEN but the last, and the rank; what has its outcome has then those of
+-- OVER but the last, the size of the reply and the reply.
+local OPEN = { 'service', 'plan', 'tenant', 'status', 'attempt', 'entry', 'started', 'worker', 'seq', 'callback', 'trace', 'retry_of',
+  'release', 'history', 'policy', 'tags', 'scatter', 'shared', 'waiters' }
+local OVER = { 'finished', 'reason', 'code', 'message', 'rtype', 'rstatus', 'rheaders', 'retried_as', 'reply' }
 
 -- legs adds to the view v of the scatter whole what there is to see of each leg, 13
 -- values; the replies only where all of them together have no more than inline
@@ -282,7 +283,7 @@ local function legs(whole, v, inline)
     if r and not TERMINAL[whole.status] then
       if l[2] == 'running' and v[4] ~= 'running' then v[4], v[7] = 'running', l[4] end
       if v[4] == 'scheduled' and r.status == 'queued' then v[4] = 'queued' end
-      if v[4] == 'scheduled' and r.release then v[19] = int(r.release) end
+      if v[4] == 'scheduled' and r.release then v[13] = int(r.release) end
     end
   end
   if sum > inline or not TERMINAL[whole.status] then return end
@@ -291,26 +292,44 @@ local function legs(whole, v, inline)
   end
 end
 
+-- over adds to the view v of r, which has its outcome, what there is to see of that.
+local function over(r, v, o, inline)
+  for i = 1, 8 do v[19 + i] = o[i] or '' end
+  local text, from = o[9], r.id
+  if r.via and o[5] then
+    from = r.via
+    text = redis.call('HGET', record_key(from), 'reply')
+  end
+  text = text or o[5] and redis.call('GETRANGE', reply_key(from), 0, inline) or '' -- a byte more than may be returned
+  local size = #text
+  if size > inline then size, text = reply_size(from), '' end
+  v[28], v[29] = int(size), text
+end
+
+-- inline is the largest reply body that is returned; owed shows a record that is kept
+-- only for a callback. Returns the view, and of the record what there was to read.
 local function view(id, inline, owed)
-  local r = load(id)
-  if not r or (gone(r) and not owed) then return nil end
-  local key = r.key
-  local v = redis.call('HMGET', key, unpack(FIELDS))
-  if r.status == 'queued' and claim(r) then
+  local key = record_key(id)
+  local v = redis.call('HMGET', key, unpack(OPEN))
+  if not v[1] or not v[2] then return nil end
+  local r = { id = id, key = key, service = v[1], status = v[4], entry = v[6], started = tonumber(v[7] or nil), waiters = v[19] }
+  if v[17] or v[18] then r = load(id) -- it is made of others
+  elseif not v[6] then policy(r, v[15]) end
+  local o
+  if TERMINAL[v[4]] then
+    o = redis.call('HMGET', key, unpack(OVER))
+    r.finished, r.retention = tonumber(o[1] or nil), tonumber((string.match(v[2], '^%d+ %d+ %d+ %d+ %d+ %d+ (%d+)')))
+    if gone(r) and not owed then return nil end
+  elseif r.status == 'queued' and claim(r) then
     v[4], v[7], v[8] = 'running', int(r.started), r.worker
   end
-  local from = id -- of the reply
   if r.via then
     v[9] = int(r.seq)
-    if r.finished then from = v[14] and r.via or id
-    else stands(r, v) end
+    if not o then stands(r, v) end
   end
-  local size = r.finished and reply_size(from) or 0
-  v[#FIELDS + 1] = int(size)
-  v[#FIELDS + 2] = size > 0 and size <= inline and reply_of(from) or ''
-  v[#FIELDS + 3] = int(NOW)
-  v[#FIELDS + 4] = rank(r)
-  for i = 1, #FIELDS do v[i] = v[i] or '' end
+  v[19] = rank(r)
+  for i = 1, 18 do v[i] = v[i] or '' end
+  if o then over(r, v, o, inline) end
   if r.legs then legs(r, v, inline) end
   return v, r
 end

@@ -33,10 +33,10 @@ end
 local function stands(r, v)
   local run = load(r.via)
   if not run or TERMINAL[run.status] then return end -- lost: all have their end by its own
-  v[4], v[5], v[6], v[20] = run.status, int(run.attempt), run.entry or '', redis.call('HGET', run.key, 'history') or ''
+  v[4], v[5], v[6], v[14] = run.status, int(run.attempt), run.entry or '', redis.call('HGET', run.key, 'history') or ''
   if run.status == 'queued' and claim(run) then v[4] = 'running' end
   if run.started then v[7], v[8] = int(math.max(run.started, r.created)), run.worker or '' end
-  if run.release then v[19] = int(run.release) end
+  if run.release then v[13] = int(run.release) end
 end
 
 -- forsake has the request r, which is about to be forgotten, refer to no run any

@@ -1,20 +1,36 @@
--- status.lua reads where a request stands, and registers a gateway for
--- wake-ups in the same step, so that no change falls between the two.
+-- status.lua reads where requests stand, and registers a gateway for wake-ups in the
+-- same step, so that no change falls between the two. It takes many, since much of
+-- what a script costs is to begin it.
 --
--- KEYS[1] record
--- ARGV[2] id, [3] gateway to register or '', [4] largest reply body returned
--- Returns the view (see prelude.lua), or nil where the record is gone.
-local v = view(ARGV[2], tonumber(ARGV[4]))
-if not v then return false end
-if ARGV[3] ~= '' and not TERMINAL[v[4]] then
-  even_when_full()
-  local known, n = {}, 0
-  for gateway in string.gmatch(redis.call('HGET', KEYS[1], 'waiters') or '', '%S+') do
-    if gateway == ARGV[3] then return v end
-    known[#known + 1] = gateway
+-- KEYS[1] any record of the partition
+-- ARGV[2] largest reply body returned, [3] gateway, or '' where none is to be
+--     registered, [4…] of each request: id, and '1' to register the gateway with it
+-- Returns of each the view (see outcome.lua), nil where the record is gone, or what is
+--     wrong with it, as a text
+local inline, gateway = tonumber(ARGV[2]), ARGV[3]
+
+local function register(r)
+  local known, n = r.waiters or '', 0
+  for other in string.gmatch(known, '%S+') do
+    if other == gateway then return end
+    n = n + 1
   end
-  known[#known + 1] = ARGV[3]
-  while #known > MAX_WAITERS do table.remove(known, 1) end
-  redis.call('HSET', KEYS[1], 'waiters', table.concat(known, ' '))
+  if n >= MAX_WAITERS then known = string.match(known, '^%S+ (.*)$') end
+  redis.call('HSET', r.key, 'waiters', n > 0 and known .. ' ' .. gateway or gateway)
 end
-return v
+
+local function status(id, attach)
+  local v, r = view(id, inline)
+  if not v then return false end
+  if attach == '1' and not TERMINAL[v[4]] then register(r) end
+  return v
+end
+
+local answers = {}
+if gateway ~= '' then even_when_full() end
+for i = 4, #ARGV, 2 do
+  local fine, answer = pcall(status, ARGV[i], ARGV[i + 1]) -- what is wrong with one is nothing to the others
+  if not fine then answer = type(answer) == 'table' and answer.err or tostring(answer) end
+  answers[#answers + 1] = answer
+end
+return answers
