@@ -407,9 +407,9 @@ func TestAttachWakes(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			a.Wakes(ctx, func(ids []correlation.ID) {
-				for _, id := range ids {
-					woken <- id
+			a.Wakes(ctx, func(wakes []broker.Wake) {
+				for _, w := range wakes {
+					woken <- w.ID
 				}
 			}, func() { ready <- struct{}{} })
 		}()

@@ -60,7 +60,7 @@ func (b *Broker) Glance(ctx context.Context, ids []correlation.ID) (map[correlat
 func (b *Broker) glance(ctx context.Context, p partition, ids []correlation.ID, seen map[correlation.ID]Sight) error {
 	ctx, stop := context.WithTimeout(ctx, commandTimeout)
 	defer stop()
-	args := []any{b.name}
+	args := []any{b.waiter()}
 	for _, id := range ids {
 		args = append(args, id.String())
 	}

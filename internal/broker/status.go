@@ -38,7 +38,7 @@ func (b *Broker) Attach(ctx context.Context, id correlation.ID) (Record, error) 
 // more reach nobody.
 func (b *Broker) Detach(ctx context.Context, id correlation.ID) error {
 	p := b.partitionOf(id)
-	_, err := detachScript.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), b.name)
+	_, err := detachScript.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), b.waiter())
 	return fault("detach from a request", err)
 }
 
@@ -147,7 +147,7 @@ func (b *Broker) sendAsks(ctx context.Context, asks []readAsk, inline int) (sent
 			homes[p], sent = r, append(sent, r)
 		}
 		if ask.attach {
-			r.args[1] = b.name
+			r.args[1] = b.waiter()
 		}
 		r.asks = append(r.asks, i)
 		r.args = append(r.args, ask.id.String(), flag(ask.attach))

@@ -122,32 +122,38 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 			r.Legs = append(r.Legs, parseLeg(v[at:at+legFields], r.Minimal))
 		}
 	}
-	if !r.Status.Terminal() {
-		return r, nil
+	if r.Status.Terminal() {
+		r.RetriedAs = v[viewRetriedAs]
+		r.end(ending{
+			finished: millis(v[viewFinished]), retention: msec(plan[6]), reason: v[viewReason], code: v[viewCode], message: v[viewMessage],
+			rtype: v[viewReplyType], rstatus: v[viewReplyStatus], header: v[viewReplyHeaders], size: int(number(v[viewReplySize])), reply: v[viewReply],
+		})
 	}
-	r.Reason, r.Finished, r.RetriedAs = v[viewReason], millis(v[viewFinished]), v[viewRetriedAs]
+	return r, nil
+}
+
+// end puts its outcome into a record that has all else.
+func (r *Record) end(e ending) {
 	r.Events++ // the outcome is the last event
-	r.Expires = r.Finished.Add(msec(plan[6]))
-	if v[viewCode] != "" || v[viewMessage] != "" {
-		r.Error = &Error{Code: validText(v[viewCode]), Message: validText(v[viewMessage])}
+	r.Reason, r.Finished, r.Expires = e.reason, e.finished, e.finished.Add(e.retention)
+	if e.code != "" || e.message != "" {
+		r.Error = &Error{Code: validText(e.code), Message: validText(e.message)}
 	}
 	if r.Legs != nil {
-		r.Reply = gathered(r)
-		return r, nil
+		r.Reply = gathered(*r)
+		return
 	}
-	size := int(number(v[viewReplySize]))
-	if size > 0 || v[viewReplyType] != "" || r.Status == Succeeded && !r.Minimal {
-		r.Reply = &Reply{ContentType: v[viewReplyType], StatusCode: replyStatus(r.Status, v[viewReplyStatus]), Size: size}
-		if text := v[viewReplyHeaders]; text != "" {
-			if json.Unmarshal([]byte(text), &r.Reply.Headers) != nil {
+	if e.size > 0 || e.rtype != "" || r.Status == Succeeded && !r.Minimal {
+		r.Reply = &Reply{ContentType: e.rtype, StatusCode: replyStatus(r.Status, e.rstatus), Size: e.size}
+		if e.header != "" {
+			if json.Unmarshal([]byte(e.header), &r.Reply.Headers) != nil {
 				r.Reply.Headers = nil // not what the protocol says; the reply itself is whole
 			}
 		}
-		if len(v[viewReply]) == size {
-			r.Reply.Body = []byte(v[viewReply])
+		if len(e.reply) == e.size {
+			r.Reply.Body = []byte(e.reply)
 		}
 	}
-	return r, nil
 }
 
 func parseLeg(v []string, minimal bool) Leg {

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coatcheck/coatcheck/internal/correlation"
 	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
@@ -13,19 +12,35 @@ const (
 	reconnectPause = 200 * time.Millisecond // between attempts to subscribe
 )
 
-// Wakes calls woken with IDs whose state changed, for requests that this
-// process attached to, and resumed after every (re)connection, when any may
-// have been missed. Both must return fast. Blocks until ctx ends.
-func (b *Broker) Wakes(ctx context.Context, woken func([]correlation.ID), resumed func()) error {
-	return b.subscribe(ctx, []string{wakeChannel + b.name}, func(_, payload string) {
-		var ids []correlation.ID
-		for text := range strings.FieldsSeq(payload) {
-			if id, err := correlation.Parse(text); err == nil {
-				ids = append(ids, id)
+// Wakes calls woken with requests whose state changed, of those that this process
+// attached to, and resumed after every (re)connection, when any may have been missed.
+// Both must return fast. Blocks until ctx ends.
+func (b *Broker) Wakes(ctx context.Context, woken func([]Wake), resumed func()) error {
+	return b.subscribe(ctx, []string{wakeChannel + b.name, wakeChannel + toldSign + b.name}, func(_, payload string) {
+		wakes := parseWakes(payload)
+		if !b.isTold() {
+			for i := range wakes {
+				wakes[i].Outcome = nil
 			}
 		}
-		woken(ids)
+		woken(wakes)
 	}, resumed)
+}
+
+// toldSign stands before the name of a gateway that is told of outcomes with its
+// wake-ups; see told in outcome.lua. In a Redis Cluster each message goes to every
+// master, so there it is told of IDs alone. Where replicas have to confirm what is
+// shown, a read waits for them.
+const toldSign = "+"
+
+func (b *Broker) isTold() bool { return b.redis.nodes == nil && b.Kept().Mode != Replicated }
+
+// waiter is the name by which this process registers with a request.
+func (b *Broker) waiter() string {
+	if b.isTold() {
+		return toldSign + b.name
+	}
+	return b.name
 }
 
 // Cancellations calls canceled with service and ID of each request of the services
@@ -90,7 +105,9 @@ func (b *Broker) listen(ctx context.Context, channels []string, message func(cha
 		patience = pubsubSilence
 		switch m := got.(type) {
 		case *subscription:
-			resumed()
+			if m.Count == len(channels) { // the last of them
+				resumed()
+			}
 		case *published:
 			message(m.Channel, m.Payload)
 		}

@@ -44,7 +44,7 @@ func TestMessageMeetsProbe(t *testing.T) {
 		var done sync.WaitGroup
 		connected := 0
 		done.Go(func() {
-			b.Wakes(ctx, func(ids []correlation.ID) { woken = append(woken, ids[0].String()) }, func() { connected++ })
+			b.Wakes(ctx, func(w []broker.Wake) { woken = append(woken, w[0].ID.String()) }, func() { connected++ })
 		})
 		time.Sleep(20 * time.Second) // several silences
 		stop()

@@ -49,13 +49,24 @@ type flight struct {
 // Attach reads the record and registers this process for wake-ups, in one step.
 // Errors are those of broker.Attach and ctx.
 func (w *Watch) Attach(ctx context.Context) (broker.Record, error) {
+	if a, ok := w.told(attach); ok {
+		return a.Record, nil
+	}
 	a, err := w.hub.read(ctx, w, w.id, w.topic, attach)
+	if err == nil {
+		w.hub.mu.Lock()
+		w.seen = true
+		w.hub.mu.Unlock()
+	}
 	return a.Record, err
 }
 
 // Events reads the record together with its events numbered above after. It
 // does not register: Attach first.
 func (w *Watch) Events(ctx context.Context, after int) (Answer, error) {
+	if a, ok := w.told(after); ok {
+		return a, nil
+	}
 	return w.hub.read(ctx, w, w.id, w.topic, after)
 }
 
@@ -119,8 +130,15 @@ func (h *Hub) learn(f *flight, t *topic) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if t.told != nil && !over(found) { // it looked before
+		return
+	}
 	news := t.seen != found && t.seen != (broker.Sight{})
-	t.seen = found
+	t.seen, t.base = found, nil
+	if !over(found) {
+		base := f.answer.Record // not what came with it
+		t.base = &base
+	}
 	if news {
 		t.signal(f.joined)
 	}

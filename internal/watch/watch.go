@@ -10,11 +10,12 @@
 //	r, err := w.Attach(ctx)
 //	<-w.Again()               // look again
 //
-// There is one subscription a process, however many wait. A wake-up is a hint
-// that carries no data: who is woken reads the record, and all who wait for the
-// same request share that read. Since hints can be lost, every ID that is
-// waited for is also re-read every five seconds and after each reconnect. Who only
-// polls, by Poll, shares reads where a crowd does.
+// There is one subscription a process, however many wait. A wake-up is a hint: who is
+// woken reads the record, and all who wait for the same request share that read. One
+// that tells of the outcome stands for that read to who has seen the request open: see
+// told.go. Since hints can be lost, every ID that is waited for is also re-read every
+// five seconds and after each reconnect. Who only polls, by Poll, shares reads where a
+// crowd does.
 //
 // Pitfalls: Again tells that something may have changed, not that it did. While
 // Redis is away a read fails at once; who wants to go on asks again after
@@ -61,6 +62,8 @@ type Hub struct {
 type topic struct {
 	watches map[*Watch]struct{}
 	seen    broker.Sight    // what the latest read found; zero: nothing read yet
+	base    *broker.Record  // that read, while it is open and fresh; see told.go
+	told    *Answer         // base with its outcome; nil: none was told
 	next    map[int]*flight // by the event number asked from: reads that have not left yet
 	turn    chan struct{}   // capacity 1: one read of this request at a time
 }
@@ -70,6 +73,7 @@ type Watch struct {
 	hub   *Hub
 	id    correlation.ID
 	topic *topic
+	seen  bool          // it has attached; guarded by the hub
 	again chan struct{} // capacity 1; the hub sends, the waiter receives, nobody closes
 	tell  func()        // instead of again, once it is set; guarded by the hub
 }
@@ -200,17 +204,18 @@ func (w *Watch) Close() {
 // over tells that nothing more will happen to a request.
 func over(s broker.Sight) bool { return s == broker.Gone || s.Status.Terminal() }
 
-// wake passes a hint on. It never waits: a waiter that has one already looks
+// wake passes hints on. It never waits: a waiter that has one already looks
 // again anyway.
-func (h *Hub) wake(ids []correlation.ID) {
+func (h *Hub) wake(wakes []broker.Wake) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, id := range ids {
-		h.polls.hurry(id)
-		if t := h.topics[id]; t != nil {
+	for _, w := range wakes {
+		h.polls.hurry(w.ID)
+		if t := h.topics[w.ID]; t != nil {
+			t.end(w.Outcome)
 			t.signal(nil)
 		}
-		for l := range h.listeners[id] {
+		for l := range h.listeners[w.ID] {
 			poke(l.again)
 		}
 	}
@@ -233,6 +238,7 @@ func (h *Hub) reread(ctx context.Context) error {
 	for id, t := range h.topics {
 		topics[id] = t
 		ids = append(ids, id)
+		t.base = nil // most that waited for so long wait on, and it is as large as all else that is kept of them
 	}
 	h.mu.Unlock()
 	now, err := h.broker.Glance(ctx, ids)

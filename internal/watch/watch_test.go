@@ -121,7 +121,12 @@ func (r *room) claim() broker.Delivery {
 
 func (r *room) reply(d broker.Delivery, kind string) {
 	r.t.Helper()
-	if err := r.broker.Send(r.t.Context(), d, broker.WorkerReply{Type: kind, Body: []byte("hi")}); err != nil {
+	r.send(d, broker.WorkerReply{Type: kind, Body: []byte("hi")})
+}
+
+func (r *room) send(d broker.Delivery, reply broker.WorkerReply) {
+	r.t.Helper()
+	if err := r.broker.Send(r.t.Context(), d, reply); err != nil {
 		r.t.Fatal(err)
 	}
 	if _, _, err := r.broker.Settle(r.t.Context(), 0); err != nil {
@@ -277,7 +282,7 @@ func TestFailedReadIsTriedAgain(t *testing.T) {
 		synctest.Wait()
 		d := r.claim()
 		r.set(func() { r.refused = 1 })
-		r.reply(d, "final")
+		r.send(d, broker.WorkerReply{Type: "final", Body: make([]byte, 5000)}) // too large to be told
 		if got := <-waited; got.record.Status != broker.Succeeded || got.after > 2*time.Second {
 			t.Errorf("%s after %v, %v", got.record.Status, got.after, got.err)
 		}

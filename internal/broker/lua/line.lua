@@ -213,5 +213,5 @@ local function conclude()
   for service in pairs(touched) do
     if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
   end
-  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, ids) end
+  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids, ' ')) end
 end

@@ -31,6 +31,22 @@ local function tally(r)
   wake({ id = batch, waiters = v[2] })
 end
 
+-- told is the outcome of r by o, as wake tells it to who has seen r open, or nil where
+-- a record that was seen open does not have all else: "id:queued attempt finished
+-- retention started seq status rstatus reason worker code message rtype rheaders reply",
+-- of what may be any text and comes last only the length, a line break, and those texts.
+local function told(r, o, claimed)
+  local reply = o.reply or ''
+  if not r.entry or not string.find(r.waiters or '', '+', 1, true) then return nil end
+  if r.via or r.legs or r.parents or r.release or #reply > TOLD then return nil end
+  local worker, code, message = claimed and r.worker or '', string.sub(o.code or '', 1, MAX_CODE), string.sub(o.message or '', 1, MAX_MESSAGE)
+  local rtype, rheaders = o.rtype or '', o.rheaders or ''
+  local function plain(text) return text and text ~= '' and text or '-' end
+  return table.concat({ r.id .. ':' .. int(stream_ms(r.entry)), int(r.attempt), int(NOW), int(r.retention), claimed and int(claimed) or '-',
+    int(r.seq), o.status, plain(o.rstatus), plain(o.reason), #worker, #code, #message, #rtype, #rheaders,
+    #reply .. '\n' .. worker .. code .. message .. rtype .. rheaders .. reply }, ' ')
+end
+
 local ended = 0 -- outcomes that this script recorded
 
 -- finish records the one outcome of r. o: status, reason, code, message, and
@@ -73,7 +89,7 @@ local function finish(r, o)
   if dead and not r.via then park(r) end -- to be redriven; what shared a run finds it there
   if dead and not r.legs then bury(r) end -- a scatter has no body that could be kept
   if r.callback and string.find(r.events, TERMINAL[o.status], 1, true) then owe(r, o.status, r.seq + 1) end
-  wake(r)
+  wake(r, told(r, o, claimed))
   if not r.parents then -- a leg is kept, and found, with its whole
     expire(r)
     local key, slot = kept(r)

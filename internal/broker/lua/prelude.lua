@@ -25,7 +25,8 @@
 --   history   the attempts before this one, a line each    after a retry
 --   seq       number of the latest progress or partial reply
 --   event_bytes   of the progress and partial replies that are kept
---   waiters   gateways to wake, separated by spaces
+--   waiters   gateways to wake, separated by spaces, each with a + before it that is
+--             told of outcomes, see told
 --   owed      callbacks not yet delivered; of a shared run, of all who share it
 --   finished reason code message rtype rstatus rheaders reply   the outcome; a reply of
 --             more than 64 bytes is at reply:<id>
@@ -64,6 +65,7 @@ local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
 local MAX_CODE = 64          -- bytes of a worker's error code that are kept
 local MAX_REPLY_HEADERS = 8192 -- bytes of the headers of a reply, as JSON; more are dropped
 local SHORT = 64            -- bytes of a reply that are kept in the record
+local TOLD = 4096           -- bytes of a reply that are told with a wake-up
 local MAX_HISTORY = 20       -- attempts that are remembered
 local MAX_ASIDE = 100        -- entries kept that nobody understands
 local INSTANT = 9e11         -- scores from here on are instants (in ms, since 1998), below are places in the line
@@ -376,17 +378,21 @@ local function last_delivered(stream)
   end
 end
 
--- Wake-ups are gathered and published once a gateway by conclude.
+-- Wake-ups are gathered and published once a gateway by conclude: IDs separated by
+-- spaces. A gateway that registered with a + before its name gets, instead of the ID
+-- alone, what told says of an outcome.
 local wakes = {}
-local function wake_for(id, waiters)
+local function wake_for(id, waiters, outcome)
   for gateway in string.gmatch(waiters or '', '%S+') do
-    wakes[gateway] = (wakes[gateway] and wakes[gateway] .. ' ' or '') .. id
+    local list = wakes[gateway] or {}
+    wakes[gateway] = list
+    list[#list + 1] = outcome and string.byte(gateway) == 43 and outcome or id
   end
 end
 
 -- wake tells who waits for r, or for what it is a part of.
-local function wake(r)
-  wake_for(r.id, r.waiters)
+local function wake(r, outcome)
+  wake_for(r.id, r.waiters, outcome)
   for id in string.gmatch(r.parents or '', '%S+') do wake_for(id, redis.call('HGET', record_key(id), 'waiters')) end
 end
 

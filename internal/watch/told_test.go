@@ -1,0 +1,81 @@
+package watch_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+)
+
+// TestToldSavesTheRead of who waits, and of who follows and has seen all events but the
+// outcome.
+func TestToldSavesTheRead(t *testing.T) {
+	inside(t, func(t *testing.T, r *room) {
+		id := r.submit()
+		w := r.hub.Watch(id)
+		defer w.Close()
+		if _, err := w.Attach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waited := r.wait(id, time.Minute, terminal)
+		synctest.Wait()
+		r.set(func() { r.reads = 0 })
+		r.reply(r.claim(), "final")
+		if got := <-waited; got.record.Status != broker.Succeeded || string(got.record.Reply.Body) != "hi" {
+			t.Errorf("%+v, %v", got.record, got.err)
+		}
+		if a, err := w.Events(t.Context(), 0); err != nil || a.Record.Status != broker.Succeeded || len(a.Events) > 0 {
+			t.Errorf("%+v, %v", a, err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.reads > 1 { // the settle
+			t.Errorf("%d scripts ran", r.reads)
+		}
+	})
+}
+
+// TestToldLeavesNoEventOut: who has not seen all of them reads.
+func TestToldLeavesNoEventOut(t *testing.T) {
+	inside(t, func(t *testing.T, r *room) {
+		id := r.submit()
+		w := r.hub.Watch(id)
+		defer w.Close()
+		if _, err := w.Attach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d := r.claim()
+		r.reply(d, "progress")
+		r.reply(d, "final")
+		synctest.Wait()
+		if a, err := w.Events(t.Context(), 0); err != nil || a.Record.Events != 2 || len(a.Events) != 1 {
+			t.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
+// TestNewcomerIsNotTold what was known here before: the request may have been forgotten
+// since.
+func TestNewcomerIsNotTold(t *testing.T) {
+	inside(t, func(t *testing.T, r *room) {
+		id := r.submit()
+		first := r.hub.Watch(id)
+		defer first.Close()
+		if _, err := first.Attach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.reply(r.claim(), "final")
+		synctest.Wait()
+		if err := r.broker.Delete(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.hub.Wait(t.Context(), id, terminal); !errors.Is(err, broker.ErrGone) {
+			t.Errorf("a wait that began after its end: %v", err)
+		}
+		if record, err := first.Attach(t.Context()); err != nil || record.Status != broker.Succeeded {
+			t.Errorf("who waited then: %s, %v", record.Status, err)
+		}
+	})
+}
