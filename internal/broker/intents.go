@@ -107,11 +107,16 @@ func (b *Broker) Delivered(ctx context.Context, i Intent) error {
 func (b *Broker) sendDelivered(calls []*call[Intent, struct{}]) {
 	ctx, stop := context.WithTimeout(context.Background(), commandTimeout)
 	defer stop()
-	homes := map[partition][]*call[Intent, struct{}]{}
+	homes, order := map[partition][]*call[Intent, struct{}]{}, []partition{}
 	for _, c := range calls {
-		homes[b.part(c.ask.Partition)] = append(homes[b.part(c.ask.Partition)], c)
+		p := b.part(c.ask.Partition)
+		if homes[p] == nil {
+			order = append(order, p)
+		}
+		homes[p] = append(homes[p], c)
 	}
-	for p, there := range homes {
+	for _, p := range order {
+		there := homes[p]
 		args := make([]any, 0, 2*len(there))
 		for _, c := range there {
 			args = append(args, c.ask.Entry, c.ask.ID.String())

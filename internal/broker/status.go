@@ -92,6 +92,7 @@ type answered struct {
 
 // reading is one script of a pipeline.
 type reading struct {
+	at   partition
 	asks []int // of all
 	args []any // of status.lua; nil where it is another
 	cmd  *redis.Cmd
@@ -138,12 +139,12 @@ func (b *Broker) sendAsks(ctx context.Context, asks []readAsk, inline int) (sent
 		p := b.partitionOf(ask.id)
 		if e := ask.events; e != (eventsAsk{}) {
 			cmd := eventsScript.in(ctx, pipe, b.redis, p, []string{p.request(ask.id)}, e.args(ask.id)...)
-			sent = append(sent, &reading{asks: []int{i}, cmd: cmd})
+			sent = append(sent, &reading{at: p, asks: []int{i}, cmd: cmd})
 			continue
 		}
 		r := homes[p]
 		if r == nil {
-			r = &reading{args: append(make([]any, 0, 2+2*len(asks)), inline, "")}
+			r = &reading{at: p, args: append(make([]any, 0, 2+2*len(asks)), inline, "")}
 			homes[p], sent = r, append(sent, r)
 		}
 		if ask.attach {
@@ -152,8 +153,10 @@ func (b *Broker) sendAsks(ctx context.Context, asks []readAsk, inline int) (sent
 		r.asks = append(r.asks, i)
 		r.args = append(r.args, ask.id.String(), flag(ask.attach))
 	}
-	for p, r := range homes {
-		r.cmd = statusScript.in(ctx, pipe, b.redis, p, []string{p.request(asks[r.asks[0]].id)}, r.args...)
+	for _, r := range sent {
+		if r.args != nil {
+			r.cmd = statusScript.in(ctx, pipe, b.redis, r.at, []string{r.at.request(asks[r.asks[0]].id)}, r.args...)
+		}
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	return sent

@@ -194,11 +194,9 @@ func (b *Broker) stored(ctx context.Context, sub *submission, answer []string) R
 		if now, err := b.Status(ctx, r.ID); err == nil {
 			return now
 		}
-		if sub.unknown { // then as it was accepted: of what it is now the answer tells too little
-			r.Status = Queued
-			if !r.Release.IsZero() {
-				r.Status = Scheduled
-			}
+		r.Status = Queued // as it was accepted: of what it is now the answer tells too little
+		if !r.Release.IsZero() {
+			r.Status = Scheduled
 		}
 	}
 	return r

@@ -1,36 +1,82 @@
 package simulation_test
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
-// record is what Redis holds of a request, and what was true of it before.
+// kind is what a record is of.
+type kind int
+
+const (
+	single kind = iota // a request to one service
+	whole              // a scatter
+	leg                // of a scatter
+	shared             // a run that requests share
+	sharer             // a request that shares a run
+)
+
+// record is what Redis holds of a request, or of a part of one, and what was true of it
+// before.
 type record struct {
 	request *request
-	id      string
+	kind
+	number            int    // in the order in which they were found
+	at, name, service string // prefix of the keys of its partition; an ID, a leg's and a shared run's with a number behind
 
-	created, deadline time.Time
-	retention         time.Duration
+	created, deadline           time.Time
+	start, run, retention, rest time.Duration // rest is its lease
+	max                         int
+	gate                        string    // "" for none
+	turn                        float64   // at its gate
+	told                        string    // letters of the events that its client is told of, "" for none
+	of                          *record   // of a leg the whole, of a sharer the run
+	parts                       []*record // of a whole its legs, of a shared run its sharers
 
-	status, reason, code, reply, entry, worker string
-	attempt, seq                               int
-	started, finished, release                 time.Time
-	parked                                     bool // its body is in the record
+	facts
+	was       facts
+	events    []string
+	owing     map[string]bool // "type number" of callbacks → whether the receiver has it
+	forgotten bool
 
-	events     []string
-	forgotten  bool
 	deliveries map[int]*delivery // by attempt
 	decided    map[int]*deciding // by attempt
 	arrived    []*reply          // that decide, in the order in which Redis took them
 }
 
-const week = 7 * 24 * time.Hour
+// facts are what may change.
+type facts struct {
+	status, reason, code, reply, entry, worker, shared, scatter, parents string
 
-func (rec *record) ended() bool { return terminal(rec.status) }
+	again                      string // what it was redriven as
+	attempt, seq, owed         int
+	started, finished, release time.Time
+	parked, long               bool // its body is in the record; its reply is not
+}
+
+const (
+	week  = 7 * 24 * time.Hour
+	short = 64               // bytes of the largest reply that is kept in the record
+	round = time.Millisecond // by as much times may differ that are counted from now
+)
+
+func (f facts) ended() bool { return terminal(f.status) }
+
+// works tells whether a worker is given it.
+func (rec *record) works() bool { return rec.kind != whole && rec.kind != sharer }
+
+// listed tells whether it is of a client.
+func (rec *record) listed() bool {
+	return rec.kind == single || rec.kind == whole || rec.kind == sharer
+}
+
+func (rec *record) key() string { return rec.at + "request:" + rec.name }
 
 // old tells whether its retention is over, or as good as that.
 func (rec *record) old() bool {
@@ -51,49 +97,206 @@ func rank(attempt int, status string) int {
 
 // check holds what a command touched to what must be at any instant.
 func (w *world) check(touched map[string]bool) {
-	places := false
+	places, intents := map[string]bool{}, map[string]bool{} // prefixes of partitions
+	seen := map[*record]bool{}
+	var changed []*record // all is read before anything is looked at
+	known := len(w.records)
 	for _, key := range slices.Sorted(maps.Keys(touched)) {
-		if id, ok := strings.CutPrefix(key, recordsKey); ok {
-			w.checkRecord(id)
-			places = true
+		at, kind, name := parse(key)
+		switch kind {
+		case "request", "reply", "events":
+			if rec := w.read(at, name, kind == "request"); rec != nil && !seen[rec] {
+				seen[rec] = true
+				changed = append(changed, rec)
+			}
+			places[at] = true
+		case "queue", "waiting", "due", "gate", "callbacks":
+			places[at] = true
 		}
-		places = places || key == queueKey || key == waitingKey || key == dueKey
+		intents[at] = intents[at] || kind == "callbacks" || kind == "due" || kind == "request"
 	}
-	for key := range touched {
-		if rec := w.named[strings.TrimPrefix(key, eventsKey)]; rec != nil && !rec.forgotten {
-			w.checkEvents(rec)
+	fresh := w.records[known:]
+	slices.SortStableFunc(fresh, func(a, b *record) int { return cmp.Compare(a.turn, b.turn) })
+	for i, rec := range fresh {
+		rec.number = known + i
+	}
+	slices.SortFunc(changed, func(a, b *record) int { return a.number - b.number })
+	for _, rec := range changed {
+		w.join(rec)
+	}
+	groups := map[*record]bool{}
+	for _, rec := range changed {
+		w.checkRecord(rec)
+	}
+	for _, rec := range changed {
+		for _, group := range []*record{rec, rec.of} {
+			if group != nil && !groups[group] {
+				groups[group] = true
+				w.checkParts(group)
+			}
 		}
 	}
-	if places && w.broken == nil {
-		w.checkPlaces()
+	for _, at := range w.partitions {
+		if places[at] && w.broken == nil {
+			w.checkPlaces(at)
+		}
+		if intents[at] && w.broken == nil {
+			w.checkIntents(at)
+		}
 	}
+	for _, rec := range changed {
+		rec.was = rec.facts
+	}
+	w.redis.news()
 }
 
-func (w *world) checkRecord(id string) {
-	key, rec := recordsKey+id, w.named[id]
-	get := func(field string) string { return w.redis.HGet(key, field) }
+// read reads a record anew, nil where there was and is none.
+func (w *world) read(at, name string, may bool) *record {
+	rec := w.named[name]
+	key := at + "request:" + name
 	if !w.redis.Exists(key) {
-		if rec != nil {
-			w.checkForgotten(rec)
+		return rec
+	}
+	get := func(field string) string { return w.redis.HGet(key, field) }
+	if rec != nil && rec.forgotten { // somebody deleted it, while a submit was still under way
+		if !rec.request.deleting {
+			w.fail("%s was forgotten, and is there again", rec.called())
 		}
-		return
+		rec = nil
+	}
+	if rec == nil && may {
+		rec = w.found(at, name, get)
 	}
 	if rec == nil {
-		rec = w.found(id, get)
-		if rec == nil {
-			return
+		return nil
+	}
+	f := facts{
+		status: get("status"), reason: get("reason"), code: get("code"), reply: get("reply"), entry: get("entry"), worker: get("worker"),
+		started: instant(get("started")), finished: instant(get("finished")), release: instant(get("release")), parked: get("body") != "",
+		shared: get("shared"), scatter: get("scatter"), parents: get("parents"), again: get("retried_as"),
+	}
+	f.attempt, _ = strconv.Atoi(get("attempt"))
+	f.seq, _ = strconv.Atoi(get("seq"))
+	f.owed, _ = strconv.Atoi(get("owed"))
+	if elsewhere, err := w.redis.Get(at + "reply:" + name); err == nil {
+		if f.reply != "" || len(elsewhere) <= short {
+			w.fail("%s has the reply %q, and %q beside it", rec.called(), f.reply, elsewhere)
+		}
+		f.reply, f.long = elsewhere, true
+	}
+	rec.facts = f
+	return rec
+}
+
+// called is how messages name it.
+func (rec *record) called() string {
+	if _, part, ok := strings.Cut(rec.name, "/"); ok {
+		return rec.request.name + "/" + part
+	}
+	return rec.request.name
+}
+
+// found is a record that was not there before.
+func (w *world) found(at, name string, get func(string) string) *record {
+	rec := &record{at: at, name: name, service: get("service"), owing: map[string]bool{}, deliveries: map[int]*delivery{}, decided: map[int]*deciding{}}
+	id, _, part := strings.Cut(name, "/")
+	switch {
+	case part && w.named[id] == nil:
+		w.fail("the record %s is a part of nothing", name)
+		return nil
+	case part && get("sharing") != "":
+		rec.kind, rec.request = shared, w.named[id].request
+	case part:
+		rec.kind, rec.request = leg, w.named[id].request
+	case get("scatter") != "":
+		rec.kind = whole
+	case get("shared") != "":
+		rec.kind = sharer
+	}
+	if !part && !w.belongs(rec, get) {
+		return nil
+	}
+	if home, err := correlation.Parse(id); err != nil || w.partitions[home.Partition()] != at {
+		w.fail("%s stands in the partition %s", rec.called(), at)
+	}
+	plan := strings.Fields(get("plan"))
+	ms := func(i int) time.Duration {
+		n, _ := strconv.Atoi(plan[i])
+		return time.Duration(n) * time.Millisecond
+	}
+	rec.created = instant(plan[0])
+	rec.deadline, rec.start, rec.run, rec.rest, rec.retention = rec.created.Add(ms(1)), ms(2), ms(3), ms(4), ms(6)
+	rec.max, _ = strconv.Atoi(plan[5])
+	if get("callback") != "" {
+		rec.told = plan[7]
+	}
+	if policy := strings.Fields(get("policy")); len(policy) > 2 && policy[2] != "-" {
+		rec.gate = policy[2]
+		rec.turn, _ = w.redis.ZScore(at+"gate:"+rec.service+":"+rec.gate, name)
+	}
+	w.records = append(w.records, rec)
+	w.named[name] = rec
+	return rec
+}
+
+// belongs finds the request that a new record is of.
+func (w *world) belongs(rec *record, get func(string) string) bool {
+	for _, known := range w.requests {
+		if known.name == get("tags") {
+			rec.request = known
 		}
 	}
-	was := *rec
-	rec.status, rec.reason, rec.code, rec.reply = get("status"), get("reason"), get("code"), get("reply")
-	rec.entry, rec.worker, rec.parked = get("entry"), get("worker"), get("body") != ""
-	rec.attempt, _ = strconv.Atoi(get("attempt"))
-	rec.seq, _ = strconv.Atoi(get("seq"))
-	rec.started, rec.finished, rec.release = instant(get("started")), instant(get("finished")), instant(get("release"))
-	name := rec.request.name
+	if of := get("retry_of"); of != "" {
+		rec.request = w.redriven(of, rec.name)
+	}
+	r := rec.request
+	if r == nil {
+		w.fail("the record %s is of no request: %q", rec.name, get("tags"))
+		return false
+	}
+	for _, other := range r.records {
+		if !other.forgotten && !other.old() || r.key == "" {
+			w.fail("%s was accepted as %s and as %s", r.name, other.name, rec.name)
+		}
+	}
+	r.records = append(r.records, rec)
+	return true
+}
+
+// join has a new record know what it is a part of.
+func (w *world) join(rec *record) {
+	if rec.of != nil {
+		return
+	}
+	switch rec.kind {
+	case leg:
+		rec.of = w.named[rec.parents]
+	case sharer:
+		run, _, _ := strings.Cut(rec.shared, " ")
+		rec.of = w.named[run]
+	default:
+		return
+	}
+	if rec.of == nil {
+		w.fail("%s is a part of %q%q, of which there is no record", rec.called(), rec.parents, rec.shared)
+		return
+	}
+	rec.of.parts = append(rec.of.parts, rec)
+}
+
+// checkRecord holds a record to what it was, and to what led there.
+func (w *world) checkRecord(rec *record) {
+	name, was := rec.called(), rec.was
+	if !w.redis.Exists(rec.key()) {
+		w.checkForgotten(rec)
+		return
+	}
+	if rec.kind == sharer && rec.ended() && (rec.status == "succeeded" || rec.reason == "worker" || rec.reason == "max_attempts") && rec.of != nil {
+		rec.reply = rec.of.reply
+	}
 	if was.ended() {
 		if rec.status != was.status || rec.reason != was.reason || rec.code != was.code || rec.reply != was.reply ||
-			rec.finished != was.finished || rec.seq != was.seq || rec.attempt != was.attempt {
+			rec.finished != was.finished || rec.seq != was.seq || rec.attempt != was.attempt || was.again != "" && rec.again != was.again {
 			w.fail("%s had the outcome %s (%s) %q of %s in attempt %d, and has %s (%s) %q of %s in attempt %d", name,
 				was.status, was.reason, was.reply, was.finished, was.attempt, rec.status, rec.reason, rec.reply, rec.finished, rec.attempt)
 		}
@@ -104,70 +307,97 @@ func (w *world) checkRecord(id string) {
 	if rec.attempt < 1 || rec.attempt > config.MaxAttempts {
 		w.fail("%s has attempt %d", name, rec.attempt)
 	}
-	ttl := w.redis.TTL(key)
-	switch {
-	case !rec.ended() && (ttl == 0 || time.Now().Add(ttl).Before(rec.deadline.Add(week-time.Second))):
-		w.fail("%s is %s, and its record expires in %v", name, rec.status, ttl)
-	case rec.ended() && (ttl == 0 || ttl > rec.retention):
-		w.fail("%s is %s, and its record expires in %v", name, rec.status, ttl)
-	case rec.status == "running" && rec.started.IsZero():
+	if rec.status == "running" && rec.started.IsZero() {
 		w.fail("%s is running since never", name)
 	}
-	if rec.seq != was.seq {
-		w.checkEvents(rec)
-	}
-	if rec.attempt > was.attempt && was.attempt > 0 {
+	w.checkEvents(rec)
+	if rec.works() && rec.attempt > was.attempt && was.attempt > 0 {
 		w.checkAgain(rec, was.attempt)
 	}
-	if rec.ended() && !was.ended() {
+	if rec.ended() && !was.ended() && w.broken == nil {
 		w.checkOutcome(rec)
+		rec.owes(rec.status, rec.seq+1)
 	}
+	w.checkTTL(rec)
 }
 
-// found is a record that was not there before.
-func (w *world) found(id string, get func(string) string) *record {
-	var r *request
-	for _, known := range w.requests {
-		if known.name == get("tags") {
-			r = known
+// checkTTL holds a record to when it is forgotten.
+func (w *world) checkTTL(rec *record) {
+	ttl, now := w.redis.TTL(rec.key()), time.Now()
+	early, late := rec.deadline.Add(week-time.Second), time.Time{}
+	switch {
+	case !rec.ended() || rec.kind == leg && !rec.of.ended():
+	case rec.kind == leg:
+		early, late = rec.of.finished.Add(rec.of.retention), rec.of.finished.Add(rec.of.retention)
+	case rec.kind == shared:
+		early = now
+		for _, s := range rec.parts {
+			if s.ended() && !s.forgotten && s.finished.Add(s.retention).After(early) {
+				early = s.finished.Add(s.retention)
+			}
+		}
+	default:
+		early, late = rec.finished.Add(rec.retention), rec.finished.Add(rec.retention)
+	}
+	if owed := rec.owed > 0 || rec.kind == leg && rec.of.owed > 0; owed { // and then it outlives that
+		late = time.Time{}
+	}
+	if at := now.Add(ttl); ttl == 0 || at.Before(early.Add(-round)) || !late.IsZero() && at.After(late.Add(round)) {
+		w.fail("%s is %s of %s, and its record expires in %v", rec.called(), rec.status, rec.finished, ttl)
+	}
+	for key, has := range map[string]bool{"reply:": rec.long, "events:": len(rec.events) > 0 && rec.ended()} {
+		if other := w.redis.TTL(rec.at + key + rec.name); has && rec.ended() && (other < ttl-round || other > ttl+round) {
+			w.fail("%s expires in %v, and its %s in %v", rec.called(), ttl, strings.TrimSuffix(key, ":"), other)
 		}
 	}
-	if r == nil {
-		w.fail("the record %s is of no request: %q", id, get("tags"))
-		return nil
-	}
-	for _, other := range r.records {
-		if !other.forgotten || r.key == "" {
-			w.fail("%s was accepted as %s and as %s", r.name, other.id, id)
-		}
-	}
-	rec := &record{request: r, id: id, deliveries: map[int]*delivery{}, decided: map[int]*deciding{}}
-	plan := strings.Fields(get("plan"))
-	ms := func(i int) time.Duration {
-		n, _ := strconv.Atoi(plan[i])
-		return time.Duration(n) * time.Millisecond
-	}
-	rec.created = instant(plan[0])
-	rec.deadline, rec.retention = rec.created.Add(ms(1)), ms(6)
-	r.records = append(r.records, rec)
-	w.named[id] = rec
-	return rec
 }
 
 // checkForgotten holds a record that is no more to why it may be.
 func (w *world) checkForgotten(rec *record) {
-	if !rec.forgotten && !rec.request.deleting && !rec.old() {
-		w.fail("%s was %s, and its record is gone", rec.request.name, rec.status)
+	if rec.forgotten {
+		return
 	}
 	rec.forgotten = true
+	switch {
+	case rec.kind == leg && rec.of.forgotten || rec.request.deleting && rec.kind != shared:
+	case rec.kind == shared:
+		for _, s := range rec.parts {
+			if w.redis.Exists(s.key()) {
+				w.fail("%s is %s, and what it shared is gone", s.called(), s.status)
+			}
+		}
+	case !rec.old():
+		w.fail("%s was %s, and its record is gone", rec.called(), rec.status)
+	case slices.Contains(slices.Collect(maps.Values(rec.owing)), false):
+		w.fail("%s owes callbacks, and its record is gone", rec.called())
+	}
+	for _, key := range []string{"reply:", "events:"} {
+		if w.redis.Exists(rec.at + key + rec.name) {
+			w.fail("%s is forgotten, and its %s are not", rec.called(), strings.TrimSuffix(key, ":"))
+		}
+	}
 }
 
 // checkEvents holds the history to what it was: it only grows, and not after the end.
 func (w *world) checkEvents(rec *record) {
-	events, err := w.redis.List(eventsKey + rec.id)
-	if err != nil && w.redis.Exists(eventsKey+rec.id) || len(events) != rec.seq || len(events) < len(rec.events) || !slices.Equal(events[:len(rec.events)], rec.events) {
-		w.fail("%s has %d events, it had %q, and has %q (%v)", rec.request.name, rec.seq, rec.events, events, err)
+	if rec.kind == leg || rec.kind == sharer { // the whole, and the run, tell of theirs
 		return
+	}
+	key := rec.at + "events:" + rec.name
+	events, err := w.redis.List(key)
+	if err != nil && w.redis.Exists(key) || len(events) != rec.seq || len(events) < len(rec.events) || !slices.Equal(events[:len(rec.events)], rec.events) {
+		w.fail("%s has %d events, it had %q, and has %q (%v)", rec.called(), rec.seq, rec.events, events, err)
+		return
+	}
+	for i, event := range events[len(rec.events):] {
+		if kind := strings.Fields(event)[1]; kind == "progress" || strings.HasPrefix(kind, "progress/") {
+			rec.owes("progress", len(rec.events)+i+1)
+			for _, s := range rec.parts {
+				if rec.kind == shared && !s.was.ended() {
+					s.owes("progress", len(rec.events)+i+1)
+				}
+			}
+		}
 	}
 	rec.events = events
 }
@@ -175,130 +405,6 @@ func (w *world) checkEvents(rec *record) {
 func bodyOf(event string) string {
 	_, body, _ := strings.Cut(event, "\n")
 	return body
-}
-
-// checkAgain holds another attempt to what ended the one before.
-func (w *world) checkAgain(rec *record, attempt int) {
-	d, first := rec.deliveries[attempt], rec.decided[attempt]
-	switch {
-	case rec.attempt != attempt+1:
-		w.fail("%s went from attempt %d to %d", rec.request.name, attempt, rec.attempt)
-	case d == nil:
-		w.fail("%s has attempt %d, and nobody had attempt %d", rec.request.name, rec.attempt, attempt)
-	case first != nil && first.sure && first.kind != "retry":
-		w.fail("%s has attempt %d, although Redis took %s of attempt %d in time: the reply is lost", rec.request.name, rec.attempt, first.kind, attempt)
-	case first == nil && time.Now().Before(d.alive.Add(config.Lease-2*time.Millisecond)):
-		w.fail("%s was taken away from %s before its lease was over", rec.request.name, d.worker)
-	}
-}
-
-// checkOutcome holds a new outcome to what led to it.
-func (w *world) checkOutcome(rec *record) {
-	first, name, now := rec.decided[rec.attempt], rec.request.name, time.Now()
-	sure := first != nil && first.sure
-	of := func(kind string) bool { // a reply of that kind led to it
-		if sure {
-			return first.kind == kind && (kind == "retry" || first.body == rec.reply)
-		}
-		return slices.ContainsFunc(rec.arrived, func(r *reply) bool {
-			return r.attempt == rec.attempt && r.kind == kind && (kind == "retry" || r.body == rec.reply)
-		})
-	}
-	silent := func() bool {
-		d := rec.deliveries[rec.attempt]
-		return d != nil && !sure && !now.Before(d.alive.Add(config.Lease-2*time.Millisecond))
-	}
-	ok := false
-	switch rec.status + " " + rec.reason {
-	case "canceled client":
-		ok = rec.request.canceling || rec.request.deleting
-	case "succeeded ":
-		ok = of("final")
-	case "failed worker":
-		ok = of("failed")
-	case "failed max_attempts":
-		ok = rec.attempt == config.MaxAttempts && (of("retry") || silent())
-	case "timed_out total":
-		ok = !sure && !now.Before(rec.deadline)
-	case "timed_out start":
-		ok = !sure && !now.Before(rec.created.Add(config.StartTimeout))
-	case "timed_out run":
-		ok = !sure && !now.Before(rec.started.Add(config.RunTimeout))
-	}
-	if !ok {
-		what := "nothing"
-		if first != nil {
-			what = first.kind + " " + first.body
-		}
-		w.fail("%s is %s (%s) with %q in attempt %d, which %s decided first (in time: %v)", name, rec.status, rec.reason, rec.reply, rec.attempt, what, sure)
-	}
-}
-
-// checkPlaces holds all that refers to requests to what they are.
-func (w *world) checkPlaces() {
-	entries, _ := w.redis.Stream(queueKey)
-	stream := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		stream[e.ID] = true
-	}
-	pending := map[string]string{}
-	flat := list(w.redis.run([]string{"XPENDING", queueKey, "workers", "-", "+", "100"}))
-	for i := 0; i+3 < len(flat); i += 4 {
-		pending[flat[i]] = flat[i+1]
-	}
-	due, _ := w.redis.SortedSet(dueKey)
-	waiting, _ := w.redis.SortedSet(waitingKey)
-	open := 0
-	for _, r := range w.requests {
-		for _, rec := range r.records {
-			if !rec.forgotten {
-				w.checkPlace(rec, stream[rec.entry], pending[rec.entry], due, waiting)
-			}
-			if !rec.forgotten && !rec.ended() {
-				open++
-				if stream[rec.entry] {
-					delete(stream, rec.entry)
-					delete(pending, rec.entry)
-				}
-			}
-		}
-	}
-	if len(stream)+len(pending) > 0 {
-		w.fail("entries of nobody: on the stream %v, pending %v", slices.Collect(maps.Keys(stream)), pending)
-	}
-	if len(due) != open {
-		w.fail("%d requests are open, and %d are due some time", open, len(due))
-	}
-	if listed, _ := w.redis.SortedSet(prefix + "listing:open:"); len(listed) != open {
-		w.fail("%d requests are open, and %d are listed as that", open, len(listed))
-	}
-	w.redis.news()
-}
-
-func (w *world) checkPlace(rec *record, onStream bool, holder string, due, waiting map[string]float64) {
-	name := rec.request.name
-	at, planned := due[rec.id]
-	_, waits := waiting[rec.id]
-	dead := rec.status == "failed" || rec.status == "timed_out"
-	switch {
-	case rec.ended():
-		if onStream || planned || waits || rec.parked != dead {
-			w.fail("%s is %s; on the stream: %v, due: %v, waiting: %v, body kept: %v", name, rec.status, onStream, planned, waits, rec.parked)
-		}
-		return
-	case onStream == rec.parked:
-		w.fail("%s is %s; its body is on the stream: %v, and in the record: %v", name, rec.status, onStream, rec.parked)
-	case waits == onStream:
-		w.fail("%s is %s; it is on the stream: %v, and waits: %v", name, rec.status, onStream, waits)
-	case rec.status == "running" && holder == "":
-		w.fail("%s is running, and its entry is not pending", name)
-	case rec.deliveries[rec.attempt] != nil && holder != rec.deliveries[rec.attempt].worker:
-		w.fail("%s is %s and was given to %s, and its entry is pending for %q", name, rec.status, rec.deliveries[rec.attempt].worker, holder)
-	case !planned:
-		w.fail("%s is %s, and nothing will be decided of it", name, rec.status)
-	case at > float64(rec.deadline.UnixMilli()), rec.status == "scheduled" && at > float64(rec.release.UnixMilli()):
-		w.fail("%s is %s until %s, and is looked at %v ms too late", name, rec.status, rec.release, at-float64(rec.deadline.UnixMilli()))
-	}
 }
 
 func instant(ms string) time.Time {

@@ -3,7 +3,6 @@ package simulation_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -13,9 +12,11 @@ import (
 // request is what clients know of one unit of work.
 type request struct {
 	world *world
-	name  string // also its tag and the start of its body
+	name  string // also its tag
+	body  string
 	key   string // "" for none
-	delay time.Duration
+	wants broker.Submission
+	legs  *broker.Scatter // nil for a request to one service
 	id    correlation.ID
 	known bool // a client has its ID
 	seen  *broker.Record
@@ -94,6 +95,8 @@ func (w *world) client() {
 		r.submit(g)
 	case !r.known:
 		w.submitNew(g)
+	case dead(w.named[r.id.String()].status) && w.draw.IntN(3) > 0:
+		r.redrive(g)
 	case n < 9:
 		r.poll(g)
 	case n < 13:
@@ -107,59 +110,31 @@ func (w *world) client() {
 	}
 }
 
-func (w *world) submitNew(g *gate) {
-	r := &request{world: w, name: fmt.Sprintf("r%d", len(w.requests))}
-	if w.draw.IntN(2) == 0 {
-		r.key = "key of " + r.name
-	}
-	if w.draw.IntN(6) == 0 {
-		r.delay = time.Duration(1+w.draw.IntN(800)) * time.Millisecond
-	}
-	w.requests = append(w.requests, r)
-	r.submit(g)
-}
-
-func (r *request) submit(g *gate) {
-	w := r.world
-	r.tries++
-	w.call(g, "submit "+r.name, func() func() {
-		got, replayed, err := g.broker.Submit(context.Background(), broker.Submission{
-			Tenant: broker.DefaultTenant, Service: service, Body: []byte("body of " + r.name), Tags: []string{r.name},
-			IdempotencyKey: r.key, Delay: r.delay,
-		})
-		return func() {
-			switch {
-			case errors.Is(err, broker.ErrUnknownOutcome):
-				w.excuse(err)
-			case err != nil:
-				r.refusals++
-				w.excuse(err)
-			case r.key == "" && replayed:
-				w.fail("%s has no key, and was accepted before", r.name)
-			case r.known && r.forgotten(got.ID): // an answer that was long on its way
-			case r.known && got.ID != r.id && !r.forgotten(r.id):
-				w.fail("%s was accepted as %s and as %s", r.name, r.id, got.ID)
-			default:
-				if got.ID != r.id {
-					r.id, r.known, r.seen = got.ID, true, nil
-				}
-				r.saw(got, nil)
-			}
-		}
-	})
-}
-
+// poll has a client, or a crowd that shares reads, look at how far the request is.
 func (r *request) poll(g *gate) {
-	id, floor := r.id, r.seen
-	r.world.call(g, "tell of "+r.name, func() func() {
-		got, err := g.broker.Status(context.Background(), id)
-		return func() { r.told(id, floor, got, err) }
-	})
+	read, n, left := g.broker.Status, 1, func() {}
+	if drawn := r.world.draw.IntN(6); drawn < 4 && !g.waited && (g.polls == 0 || g.polled == r) { // see wait
+		read, g.polled, left = g.hub.Poll, r, func() { g.polls-- }
+		if drawn == 0 {
+			n = 4
+		}
+		g.polls += n
+	}
+	for range n {
+		id, floor := r.id, r.seen
+		r.world.call(g, "tell of "+r.name, func() func() {
+			got, err := read(context.Background(), id)
+			return func() {
+				left()
+				r.told(id, floor, got, err)
+			}
+		})
+	}
 }
 
 func (r *request) wait(g *gate) {
 	w, id, floor := r.world, r.id, r.seen
-	if g.waited { // of two who wait in one process, which one reads for both hangs on the scheduler
+	if g.waited || g.polls > 0 { // of two who wait in one process, which one reads for both hangs on the scheduler
 		return
 	}
 	g.waited = true
@@ -189,8 +164,11 @@ func (r *request) events(g *gate) {
 				return
 			}
 			rec := w.named[id.String()]
+			if rec.kind == sharer {
+				rec = rec.of
+			}
 			for i, e := range events {
-				if e.Number != first+i || e.Number > len(rec.events) || string(e.Body) != bodyOf(rec.events[e.Number-1]) {
+				if e.Number != first+i || e.Number > len(rec.events) || e.Leg == nil && string(e.Body) != bodyOf(rec.events[e.Number-1]) {
 					w.fail("%s: event %d at place %d of those from %d is %q", r.name, e.Number, i, first, e.Body)
 				}
 			}
@@ -222,7 +200,7 @@ func (r *request) delete(g *gate) {
 		err := g.broker.Delete(context.Background(), id)
 		return func() {
 			if err == nil {
-				if rec := w.named[id.String()]; rec != nil && !rec.forgotten {
+				if rec := w.named[id.String()]; rec != nil && !rec.forgotten && !rec.old() {
 					w.fail("%s was deleted, and is there", r.name)
 				}
 			} else if !errors.Is(err, broker.ErrGone) {
@@ -261,8 +239,14 @@ func (r *request) saw(got broker.Record, floor *broker.Record) {
 		}
 	}
 	if rec := w.named[got.ID.String()]; got.Status.Terminal() && rec != nil && !rec.forgotten {
-		if string(got.Status) != rec.status || replyOf(got) != rec.reply || got.Reason != rec.reason {
+		if string(got.Status) != rec.status || r.legs == nil && replyOf(got) != rec.reply || got.Reason != rec.reason {
 			w.fail("%s is %s with %q for a client, and is %s with %q", r.name, got.Status, replyOf(got), rec.status, rec.reply)
+		}
+		for i, l := range got.Legs {
+			part := rec.parts[i]
+			if string(l.Status) != part.status || l.Reason != part.reason || l.Reply != nil && string(l.Reply.Body) != part.reply {
+				w.fail("%s is %s for a client, and is %s with %q", part.called(), l.Status, part.status, part.reply)
+			}
 		}
 	}
 	if s := r.seen; s == nil || rank(got.Attempt, string(got.Status)) > rank(s.Attempt, string(s.Status)) || got.Events > s.Events {

@@ -2,6 +2,7 @@ package simulation_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing/synctest"
 	"time"
@@ -14,14 +15,15 @@ func (w *world) upkeep() {
 	if g == nil {
 		return
 	}
+	p, service := w.draw.IntN(len(w.partitions)), serviceNames[w.draw.IntN(len(serviceNames))]
 	verbs := []struct {
 		name string
 		do   func(context.Context) error
 	}{
-		{"settle", func(ctx context.Context) error { _, _, err := g.broker.Settle(ctx, 0); return err }},
-		{"decide", func(ctx context.Context) error { _, err := g.broker.Decide(ctx, 0); return err }},
-		{"lapse", func(ctx context.Context) error { _, err := g.broker.Lapse(ctx, 0, service); return err }},
-		{"sweep", func(ctx context.Context) error { _, _, err := g.broker.Sweep(ctx, 0, service, ""); return err }},
+		{"settle", func(ctx context.Context) error { _, _, err := g.broker.Settle(ctx, p); return err }},
+		{"decide", func(ctx context.Context) error { _, err := g.broker.Decide(ctx, p); return err }},
+		{"lapse", func(ctx context.Context) error { _, err := g.broker.Lapse(ctx, p, service); return err }},
+		{"sweep", func(ctx context.Context) error { _, _, err := g.broker.Sweep(ctx, p, service, ""); return err }},
 	}
 	v := verbs[w.draw.IntN(len(verbs))]
 	w.call(g, v.name, func() func() {
@@ -84,18 +86,33 @@ func (w *world) cut(g *gate) {
 	}
 }
 
-// heal ends all faults, and sees that everything has its end then.
+// heal ends all faults, and sees that everything has its end then: by the hands of
+// workers who do all that there is, or by its clocks.
 func (w *world) heal() {
-	w.say("everything heals")
+	diligent := w.draw.IntN(4) > 0
+	w.say("everything heals; the workers do what there is: %v", diligent)
 	for _, g := range w.gates {
 		if g.frozen = false; g.dead {
 			w.begin(g.number)
 		}
 	}
-	// The steward is found within two seconds, and then everything is over ten seconds
-	// after the latest deadline at most.
+	for w.broken == nil && (w.open() > 0 || len(w.calls) > 0 || w.owing() > 0) {
+		w.conclude(diligent)
+		w.tellAll() // meanwhile what was sent long ago may be accepted
+	}
+	w.steps++
+	for _, r := range w.requests {
+		if w.broken == nil && r.refusals == r.tries && len(r.records) > 0 {
+			w.fail("%s was refused, and yet accepted", r.name)
+		}
+	}
+}
+
+// conclude lets everything that is open come to its end. The steward is found within two
+// seconds, and then all is over ten seconds after the latest deadline at most.
+func (w *world) conclude(diligent bool) {
 	limit := time.Now()
-	for _, rec := range w.named {
+	for _, rec := range w.records {
 		if rec.deadline.After(limit) {
 			limit = rec.deadline
 		}
@@ -106,12 +123,33 @@ func (w *world) heal() {
 			w.unfinished()
 			break
 		}
-		w.flow()
+		if !diligent || !w.labor() {
+			w.flow()
+		}
 	}
-	w.steps++
-	for _, r := range w.requests {
-		if w.broken == nil && r.refusals == r.tries && len(r.records) > 0 {
-			w.fail("%s was refused, and yet accepted", r.name)
+}
+
+// labor has the workers answer what they have, or take what there is.
+func (w *world) labor() bool {
+	k := w.workers[0]
+	if len(k.held) == 0 {
+		return len(w.busy()) == 0 && w.claim(k)
+	}
+	d := k.held[0]
+	k.held = k.held[1:]
+	w.number++
+	w.take(&reply{delivery: d, kind: "final", body: fmt.Sprintf("reply %d", w.number)})
+	return true
+}
+
+// forgotten sees that nothing is left behind of requests that are forgotten.
+func (w *world) forgotten() {
+	w.redis.FastForward(config.Retention + time.Second)
+	for _, key := range w.redis.Keys() {
+		_, kind, name := parse(key)
+		switch kind {
+		case "request", "reply", "events", "idempotency", "content", "gate", "waiting":
+			w.fail("all is forgotten, and there is %s of %s", kind, name)
 		}
 	}
 }
@@ -130,7 +168,7 @@ func (w *world) flow() {
 
 // open is how many requests have no outcome.
 func (w *world) open() (n int) {
-	for _, rec := range w.named {
+	for _, rec := range w.records {
 		if !rec.forgotten && !rec.ended() {
 			n++
 		}
@@ -140,11 +178,9 @@ func (w *world) open() (n int) {
 
 // unfinished says who has no end.
 func (w *world) unfinished() {
-	for _, r := range w.requests {
-		for _, rec := range r.records {
-			if !rec.forgotten && !rec.ended() {
-				w.fail("%s is %s ten seconds after all deadlines", r.name, rec.status)
-			}
+	for _, rec := range w.records {
+		if !rec.forgotten && !rec.ended() {
+			w.fail("%s is %s ten seconds after all deadlines", rec.called(), rec.status)
 		}
 	}
 	for _, c := range w.calls {

@@ -87,13 +87,13 @@ func (s *store) run(words []string) []byte {
 	return answer
 }
 
-// claims gives a worker the next entry, if any.
-func (s *store) claims(worker string) []byte {
-	answer := s.run([]string{"XREADGROUP", "GROUP", "workers", worker, "COUNT", "1", "STREAMS", queueKey, ">"})
+// claims gives a worker the next entry of a queue, if any.
+func (s *store) claims(worker, queue string) []byte {
+	answer := s.run([]string{"XREADGROUP", "GROUP", "workers", worker, "COUNT", "1", "STREAMS", queue, ">"})
 	if s.plant != nil && s.plant.acks && string(answer) != nothing {
 		entry := list(answer)[1]
-		s.run([]string{"XACK", queueKey, "workers", entry})
-		s.run([]string{"XDEL", queueKey, entry})
+		s.run([]string{"XACK", queue, "workers", entry})
+		s.run([]string{"XDEL", queue, entry})
 	}
 	return answer
 }
@@ -213,16 +213,16 @@ func list(answer []byte) (flat []string) {
 	return flat
 }
 
-// The keys that the invariants are about.
-const (
-	prefix     = "cc:{0}:"
-	recordsKey = prefix + "request:"
-	eventsKey  = prefix + "events:"
-	queueKey   = prefix + "queue:" + service
-	waitingKey = prefix + "waiting:" + service
-	repliesKey = prefix + "replies"
-	dueKey     = prefix + "due"
-)
+// parse reads a key: the prefix of its partition, what it is, and of what. kind is ""
+// for a key of no partition.
+func parse(key string) (at, kind, name string) {
+	end := strings.Index(key, "}:")
+	if end < 0 {
+		return "", "", ""
+	}
+	kind, name, _ = strings.Cut(key[end+2:], ":")
+	return key[:end+2], kind, name
+}
 
 // news is what happened since it was asked last.
 func (s *store) news() (touched map[string]bool, published [][2]string) {

@@ -9,7 +9,12 @@
 // answer, a gateway can crash there, be cut off for seconds and come back, and two
 // stewards can work at once. After each command of Redis everything is held to what is
 // promised, see check_test.go; what clients were told is held to that too. At its end a
-// seed heals, and everything must have its outcome.
+// seed heals, everything must have its outcome, every receiver must have been told, and
+// once all is over nothing may be left behind.
+//
+// Clients submit requests of all kinds: delayed, one after the other by an ordering key,
+// of a content that others ask for too, to several services at once; with callbacks, to
+// one or two partitions. They poll, wait, read events, cancel, delete, redrive.
 //
 // The same seed is the same trace, byte for byte:
 //
@@ -18,7 +23,8 @@
 //
 // Pitfalls: it shows what the scripts and the gateways make of an order of commands, not
 // what a real Redis does with a command (the suites of broker run on one), nor what data
-// races there are between the goroutines of a gateway.
+// races there are between the goroutines of a gateway. Of batches, of pauses, limits and
+// priorities, and of claims over HTTP nothing is drawn.
 package simulation_test
 
 import (
@@ -87,7 +93,7 @@ func share(t *testing.T) {
 
 // oneThread has one thing happen at a time, so that nothing has to be handed over.
 func oneThread(t *testing.T) {
-	threads, garbage := runtime.GOMAXPROCS(1), debug.SetGCPercent(400)
+	threads, garbage := runtime.GOMAXPROCS(1), debug.SetGCPercent(1000)
 	t.Cleanup(func() {
 		runtime.GOMAXPROCS(threads)
 		debug.SetGCPercent(garbage)
@@ -98,7 +104,7 @@ func oneThread(t *testing.T) {
 func TestSameSeedSameTrace(t *testing.T) {
 	oneThread(t)
 	redis := open(t, nil)
-	for s := uint64(1); s <= 12; s++ {
+	for s := uint64(1); s <= 16; s++ {
 		first, _ := trace(t, redis, s, 400)
 		if again, _ := trace(t, redis, s, 400); !bytes.Equal(first, again) {
 			a, b := bytes.SplitAfter(first, []byte("\n")), bytes.SplitAfter(again, []byte("\n"))
@@ -133,6 +139,21 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "taken off the stream and not put back", good: "readmit(r, c)\n  drop(old)", bad: "drop(old)"},
 		{name: "looked at for ever after its end", good: "later('ZREM', P .. 'due', nil, r.id)", bad: ""},
 		{name: "an event goes without a number", good: "redis.call('HSET', r.key, 'seq', int(r.seq))", bad: ""},
+		{name: "a large reply is forgotten before its request", good: "int(r.parents and r.deadline + WEEK or NOW + r.retention))", bad: "int(NOW + 1000))"},
+		{name: "a large reply is left behind", good: "r.short = not r.callback", bad: "redis.call('PERSIST', reply_key(r.id))"},
+		{name: "nobody is told of the outcome", good: "owe(r, o.status, r.seq + 1) end", bad: "end"},
+		{name: "what a receiver refused is forgotten", good: "redis.call('ZADD', KEYS[2], int(NOW + tonumber(ARGV[7])), table", bad: "local _ = (table"},
+		{name: "what a dead gateway was to tell is forgotten", good: "if found then redis.call('XADD', KEYS[1], '*', unpack(found[2])) end", bad: ""},
+		{name: "a request is forgotten before its receiver hears of it", good: "if owed > 0 then at = math.max(at, r.finished + CALLBACK_WINDOW) end", bad: ""},
+		{name: "who joins a run is all who wait for it", good: "'parents', (run.parents ~= '' and run.parents .. ' ' or '') .. r.id)", bad: "'parents', r.id)"},
+		{name: "a run goes on when nobody waits", good: "if #left > 0 then return '' end", bad: "if true then return '' end"},
+		{name: "a run is forgotten with the first who shared it", good: "at = math.max(at, tonumber(v[3] or 0))", bad: ""},
+		{name: "an answer to a scatter is not counted", good: "if r.status == 'succeeded' then whole.succeeded = whole.succeeded + 1 end", bad: ""},
+		{name: "legs outlive their scatter", good: "if r and not TERMINAL[r.status] then\n      local as", bad: "if false then\n      local as"},
+		{name: "everybody is let in", good: "return not rank or rank < r.gate_limit", bad: "return true"},
+		{name: "nobody is let in", good: "if let_in(next[i]) then readmit(next[i]) end", bad: ""},
+		{name: "one partition does it all", good: "local P = ARGV[1]", bad: "local P = 'cc:{0}:'"},
+		{name: "redriven twice", good: "if earlier then return { earlier == ARGV[3] and 'accepted' or 'replayed', earlier } end", bad: ""},
 		{name: "forgotten late", good: "local over = r.finished + r.retention", bad: "local over = r.finished + 2 * r.retention"},
 	} {
 		t.Run(p.name, func(t *testing.T) {

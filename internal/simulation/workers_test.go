@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type delivery struct {
 	worker       string
 	entry, token string
 	attempt      int
+	replyTo      string
 	claimed      time.Time
 	alive        time.Time // when Redis last took a sign of life that counts
 	said, heard  int       // latest number that a reply has, and of those that Redis took
@@ -35,7 +37,8 @@ type reply struct {
 // deciding is the first reply to an attempt that decides it.
 type deciding struct {
 	*reply
-	sure bool // it came before every clock, so it holds
+	sure  bool // it came before every clock, so it holds
+	taken time.Time
 }
 
 // work has a worker do something.
@@ -60,32 +63,52 @@ func (w *world) work() {
 	}
 }
 
-// claim gives a worker the next entry.
-func (w *world) claim(k *worker) {
-	answer := w.redis.claims(k.name)
-	if string(answer) == nothing {
-		w.say("%s finds nothing to do", k.name)
-		return
+// claim gives a worker the next entry of the first queue, from one drawn on, that has
+// one.
+func (w *world) claim(k *worker) bool {
+	from := w.draw.IntN(len(w.partitions) * len(serviceNames))
+	for i := range len(w.partitions) * len(serviceNames) {
+		n := (from + i) % (len(w.partitions) * len(serviceNames))
+		queue := w.partitions[n/len(serviceNames)] + "queue:" + serviceNames[n%len(serviceNames)]
+		if answer := w.redis.claims(k.name, queue); string(answer) != nothing {
+			w.given(k, list(answer))
+			return true
+		}
 	}
-	flat := list(answer)
+	w.say("%s finds nothing to do", k.name)
+	return false
+}
+
+// given holds what a worker was given to what it may be.
+func (w *world) given(k *worker, flat []string) {
 	f := pairs(flat[2:])
-	rec := w.named[f["id"]]
+	name, _, _ := strings.Cut(f["token"], ".")
+	id, _, _ := strings.Cut(name, "/")
+	rec := w.named[name]
 	attempt, _ := strconv.Atoi(f["attempt"])
-	w.did("%s claims %s, attempt %d", k.name, f["id"], attempt)
+	w.did("%s claims %s, attempt %d", k.name, name, attempt)
 	switch {
 	case rec == nil || rec.forgotten:
-		w.fail("%s was given %s, of which there is no record", k.name, f["id"])
+		w.fail("%s was given %s, of which there is no record", k.name, name)
 		return
 	case rec.ended() || rec.attempt != attempt || rec.entry != flat[1]:
-		w.fail("%s was given attempt %d of %s, which is %s in attempt %d", k.name, attempt, rec.request.name, rec.status, rec.attempt)
+		w.fail("%s was given attempt %d of %s, which is %s in attempt %d", k.name, attempt, rec.called(), rec.status, rec.attempt)
 		return
 	case rec.deliveries[attempt] != nil:
-		w.fail("%s was given attempt %d of %s, as was %s", k.name, attempt, rec.request.name, rec.deliveries[attempt].worker)
+		w.fail("%s was given attempt %d of %s, as was %s", k.name, attempt, rec.called(), rec.deliveries[attempt].worker)
 		return
-	case f["body"] != "body of "+rec.request.name:
-		w.fail("%s was given %q for %s", k.name, f["body"], rec.request.name)
+	case f["body"] != rec.request.body || f["id"] != id || f["service"] != rec.service:
+		w.fail("%s was given %q of %s at %s for %s", k.name, f["body"], f["id"], f["service"], rec.called())
 	}
-	d := &delivery{record: rec, worker: k.name, entry: flat[1], token: f["token"], attempt: attempt, claimed: time.Now(), alive: time.Now()}
+	for _, earlier := range w.records {
+		if earlier == rec {
+			break
+		}
+		if rec.gate != "" && earlier.gate == rec.gate && earlier.service == rec.service && !earlier.ended() && !earlier.forgotten {
+			w.fail("%s was given %s, and %s is before it in the order of their key", k.name, rec.called(), earlier.called())
+		}
+	}
+	d := &delivery{record: rec, worker: k.name, entry: flat[1], token: f["token"], replyTo: f["reply_to"], attempt: attempt, claimed: time.Now(), alive: time.Now()}
 	rec.deliveries[attempt] = d
 	k.held = append(k.held, d)
 	w.happened()
@@ -97,6 +120,9 @@ func (w *world) reply(k *worker, d *delivery) {
 	kinds := []string{"progress", "progress", "partial", "heartbeat", "heartbeat", "final", "final", "final", "failed", "retry"}
 	w.number++
 	r := &reply{delivery: d, kind: kinds[w.draw.IntN(len(kinds))], body: fmt.Sprintf("reply %d", w.number)}
+	if w.draw.IntN(3) == 0 { // it has a key of its own
+		r.body += strings.Repeat(".", 60)
+	}
 	if w.draw.IntN(3) == 0 && !d.done {
 		d.said++
 		r.number = d.said
@@ -111,7 +137,7 @@ func (w *world) reply(k *worker, d *delivery) {
 		w.take(r)
 		return
 	}
-	w.say("%s sends %s to %s, attempt %d", k.name, r.kind, d.record.request.name, d.attempt)
+	w.say("%s sends %s to %s, attempt %d", k.name, r.kind, d.record.called(), d.attempt)
 	w.flying = append(w.flying, r)
 }
 
@@ -119,28 +145,28 @@ func (r *reply) decides() bool { return r.kind == "final" || r.kind == "failed" 
 
 // take has Redis take a reply, and notes what must come of it.
 func (w *world) take(r *reply) {
-	words := []string{"XADD", repliesKey, "*", "token", r.token, "type", r.kind, "body", r.body}
+	words := []string{"XADD", r.replyTo, "*", "token", r.token, "type", r.kind, "body", r.body}
 	if r.number > 0 {
 		words = append(words, "seq", strconv.Itoa(r.number))
 	}
 	if r.kind == "failed" {
-		words = append(words, "error_code", r.body)
+		words = append(words, "error_code", "trouble")
 	}
 	w.redis.run(words)
-	w.did("Redis takes %s (%s) of %s to %s, attempt %d", r.kind, r.body, r.worker, r.record.request.name, r.attempt)
-	rec, now := r.record, time.Now()
+	w.did("Redis takes %s (%s) of %s to %s, attempt %d", r.kind, r.body, r.worker, r.record.called(), r.attempt)
+	rec, now := w.named[r.record.name], time.Now() // another than before, where that came again after it was deleted
 	first := rec.decided[r.attempt]
 	dropped := r.number > 0 && r.number <= r.heard
 	r.heard = max(r.heard, r.number)
 	early := func(end time.Time) bool { return now.Before(end.Add(-2 * time.Millisecond)) }
-	started := r.attempt > 1 || r.claimed.Before(rec.created.Add(config.StartTimeout-2*time.Millisecond))
-	sure := !dropped && !rec.ended() && rec.attempt == r.attempt && started &&
-		early(rec.deadline) && early(r.claimed.Add(config.RunTimeout)) && early(r.alive.Add(config.Lease))
+	started := r.attempt > 1 || rec.start == 0 || r.claimed.Before(rec.created.Add(rec.start-2*time.Millisecond))
+	sure := !dropped && rec == r.record && !rec.ended() && rec.attempt == r.attempt && started &&
+		early(rec.deadline) && (rec.run == 0 || early(r.claimed.Add(rec.run))) && early(r.alive.Add(rec.rest))
 	switch {
 	case r.decides():
 		rec.arrived = append(rec.arrived, r)
 		if first == nil && !dropped {
-			rec.decided[r.attempt] = &deciding{r, sure}
+			rec.decided[r.attempt] = &deciding{r, sure, now}
 		}
 	case sure && first == nil:
 		r.alive = now

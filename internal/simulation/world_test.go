@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -16,13 +17,23 @@ import (
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
-const service = "echo"
-
-// config is what holds for its requests: short, so that clocks run out within two
-// hundred steps; kept for longer than a command can be late.
+// config is what holds for requests: short, so that clocks run out within two hundred
+// steps; kept for longer than a command can be late.
 var config = broker.ServiceConfig{
 	Timeout: 4 * time.Second, StartTimeout: 2 * time.Second, RunTimeout: 1500 * time.Millisecond,
 	Lease: 700 * time.Millisecond, MaxAttempts: 3, Backoff: 100 * time.Millisecond, Retention: 6 * time.Second,
+}
+
+// services are all that there are: a scatter goes to the first two or to all, and
+// requests to "same" share their runs.
+var (
+	services     = map[string]broker.ServiceConfig{"echo": config, "left": config, "same": sharing(config)}
+	serviceNames = slices.Sorted(maps.Keys(services))
+)
+
+func sharing(c broker.ServiceConfig) broker.ServiceConfig {
+	c.Coalesce, c.CacheTTL = true, 800*time.Millisecond
+	return c
 }
 
 // world is one seed: everything that happens in it is drawn from that, in one
@@ -42,16 +53,20 @@ type world struct {
 	running  sync.WaitGroup // everything that was started
 	calls    []*call        // under way, in the order in which they began
 	requests []*request
-	named    map[string]*record // by ID
+	records  []*record          // in the order in which they were found
+	named    map[string]*record // by name
 	workers  []*worker
 	flying   []*reply // sent by a worker, and not taken by Redis
 
-	faults bool // anything may break
-	steps  int
-	number int // of the latest call
-	trace  bytes.Buffer
-	silent bool  // nobody wants to see the trace
-	broken error // the first thing that must not be
+	partitions []string // prefixes of their keys
+
+	faults  bool // anything may break
+	calling bool // somebody wants callbacks
+	steps   int
+	number  int // of the latest call
+	trace   bytes.Buffer
+	silent  bool  // nobody wants to see the trace
+	broken  error // the first thing that must not be
 }
 
 // trace lives a seed for so many steps, and to its end. It tells all that happened, and
@@ -70,8 +85,12 @@ func live(t *testing.T, redis *store, seed uint64, steps int, silent bool) (w *w
 		}
 		redis.clear()
 		w.faults = w.draw.IntN(4) > 0
+		w.partitions = make([]string, 1+on(w.draw.IntN(4) == 0, 1))
 		for i := range w.gates {
 			w.begin(i)
+		}
+		for i, tag := range strings.Split(redis.HGet("cc:config", "tags"), ",") {
+			w.partitions[i] = "cc:{" + tag + "}:"
 		}
 		for range 1 + w.draw.IntN(3) {
 			w.workers = append(w.workers, &worker{name: fmt.Sprintf("w%d", len(w.workers))})
@@ -84,6 +103,9 @@ func live(t *testing.T, redis *store, seed uint64, steps int, silent bool) (w *w
 			w.heal()
 		}
 		w.end()
+		if w.broken == nil {
+			w.forgotten()
+		}
 	})
 	return w
 }
@@ -145,6 +167,7 @@ func (w *world) step() {
 		{on(len(deliver) > 0, 60), func() { w.deliver(deliver[w.draw.IntN(len(deliver))]) }},
 		{8, w.client},
 		{14, w.work},
+		{on(w.calling, 8), w.tell},
 		{on(idle, 30) + 2, func() { w.pass(w.moment()) }},
 		{2, w.upkeep},
 		{on(w.faults, 3), w.fault},
@@ -202,11 +225,13 @@ func (w *world) happened() {
 			l.mu.Unlock()
 		}
 	}
-	if touched[repliesKey] {
-		for _, l := range w.all() {
-			l.unblock()
+	for _, at := range w.partitions {
+		if touched[at+"replies"] {
+			for _, l := range w.all() {
+				l.unblock()
+			}
+			w.redis.news()
 		}
-		w.redis.news()
 	}
 	if len(touched) > 0 && w.broken == nil {
 		w.check(touched)
@@ -244,8 +269,8 @@ func (w *world) pass(d time.Duration) {
 		}
 	}
 	w.redis.news()
-	for _, rec := range w.named { // what expired
-		if !rec.forgotten && !w.redis.Exists(recordsKey+rec.id) {
+	for _, rec := range w.records { // what expired
+		if !rec.forgotten && !w.redis.Exists(rec.key()) {
 			w.checkForgotten(rec)
 		}
 	}
