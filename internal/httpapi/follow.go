@@ -48,11 +48,19 @@ func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.
 	f.server.streams.Add(1)
 	f.stream = sse.Open(w, f.code)
 	err := f.status(r.Context(), record) // the snapshot
-	if err == nil {
-		err = f.stream.Flush()
-	}
-	if err == nil {
-		err = f.handled(r, record)
+	if err == nil && !f.unsure && record.Status.Terminal() && f.after == record.Events-1 {
+		// All there is to tell goes out in one piece.
+		var outcome []byte
+		if outcome, err = f.frames(watch.Answer{Record: record}); err == nil {
+			err = f.stream.Add(outcome)
+		}
+	} else {
+		if err == nil {
+			err = f.stream.Flush()
+		}
+		if err == nil {
+			err = f.handled(r, record)
+		}
 	}
 	if f.call.parked {
 		return
