@@ -26,10 +26,16 @@ func newScript(verb string, with ...string) *script {
 // newPlainScript reads the script of a verb that moves none.
 func newPlainScript(verb string) *script { return scriptOf("prelude", verb) }
 
-// scriptOf reads the last of files, behind what that needs of those before it.
+// scriptOf reads the last of files, behind what that needs of those before it. Where it
+// begins with a block, that comes first: it says that there is nothing to do, before
+// Redis makes the functions that something would need.
 func scriptOf(files ...string) *script {
 	last := len(files) - 1
-	s := &script{source: needed(files[:last], luaFile(files[last]).text)}
+	look, verb := "", luaFile(files[last]).text
+	if end := strings.Index(verb, "\nend\n"); strings.HasPrefix(verb, "do\n") && end > 0 {
+		look, verb = verb[:end+5], verb[end+5:]
+	}
+	s := &script{source: look + needed(files[:last], verb)}
 	sum := sha1.Sum([]byte(s.source)) // the digest that EVALSHA is defined by
 	s.sha = hex.EncodeToString(sum[:])
 	scripts = append(scripts, s)

@@ -93,11 +93,11 @@ func (w *world) tell() {
 		return
 	}
 	i := ready[w.draw.IntN(len(ready))]
-	switch n := w.draw.IntN(12); {
+	switch n := w.draw.IntN(30); {
 	case n == 0: // it can't read what to tell: somebody else is given it after a minute
 		w.say("%s leaves the callback about %s %d", g.name, i.Type, i.Number)
 		g.intents = slices.DeleteFunc(g.intents, func(other *intent) bool { return other == i })
-	case n < 5:
+	case n < 10:
 		w.postpone(g, i)
 	default:
 		w.deliverIntent(g, i)

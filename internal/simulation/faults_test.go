@@ -89,7 +89,7 @@ func (w *world) cut(g *gate) {
 // heal ends all faults, and sees that everything has its end then: by the hands of
 // workers who do all that there is, or by its clocks.
 func (w *world) heal() {
-	diligent := w.draw.IntN(4) > 0
+	diligent := w.draw.IntN(8) > 0
 	w.say("everything heals; the workers do what there is: %v", diligent)
 	for _, g := range w.gates {
 		if g.frozen = false; g.dead {

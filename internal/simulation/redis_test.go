@@ -130,7 +130,11 @@ func luaFiles() map[string]string {
 		files, _ := filepath.Glob("../broker/lua/*.lua")
 		for _, f := range files {
 			raw, _ := os.ReadFile(f)
-			luaTexts[strings.TrimSuffix(filepath.Base(f), ".lua")] = comments.ReplaceAllString(string(raw), "")
+			text := comments.ReplaceAllString(string(raw), "")
+			if look := strings.Index(text, "\nend\n"); strings.HasPrefix(text, "do\n") { // that stands before all else
+				text = text[look+5:]
+			}
+			luaTexts[strings.TrimSuffix(filepath.Base(f), ".lua")] = text
 		}
 	}
 	return luaTexts

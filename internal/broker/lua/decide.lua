@@ -8,6 +8,13 @@
 -- ARGV[2] most decisions, and outcomes after which it stops
 -- Returns {'settle' | 'more' | 'done', next due in ms or '', report lines}; lines
 -- as in settle.lua, also "release id service" where a delay is over.
+-- Mostly nothing is due.
+do
+  local first, time = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2], redis.call('TIME')
+  if not first or tonumber(first) > time[1] * 1000 + math.floor(time[2] / 1000) then
+    return { 'done', first and string.format('%d', tonumber(first)) or '', {} }
+  end
+end
 even_when_full()
 local report = {}
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end

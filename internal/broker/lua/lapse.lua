@@ -6,6 +6,11 @@
 -- ARGV[2] service, [3] shortest lease in ms, [4] most entries
 -- Returns {'settle' | 'more' | 'done' | 'nogroup', report lines}; lines as in settle.lua,
 -- also "lapse id service".
+-- Mostly nobody is silent.
+do
+  local silent = redis.pcall('XPENDING', KEYS[1], 'workers', 'IDLE', ARGV[3], '-', '+', 1)
+  if not silent.err and #silent == 0 then return { 'done', {} } end
+end
 local service = ARGV[2]
 local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
