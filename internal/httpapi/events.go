@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"time"
@@ -30,7 +31,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	f := &follower{server: s, call: callOf(r), watch: s.Hub.Watch(id), code: http.StatusOK} // it watches before the first read, so that nothing falls between
 	defer f.leave()
-	record, err := f.watch.Attach(r.Context())
+	record, err := f.watch.Attach(context.WithoutCancel(r.Context()))
 	if err != nil {
 		return err
 	}

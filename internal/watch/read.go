@@ -76,18 +76,24 @@ func (w *Watch) Events(ctx context.Context, after int) (Answer, error) {
 func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, after int) (Answer, error) {
 	h.mu.Lock()
 	f := t.next[after]
-	if f == nil {
+	first := f == nil
+	if first {
 		f = &flight{joined: map[*Watch]struct{}{}, done: make(chan struct{}), answer: Answer{shared: &shared{}}}
 		if t.next == nil {
 			t.next = map[int]*flight{}
 		}
 		t.next[after] = f
-		go h.fly(f, id, t, after)
 	}
 	if w != nil {
 		f.joined[w] = struct{}{}
 	}
 	h.mu.Unlock()
+	switch {
+	case first && ctx.Done() == nil: // it stays until there is an answer
+		h.fly(f, id, t, after)
+	case first:
+		go h.fly(f, id, t, after)
+	}
 	select {
 	case <-f.done:
 		return f.answer, f.err
@@ -96,8 +102,8 @@ func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, a
 	}
 }
 
-// fly waits for its turn and reads. It belongs to no caller, so that one who
-// leaves does not take the answer from the others.
+// fly waits for its turn and reads. It belongs to no caller that may leave, who would
+// take the answer from the others.
 func (h *Hub) fly(f *flight, id correlation.ID, t *topic, after int) {
 	t.turn <- struct{}{}
 	h.mu.Lock()
