@@ -33,6 +33,8 @@ type room struct {
 	looks   int        // of them, those that read one record
 	away    bool       // Redis refuses everything
 	refused int        // reads of a record that will fail
+
+	hold chan struct{} // scripts wait until it is closed; nil: they don't
 }
 
 // inside runs a test in a bubble, with everything running and at rest.
@@ -74,9 +76,15 @@ func read(args []string) int {
 }
 
 func (r *room) hook(c *server.Peer, cmd string, args ...string) bool {
+	script := strings.EqualFold(cmd, "EVALSHA")
+	r.mu.Lock()
+	hold := r.hold
+	r.mu.Unlock()
+	if script && hold != nil {
+		<-hold
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	script := strings.EqualFold(cmd, "EVALSHA")
 	if script {
 		r.reads++
 	}
