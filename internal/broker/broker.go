@@ -149,6 +149,8 @@ type Broker struct {
 	counters counters
 	found    atomic.Int64 // of a Redis Cluster: when a group had something last, ns since 1970
 	closing  sync.Once
+
+	noneIsPlain bool // of a test: settle.lua leaves all replies to apply.lua
 }
 
 // Open connects, agrees with the other gateways on the configuration, and

@@ -24,3 +24,7 @@ func SubmitGeneral(ctx context.Context, b *Broker, s Submission) (Record, bool, 
 
 // Inspect looks at the settings of Redis, as Run does every 30 s.
 func Inspect(ctx context.Context, b *Broker) error { return b.inspect(ctx) }
+
+// SettleGenerally has b settle all replies by way of apply.lua, which takes what
+// settle.lua leaves.
+func SettleGenerally(b *Broker) { b.noneIsPlain = true }

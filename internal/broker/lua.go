@@ -32,6 +32,9 @@ type file struct {
 var (
 	luaRead     = map[string]*file{} // each is read once, before main
 	comments    = regexp.MustCompile(`(?m)^\s*--.*\n`)
+	including   = regexp.MustCompile(`include\('(\w+)'\)`)
+	notNames    = regexp.MustCompile(`'[^'\n]*'|--.*`) // literals and comments at the end of a line
+	members     = regexp.MustCompile(`([\w\])])\.\w+`) // of a table
 	declaration = regexp.MustCompile(`(?m)^(?:local function (\w+)|local ([\w, ]+)|(\w+) = function)`)
 )
 
@@ -63,8 +66,9 @@ func luaFile(name string) *file {
 	return f
 }
 
-// words are those of a text of Lua, each once.
+// words are those of a text of Lua that may be names of its own, each once.
 func words(text string) []string {
+	text = members.ReplaceAllString(notNames.ReplaceAllString(text, " "), "$1 ")
 	all := strings.FieldsFunc(text, func(r rune) bool {
 		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 	})
@@ -72,7 +76,9 @@ func words(text string) []string {
 	return slices.Compact(all)
 }
 
-// needed is verb behind the declarations of files that it needs, in their order.
+// needed is verb behind the declarations of files that it needs, in their order. What
+// verb includes, "include('name')", stands there behind what that needs besides: so it
+// is made only when Redis comes to it.
 func needed(files []string, verb string) string {
 	var units []unit
 	declared := map[string][]int{} // name → places in units
@@ -84,20 +90,26 @@ func needed(files []string, verb string) string {
 			units = append(units, u)
 		}
 	}
-	keep := make([]bool, len(units))
-	for queue := words(verb); len(queue) > 0; queue = queue[1:] {
-		for _, i := range declared[queue[0]] {
-			if !keep[i] {
-				keep[i] = true
-				queue = append(queue, units[i].words...)
+	kept := make([]bool, len(units))
+	behind := func(text string) string {
+		before := slices.Clone(kept)
+		for queue := words(text); len(queue) > 0; queue = queue[1:] {
+			for _, i := range declared[queue[0]] {
+				if !kept[i] {
+					kept[i] = true
+					queue = append(queue, units[i].words...)
+				}
 			}
 		}
-	}
-	var source strings.Builder
-	for i, u := range units {
-		if keep[i] {
-			source.WriteString(u.text)
+		var source strings.Builder
+		for i, u := range units {
+			if kept[i] && !before[i] {
+				source.WriteString(u.text)
+			}
 		}
+		return source.String() + text
 	}
-	return source.String() + verb
+	return including.ReplaceAllStringFunc(behind(verb), func(call string) string {
+		return behind(luaFile(including.FindStringSubmatch(call)[1]).text)
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,22 @@ func parseReport(lines []string) []Fact {
 	return facts
 }
 
+// parsePlain reads what settle.lua says of plain outcomes: id, service and two times of each.
+func parsePlain(list []any) []Fact {
+	facts := make([]Fact, 0, len(list)/4)
+	for ; len(list) >= 4; list = list[4:] {
+		id, _ := list[0].(string)
+		service, _ := list[1].(string)
+		total, _ := list[2].(int64)
+		run, _ := list[3].(int64)
+		facts = append(facts, Fact{
+			Kind: "outcome", ID: id, Service: service, Status: Succeeded, Reason: "-", Attempt: 1,
+			Total: time.Duration(total) * time.Millisecond, RunTime: time.Duration(run) * time.Millisecond,
+		})
+	}
+	return facts
+}
+
 // AwaitReplies blocks until there is a reply to settle in the partition, at
 // most for block (at most 2 s). It takes nothing.
 func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (bool, error) {
@@ -90,7 +107,7 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := b.part(p)
 	args := []any{
-		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(),
+		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), flag(b.noneIsPlain),
 	}
 	verdicts := args[len(args):]
 	for {
@@ -99,7 +116,7 @@ func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, er
 			return facts, false, fault("settle replies", err)
 		}
 		list := raw.([]any)
-		found := parseReport(texts(list[2]))
+		found := slices.Concat(parsePlain(list[4].([]any)), parseReport(texts(list[2])))
 		b.count(found)
 		b.remember(ctx, found)
 		facts = append(facts, found...)

@@ -42,7 +42,7 @@ end
 -- close_line forgets the places of a line in which nobody stands, and that
 -- nobody left for the stream.
 local function close_line(service)
-  if redis.call('XLEN', queue_key(service)) == 0 and #in_line(service, 1) == 0 then
+  if redis.call('EXISTS', line_key(service)) == 1 and redis.call('XLEN', queue_key(service)) == 0 and #in_line(service, 1) == 0 then
     redis.call('DEL', line_key(service))
   end
 end
@@ -204,14 +204,23 @@ end
 -- Services in which a script made room; conclude gives it to who waits.
 local touched = {}
 
--- conclude is the last call of a script that moved requests.
-local function conclude()
+-- write_gathered does what was gathered.
+local function write_gathered()
   for i = 1, #gathered do redis.call(unpack(gathered[gathered[i]])) end
   for key, fields in pairs(sums) do
     for field, by in pairs(fields) do redis.call('HINCRBY', key, field, int(by)) end
   end
+end
+
+local function publish_wakes()
+  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids, ' ')) end
+end
+
+-- conclude is the last call of a script that moved requests.
+local function conclude()
+  write_gathered()
   for service in pairs(touched) do
     if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
   end
-  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids, ' ')) end
+  publish_wakes()
 end

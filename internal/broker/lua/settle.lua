@@ -4,45 +4,44 @@
 -- reply is the acknowledgement: a reply is either still here or fully applied.
 -- The bytes of a reply never leave Redis on the way.
 --
+-- Most replies are plain: the final one to the first attempt of a request that is on
+-- its stream by itself, and of which nothing was heard before. This file applies those,
+-- with what is the same for many done once, and leaves all others to apply.lua, which
+-- is made when the first of them comes: to make its functions costs as much as two
+-- plain replies. Both ways do the same in Redis, as TestPlainRepliesAreAppliedAsOthers
+-- holds them to.
+--
 -- KEYS[1] reply stream of the partition
 -- ARGV[2] most replies, and outcomes after which it stops, since one reply may end a
 --     hundred requests, [3] bytes after which it stops, [4] a random number in
 --     [0,1) for the back-off, [5] how many events and bytes of them a request
 --     keeps, a line "service events bytes" each, "*" for the others, [6] largest
 --     event, [7] largest reply that is kept, [8] services whose final replies are
---     judged first, each between spaces, "*" for all; then seven for each verdict:
---     [9] entry, 'pass', 'change' or 'fail', error code, message, content type, status
+--     judged first, each between spaces, "*" for all, [9] 1 where no reply is
+--     plain; then seven for each verdict:
+--     [10] entry, 'pass', 'change' or 'fail', error code, message, content type, status
 --     code, body
--- Returns {left on the stream, now, report lines, "entry service" to be judged}: the
--- script stops before the first final reply that wants a verdict and has none. A
--- line is
+-- Returns {left on the stream, now, report lines, "entry service" to be judged, plain
+--     outcomes}: the script stops before the first final reply that wants a verdict and
+--     has none. A line is
 --     "outcome id service status reason total-ms run-ms attempt", or
---     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service".
+--     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service";
+--     of each plain outcome there are id, service, total-ms, run-ms.
 even_when_full()
 local replies = KEYS[1]
-local limit, budget, random = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local report = {}
+local most, budget, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[7])
+local report, plain = {}, {}
 local judged, verdicts = ARGV[8], {}
-for i = 9, #ARGV, 7 do verdicts[ARGV[i]] = i end
+for i = 10, #ARGV, 7 do verdicts[ARGV[i]] = i end
+local by_rule = ARGV[9] ~= '1'
 
-local function note(kind, id, service)
-  report[#report + 1] = kind .. ' ' .. (id or '-') .. ' ' .. (service or '-')
-end
-
-local function aside(kind, cause, entry, f)
-  set_aside(entry, cause, f)
-  note(kind)
-end
-
--- verdict is what was judged of a final reply: nil for none wanted, false where it
--- is still to come, else its place among the ARGV.
-local function verdict(r, entry)
-  if judged == '' or not (string.find(judged, ' ' .. r.service .. ' ', 1, true) or string.find(judged, ' * ', 1, true)) then return nil end
-  return verdicts[entry] or false
+-- wants_verdict tells whether the final replies of a service are judged first.
+local function wants_verdict(service)
+  return judged ~= '' and (string.find(judged, ' ' .. service .. ' ', 1, true) or string.find(judged, ' * ', 1, true)) and true or false
 end
 
 -- content_type is what the worker said, in one line of a bounded length.
-local function content_type(f) return string.sub((string.gsub(f.content_type or '', '%c', '')), 1, 255) end
+local function content_type(text) return string.sub((string.gsub(text or '', '%c', '')), 1, 255) end
 
 -- number reads what a worker wrote as one. Lua takes nan, inf and 0x10 for
 -- numbers too: Redis does not, and a script that it stops has done half its work.
@@ -50,194 +49,280 @@ local function number(text)
   return text and #text <= 15 and string.match(text, '^%d+%.?%d*$') and tonumber(text) or nil
 end
 
--- time_to_cache is the ms for which the worker lets its reply be cached; nil where it
--- left that to the service.
-local function time_to_cache(f)
-  local ms = number(f.cache_ttl)
-  return ms and math.floor(math.min(ms, WEEK)) or nil
+-- status_code is the one that a worker gave its reply, '' where it is none.
+local function status_code(text)
+  local code = number(text)
+  return code and code >= 200 and code <= 599 and int(math.floor(code)) or ''
 end
 
--- renew lets the worker keep its entry from the instant at which Redis took
--- the reply, and fixes when the attempt was claimed.
-local function renew(r, at)
-  if not claim(r) then return end
-  if not r.recorded then
-    redis.call('HSET', r.key, 'status', 'running', 'started', int(r.started), 'worker', r.worker)
-    r.status = 'running'
-    schedule(r)
-    wake(r)
-    began(r)
-  end
-  -- Only who holds the entry keeps it: claiming for somebody else would steal it.
-  local p = redis.pcall('XPENDING', queue_key(r.service), 'workers', r.entry, r.entry, 1)
-  if not p.err and p[1] then
-    redis.call('XCLAIM', queue_key(r.service), 'workers', p[1][2], 0, r.entry, 'TIME', int(at), 'JUSTID')
-  else
-    redis.call('HSET', r.key, 'acked', int(at)) -- see sweep.lua
-  end
+-- others are the functions of apply.lua.
+local made
+local function others()
+  if not made then made = (function() include('apply') end)() end
+  return made
 end
 
-local event_limits = {} -- by service: how many events, and bytes of them, a request keeps
-for service, n, bytes in string.gmatch(ARGV[5], '(%S+) (%d+) (%d+)\n') do
-  event_limits[service] = { tonumber(n), tonumber(bytes) }
+local call, sub, match = redis.call, string.sub, string.match
+local now, nothing = int(NOW), {}
+local services, tenants, clocks, types, codes = {}, {}, {}, {}, {} -- what is known of them, by their text
+local dues, applied = { 'ZREM', P .. 'due' }, 0
+
+local function service_of(name)
+  local s = { name = name, queue = queue_key(name), judged = wants_verdict(name), n = 0, busy = 0, asked = {}, waits = 0,
+    ack = { 'XACK', queue_key(name), 'workers' }, delete = { 'XDEL', queue_key(name) } }
+  services[name] = s
+  return s
 end
 
--- remember is append within the limits of the service. Beyond them the oldest go;
--- the latest always stays. A scatter has those of no service.
-local function remember(r, line)
-  local n, bytes = append(r, line)
-  local most, cut = event_limits[r.service] or event_limits['*'], 0
-  while n > 1 and (n > most[1] or bytes - cut > most[2]) do
-    cut, n = cut + #redis.call('LPOP', events_key(r.id)), n - 1
-  end
-  if cut > 0 then redis.call('HINCRBY', r.key, 'event_bytes', -cut) end
+local function tenant_of(name)
+  local t = { n = 0, ended = { 'ZADD', listing_key('succeeded', name) }, opened = { 'ZREM', listing_key('open', name) } }
+  tenants[name] = t
+  return t
 end
 
-local function retry(r, f, n, at)
-  local message = f.error or 'The worker asked for another attempt.'
-  if r.attempt >= r.max then
-    return finish(r, { status = 'failed', reason = 'max_attempts', code = f.error_code or 'max_attempts',
-      message = message, by_worker = true, at = at })
-  end
-  local c = content(r)
-  if not c then
-    return finish(r, { status = 'failed', reason = 'worker', code = 'entry_lost', by_worker = true, at = at,
-      message = 'The worker asked for another attempt, but the body is no longer in Redis.' })
-  end
-  local delay = number(f.delay)
-  if not delay then
-    local base = r.backoff * 2 ^ (r.attempt - 1)
-    delay = base / 2 + base / 2 * ((random + n * 0.618) % 1)
-  end
-  again(r, c, f.error_code or 'retry', message, math.min(delay, WEEK))
-  note('retry', r.id, r.service)
-  return nil
+-- clocks_of reads what many plans have in common: all but when they were created.
+local function clocks_of(text)
+  local timeout, start, run, retention, events = match(text, '^(%d+) (%d+) (%d+) %d+ %d+ (%d+) (%S+)$')
+  local c = { timeout = tonumber(timeout), start = tonumber(start), run = tonumber(run), forgotten = NOW + retention,
+    retention = tonumber(retention), minimal = string.find(events, 'm', 1, true), calls = string.find(events, TERMINAL.succeeded, 1, true), n = 0 }
+  c.expires = int(c.forgotten)
+  clocks[text] = c
+  return c
 end
 
-local function settle(entry, f, n)
-  local id, attempt, nonce = named(f.token)
-  if not id then return aside('garbage', 'token', entry, f) end
-  local r = load(id)
-  if not r then return note('orphan', id) end
-  if nonce ~= r.nonce then return aside('foreign', 'nonce', entry, f) end
-  attempt = tonumber(attempt)
-  local kind, at = f.type, stream_ms(entry)
-  if TERMINAL[r.status] then
-    local again = attempt == r.attempt and (kind == 'final' or kind == 'failed') and r.status ~= 'timed_out' and r.status ~= 'canceled'
-    return note(again and 'duplicate' or 'late', id, r.service)
+-- plain_reply reads an entry of the reply stream that has the fields flat. Returns the
+-- bytes of them, whose reply it is, and what the plain way needs where that may do: a
+-- table as large as it will get, since to grow it costs more.
+local function plain_reply(flat)
+  local bytes, may, label, kind, ctype, code, headers, body = 0, by_rule, nil, nil, '', nil, nil, ''
+  for i = 1, #flat, 2 do
+    local name, value = flat[i], flat[i + 1]
+    bytes = bytes + #value
+    if name == 'token' then label = value
+    elseif name == 'type' then kind = value
+    elseif name == 'content_type' then ctype = value
+    elseif name == 'body' then body = value
+    elseif name == 'status_code' then code = value
+    elseif name == 'headers' then headers = value
+    elseif name ~= 'seq' or value ~= '1' then may = false end
   end
-  if attempt ~= r.attempt or r.status == 'scheduled' then return note('stale', id, r.service) end
-  if at > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and at > clock(r)) then return note('late', id, r.service) end
-  local seq = number(f.seq)
-  if seq then
-    if seq <= r.wseq then return note('duplicate', id, r.service) end
-    if seq > r.wseq + 1 then note('gap', id, r.service) end
-    r.wseq = seq
-  end
-  local body = f.body or ''
+  local id = label and sub(label, 1, 36)
+  if not may or kind ~= 'final' or not id or sub(label, 37, 39) ~= '.1.' or #body > largest then return bytes, id end
+  return bytes, id, { id = id, nonce = sub(label, 40), ctype = ctype, code = code or false, headers = headers or false, body = body,
+    key = record_key(id), record = false, created = 0, created_text = '', clocks = false, service = false, tenant = false, held = false }
+end
 
-  if kind == 'final' or kind == 'failed' then
-    local whole = r.parents and not r.content and load(r.parents)
-    local kept = not string.find(r.events, 'm', 1, true)
-    if kept and #body + (whole and whole.bytes or 0) > tonumber(ARGV[7]) then -- those of a scatter together are one reply
-      report[#report + 1] = finish(r, { status = 'failed', reason = 'worker', code = 'reply_too_large', by_worker = true, at = at,
-        message = 'The reply of the worker is larger than this gateway keeps.' })
-      return note('oversize', id, r.service)
+-- plain_request reads the record for the reply c. Returns whether it is plain too: it
+-- waits for no more than a worker, nobody has heard of one, and what its end has to
+-- tell others is told here.
+local function plain_request(c)
+  local v = call('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
+    'callback', 'waiters')
+  if v[1] ~= 'queued' or v[2] ~= c.nonce or v[3] ~= '1' or not v[4] or not v[5] or not v[6] or v[8] then return false end
+  if v[7] and not match(v[7], '^%d+ %d+ %- ') then return false end -- it has a gate
+  local created, rest = match(v[6], '^(%d+) (.+) %d+ %d+$')
+  c.record, c.created_text, c.created, c.clocks = v, created, tonumber(created), clocks[rest] or clocks_of(rest)
+  c.service = services[v[5]] or service_of(v[5])
+  if c.service.judged or c.clocks.minimal then return false end
+  c.tenant = tenants[v[10] or ''] or tenant_of(v[10] or '')
+  return true
+end
+
+-- before compares two stream IDs.
+local function before(a, b)
+  if #a == #b then return a < b end
+  local one, other = stream_ms(a), stream_ms(b)
+  return one < other or one == other and #a < #b
+end
+
+-- find_holders reads off the pending list who holds the entries that the replies of s
+-- asked for, all at once: they are mostly beside each other there. Where they were not,
+-- the next ones are looked for one by one.
+local function find_holders(s)
+  local asked, n, held, missed = s.asked, s.waits, {}, 0
+  if n > 1 and not s.apart then
+    local first, last = asked[1].record[4], asked[1].record[4]
+    for i = 2, n do
+      local entry = asked[i].record[4]
+      if before(entry, first) then first = entry elseif before(last, entry) then last = entry end
     end
-    local v
-    if kind == 'final' then v = verdict(r, entry) end
-    if v == false then return 'judge' end
-    if v and ARGV[v + 1] == 'fail' then
-      report[#report + 1] = finish(r, { status = 'failed', reason = 'intercepted', code = ARGV[v + 2], message = ARGV[v + 3], by_worker = true, at = at })
-      return
-    elseif v and ARGV[v + 1] == 'change' then
-      f.content_type, f.status_code, body = ARGV[v + 4], ARGV[v + 5], ARGV[v + 6]
+    local found = redis.pcall('XPENDING', s.queue, 'workers', first, last, 2 * n)
+    for i = 1, #found do held[found[i][1]] = found[i] end
+  end
+  for i = 1, n do
+    local c = asked[i]
+    c.held = held[c.record[4]]
+    if not c.held then
+      missed = missed + 1
+      c.held = redis.pcall('XPENDING', s.queue, 'workers', c.record[4], c.record[4], 1)[1]
     end
-    local code = number(f.status_code)
-    local o = { rtype = content_type(f), reply = body, by_worker = true, at = at, cache = time_to_cache(f),
-      rstatus = code and code >= 200 and code <= 599 and int(math.floor(code)) or '' }
-    if kind == 'final' and o.cache and o.cache > 0 and not r.content then note('cacheable', id, r.service) end
-    if f.headers and #f.headers <= MAX_REPLY_HEADERS then o.rheaders = f.headers end
-    if kind == 'final' then
-      o.status, o.reason = 'succeeded', ''
-    else
-      o.status, o.reason, o.code = 'failed', 'worker', f.error_code or 'worker_error'
-      o.message = f.error or 'The worker reported a failure.'
-      if body == '' then o.reply, o.rtype = nil, nil end
-    end
-    report[#report + 1] = finish(r, o)
-    return
+    asked[i] = nil
   end
-  if kind == 'retry' then
-    local line = retry(r, f, n, at)
-    if line then report[#report + 1] = line end
-    return
-  end
-  if kind ~= 'progress' and kind ~= 'partial' and kind ~= 'heartbeat' then
-    return aside('garbage', 'type', entry, f)
-  end
-  renew(r, at)
-  if seq then redis.call('HSET', r.key, 'wseq', int(seq)) end
-  if kind == 'heartbeat' then return note('heartbeat', id, r.service) end
-  if #body > tonumber(ARGV[6]) then return aside('oversize', 'event', entry, f) end
-  local to, leg = r, ''
-  if r.parents and not r.content then -- the whole tells of it
-    to, leg = load(r.parents), '/' .. leg_of(id)
-    if not to then return note('orphan', id) end
-  end
-  remember(to, int(at) .. ' ' .. kind .. leg .. ' ' .. content_type(f) .. '\n' .. body)
-  if kind == 'progress' then
-    local function tell(of) if of and of.callback and string.find(of.events, 'p', 1, true) then owe(of, 'progress', to.seq) end end
-    tell(to)
-    for sharer in string.gmatch(r.content and r.parents or '', '%S+') do tell(load(sharer)) end
-  end
-  wake(to)
-  note('event', id, r.service)
+  s.apart, s.waits = s.apart or n > 1 and missed * 2 > n, 0
 end
 
--- look_ahead lists the first replies from an entry on that want a verdict, so that
--- they are judged together.
-local function look_ahead(from)
-  local found, ahead = {}, redis.call('XRANGE', replies, from, '+', 'COUNT', 16)
-  for i = 1, #ahead do
-    local f, flat = {}, ahead[i][2]
-    for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
-    local id = named(f.token)
-    local r = id and f.type == 'final' and load(id)
-    if r and not TERMINAL[r.status] and verdict(r, ahead[i][1]) == false then found[#found + 1] = ahead[i][1] .. ' ' .. r.service end
-  end
-  return found
+-- with is the list with a field more; nothing stays as it is.
+local function with(list, name, value)
+  if list == nothing then return { name, value } end
+  list[#list + 1] = name
+  list[#list + 1] = value
+  return list
 end
 
-local to_judge = {}
+-- apply_plain records the outcome of the plain reply c, which Redis took at an instant.
+-- Returns false, and has done nothing, where it is not plain after all: nobody holds
+-- its entry, or it came late.
+local function apply_plain(c, at)
+  local held, all = c.held, c.clocks
+  local entry, placed, idem, callback, waiters = c.record[4], c.record[9], c.record[11], c.record[12], c.record[13]
+  if not held or sub(held[2], 1, 5) == 'pull:' then return false end
+  local started, latest = math.max(NOW - held[3], stream_ms(entry)), c.created + all.timeout
+  if all.start > 0 and started > c.created + all.start then latest = math.min(latest, c.created + all.start) end
+  if all.run > 0 then latest = math.min(latest, started + all.run) end
+  if at > latest then return false end
+
+  local more, expires = nothing, all.expires
+  if callback and all.calls then
+    call('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
+    more = with(more, 'owed', '1')
+    expires = int(math.max(all.forgotten, NOW + CALLBACK_WINDOW))
+  end
+  local rstatus, rheaders = '', nil
+  if c.code then
+    rstatus = codes[c.code] or status_code(c.code)
+    codes[c.code] = rstatus
+    if rstatus ~= '' then more = with(more, 'rstatus', rstatus) end
+  end
+  if c.headers and c.headers ~= '' and #c.headers <= MAX_REPLY_HEADERS then
+    rheaders = c.headers
+    more = with(more, 'rheaders', rheaders)
+  end
+  if #c.body > SHORT then call('SET', reply_key(c.id), c.body, 'PXAT', expires)
+  elseif c.body ~= '' then more = with(more, 'reply', c.body) end
+  local rtype = types[c.ctype] or content_type(c.ctype)
+  types[c.ctype] = rtype
+  call('HSET', c.key, 'status', 'succeeded', 'finished', now, 'rtype', rtype, 'started', int(started), 'worker', held[2], unpack(more))
+  call('PEXPIREAT', c.key, expires)
+  if idem then
+    local bound = binding({ id = c.id, idem = idem })
+    if bound then call('PEXPIREAT', bound, all.expires) end
+  end
+  if waiters then
+    local r = { id = c.id, entry = entry, waiters = waiters, attempt = 1, seq = 0, retention = all.retention, worker = held[2] }
+    wake_for(c.id, waiters, told(r, { status = 'succeeded', reply = c.body, rtype = rtype, rstatus = rstatus, rheaders = rheaders }, started))
+  end
+  if waiters or placed then call('HDEL', c.key, 'waiters', 'place') end
+
+  local s, t, n = c.service, c.tenant, applied
+  applied, ended, all.n = n + 1, ended + 1, all.n + 1
+  plain[4 * n + 1], plain[4 * n + 2], plain[4 * n + 3], plain[4 * n + 4] = c.id, s.name, NOW - c.created, NOW - started
+  dues[n + 3] = c.id
+  s.ack[s.n + 4], s.delete[s.n + 3] = entry, entry
+  s.n, s.busy = s.n + 1, s.busy + math.max(0, NOW - started)
+  t.ended[2 * t.n + 3], t.ended[2 * t.n + 4], t.opened[t.n + 3] = c.created_text, c.id, c.id
+  t.n = t.n + 1
+  return true
+end
+
+-- conclude_plain does what is done once for all plain replies.
+local function conclude_plain()
+  if applied == 0 then return end
+  for _, c in pairs(clocks) do
+    if c.n > 0 then
+      local key, slot = kept({ status = 'succeeded', finished = c.forgotten, retention = 0 })
+      sum(key, slot, c.n)
+    end
+  end
+  for _, t in pairs(tenants) do
+    if t.n > 0 then
+      call(unpack(t.ended))
+      call(unpack(t.opened))
+    end
+  end
+  call(unpack(dues))
+  for name, s in pairs(services) do
+    if s.n > 0 then
+      sum(P .. 'counts', 'f:' .. name, s.n)
+      sum(P .. 'counts', 'b:' .. name, s.busy)
+      call(unpack(s.ack))
+      call(unpack(s.delete))
+      touched[name] = true
+    end
+  end
+end
+
+-- read_handful reads entries of the reply stream, and the records of those that may be
+-- plain. Returns the bytes of all, and by its place each that the plain way may take.
+local function read_handful(entries)
+  local bytes, first, all = 0, {}, {}
+  for i = 1, #entries do
+    local size, id, c = plain_reply(entries[i][2])
+    bytes = bytes + size
+    if id and first[id] then -- what is read below does not hold any more when the second is applied
+      c, all[first[id]] = nil, nil
+    elseif id then
+      first[id] = i
+    end
+    all[i] = c
+  end
+  for i = 1, #entries do
+    local c = all[i]
+    if c then
+      if plain_request(c) then
+        local s = c.service
+        s.waits = s.waits + 1
+        s.asked[s.waits] = c
+      else
+        all[i] = nil
+      end
+    end
+  end
+  for _, s in pairs(services) do
+    if s.waits > 0 then find_holders(s) end
+  end
+  return bytes, all
+end
+
+local function fields(flat)
+  local f = {}
+  for i = 1, #flat, 2 do f[flat[i]] = flat[i + 1] end
+  return f
+end
+
+local to_judge, left = {}, nil
 -- Small replies are read by growing handfuls, large ones one by one: a script
 -- must not hold a hundred replies of 10 MiB in memory at once. A handful is read
 -- before its size is known, so that 16 large ones behind small ones are the most.
-local done, bytes, handful = 0, 0, 1
-while done < limit and bytes < budget and ended < limit do
-  local entries = redis.call('XRANGE', replies, '-', '+', 'COUNT', math.min(handful, limit - done))
-  if #entries == 0 then break end
+local done, bytes, handful = 0, 0, 2
+while done < most and bytes < budget and ended < most do
+  local asked = math.min(handful, most - done)
+  local entries = call('XRANGE', replies, '-', '+', 'COUNT', asked)
+  if #entries == 0 then left = 0; break end
+  local size, all = read_handful(entries)
   local ids, stopped = {}, false
   for i = 1, #entries do
-    local f, flat = {}, entries[i][2]
-    for j = 1, #flat, 2 do
-      f[flat[j]] = flat[j + 1]
-      bytes = bytes + #flat[j + 1]
-    end
-    if settle(entries[i][1], f, done + 1) == 'judge' then
-      stopped = entries[i][1]
+    local entry, c = entries[i][1], all[i]
+    if not (c and apply_plain(c, stream_ms(entry))) and others().apply(entry, fields(entries[i][2]), done + 1) == 'judge' then
+      stopped = entry
       break
     end
     done = done + 1
-    ids[i] = entries[i][1]
-    if ended >= limit then break end
+    ids[i] = entry
+    if ended >= most then break end
   end
-  if #ids > 0 then redis.call('XDEL', replies, unpack(ids)) end
+  bytes = bytes + size
+  if #ids > 0 then call('XDEL', replies, unpack(ids)) end
   if stopped then
-    to_judge = look_ahead(stopped)
+    to_judge = others().look_ahead(stopped)
     break
   end
+  if #ids < asked and #ids == #entries then left = 0; break end
   handful = bytes / done < 16384 and math.min(handful * 2, 16) or 1
 end
-conclude()
-return { redis.call('XLEN', replies), int(NOW), report, to_judge }
+conclude_plain()
+write_gathered()
+for service in pairs(touched) do
+  if limit_of(service) then others().release(service) else close_line(service) end -- see conclude
+end
+publish_wakes()
+return { left or call('XLEN', replies), now, report, to_judge, plain }

@@ -1,0 +1,189 @@
+package broker_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// A request is the same in Redis whichever way its reply was applied, and the same is
+// told of it: by the plain one in settle.lua, or the general one in apply.lua.
+func TestPlainRepliesAreAppliedAsOthers(t *testing.T) {
+	type request = broker.Submission
+	type reply = broker.WorkerReply
+	long := []byte(strings.Repeat("long ", 100))
+	kinds := []struct {
+		submit func(*request)
+		reply  func(*reply)
+		waits  bool // somebody does, for the reply
+		before string
+	}{
+		{},
+		{reply: func(r *reply) { r.Body = long }},
+		{reply: func(r *reply) { r.Body, r.ContentType = nil, "" }},
+		{reply: func(r *reply) {
+			r.StatusCode, r.Headers, r.ContentType = 404, map[string]string{"x-a": "b"}, "text/\x01plain"
+		}},
+		{reply: func(r *reply) { r.StatusCode = 99 }},
+		{submit: func(s *request) { s.IdempotencyKey, s.Tags = "key", []string{"a"} }},
+		{submit: func(s *request) {
+			s.Callback = &broker.Callback{URL: "https://192.0.2.1/hook", Events: []string{"succeeded"}}
+		}, reply: func(r *reply) { r.Body = long }},
+		{submit: func(s *request) {
+			s.Callback, s.Tenant = &broker.Callback{URL: "https://192.0.2.1/hook", Events: []string{"failed"}}, "other"
+		}, reply: func(r *reply) { r.Body = long }},
+		{submit: func(s *request) { s.StartTimeout, s.RunTimeout, s.Retention = time.Minute, time.Minute, time.Hour }},
+		{submit: func(s *request) { s.StartTimeout = 5 * time.Millisecond }},
+		{submit: func(s *request) { s.RunTimeout = 5 * time.Millisecond }},
+		{submit: func(s *request) { s.Timeout = 15 * time.Millisecond }},
+		{waits: true},
+		{submit: func(s *request) { s.Service = "limited" }},
+		{submit: func(s *request) { s.OrderingKey = "order" }},
+		{submit: func(s *request) { s.Minimal = true }},
+		{reply: func(r *reply) { r.CacheTTL = time.Minute }},
+		{reply: func(r *reply) { r.Seq = 1 }},
+		{reply: func(r *reply) { r.Seq = 3 }},
+		{reply: func(r *reply) { r.Type, r.Error = "failed", &broker.Error{Code: "e", Message: "m"} }},
+		{reply: func(r *reply) { r.Body = []byte(strings.Repeat("x", 5000)) }},
+		{before: "partial"},
+		{before: "final"},
+		{before: "heartbeat", reply: func(r *reply) { r.Body = long }},
+	}
+	ways := map[string]func(*broker.Broker){"plain": func(*broker.Broker) {}, "general": broker.SettleGenerally}
+	const rounds = 2 // no more than a line lets on to the stream
+	stored := map[string]string{}
+	for way, choose := range ways {
+		synctest.Test(t, func(t *testing.T) {
+			mini, dial := redistest.Pipe(t)
+			defer mini.Close()
+			b := open(t, &redistest.Redis{URL: "redis://pipe:1"}, func(o *broker.Options) {
+				o.Dial, o.MaxReply, o.Name = dial, 4000, "gateway"
+				o.Services["limited"] = broker.ServiceConfig{Concurrency: 100}
+			})
+			defer b.Close()
+			choose(b)
+			names := []string{}
+			for range rounds {
+				for _, k := range kinds {
+					s := broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", ContentType: "text/plain", Body: []byte("body")}
+					if k.submit != nil {
+						k.submit(&s)
+					}
+					if s.IdempotencyKey != "" {
+						s.IdempotencyKey = fmt.Sprint("key ", len(names))
+					}
+					r, _, err := b.Submit(t.Context(), s)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if k.waits {
+						if _, err := b.Attach(t.Context(), r.ID); err != nil {
+							t.Fatal(err)
+						}
+					}
+					id := r.ID.String()
+					names = append(names, id, fmt.Sprintf("<%s %d>", s.Service, len(names)/2))
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+			held := make([]broker.Delivery, rounds*len(kinds)) // the orderly ones after the first have to wait
+			for left := len(held) - rounds + 1; left > 0; {
+				got, err := b.Claim(t.Context(), "w1", []string{"echo", "limited"}, 100, time.Minute)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range got {
+					held[slices.Index(names, d.ID)/2], left = d, left-1
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+			for i, d := range held {
+				if d.ID == "" {
+					continue
+				}
+				k, r := kinds[i%len(kinds)], broker.WorkerReply{Type: "final", ContentType: "text/plain", Body: []byte("short")}
+				if k.reply != nil {
+					k.reply(&r)
+				}
+				if k.before != "" {
+					send(t, b, d, broker.WorkerReply{Type: k.before, Body: []byte("one")})
+				}
+				send(t, b, d, r)
+				if i%20 == 19 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+			facts, more, err := b.Settle(t.Context(), 0)
+			if err != nil || more {
+				t.Fatal(more, err)
+			}
+			stored[way] = everything(t, dial, names, facts)
+		})
+	}
+	if d := cmp.Diff(stored["general"], stored["plain"]); d != "" {
+		t.Errorf("apply.lua stores (-), settle.lua (+):\n%s", d)
+	}
+}
+
+// everything is what is in a Redis whose clock stands still, and what was told, with
+// IDs as names has them: each followed by what stands for it.
+func everything(t *testing.T, dial func(context.Context, string, string) (net.Conn, error), names []string, facts []broker.Fact) string {
+	t.Helper()
+	ctx := t.Context()
+	c := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", Dialer: dial})
+	defer c.Close()
+	for i := 0; i < len(names); i += 2 {
+		if nonce := c.HGet(ctx, "cc:{0}:request:"+names[i], "nonce").Val(); nonce != "" {
+			names = append(names, nonce, "<nonce>")
+		}
+	}
+	var lines []string
+	for _, key := range c.Keys(ctx, "cc:{0}:*").Val() {
+		var values []string
+		switch c.Type(ctx, key).Val() {
+		case "hash":
+			for field, value := range c.HGetAll(ctx, key).Val() {
+				values = append(values, field+"="+value)
+			}
+		case "stream":
+			for _, entry := range c.XRange(ctx, key, "-", "+").Val() {
+				values = append(values, fmt.Sprint(entry.ID, entry.Values))
+			}
+			if p, err := c.XPending(ctx, key, "workers").Result(); err == nil {
+				values = append(values, fmt.Sprint(p.Count, " pending"))
+			}
+		case "zset":
+			for _, z := range c.ZRangeWithScores(ctx, key, 0, -1).Val() {
+				values = append(values, fmt.Sprintf("%v@%.0f", z.Member, z.Score))
+			}
+		case "list":
+			values = c.LRange(ctx, key, 0, -1).Val()
+		case "string":
+			values = append(values, c.Get(ctx, key).Val())
+		}
+		for _, v := range values {
+			lines = append(lines, fmt.Sprint(key, " ", c.PTTL(ctx, key).Val(), " ", v))
+		}
+	}
+	for _, f := range facts {
+		lines = append(lines, fmt.Sprint("told: ", f))
+	}
+	plain := strings.NewReplacer(names...)
+	for i := range lines {
+		lines[i] = plain.Replace(lines[i])
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
