@@ -25,6 +25,8 @@ const (
 
 // crashing has worker processes that are killed by what they are given, and that are
 // started again and again, among requests that do no harm.
+//
+// Planted: no look at max_attempts where a lease lapses (running, attempt 35).
 func crashing(r *round) {
 	h := open(r, redistest.Start(r))
 	notes := filepath.Join(r.TempDir(), "begun")

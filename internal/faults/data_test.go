@@ -19,6 +19,9 @@ const (
 )
 
 // flushed takes all data away while everything runs.
+//
+// Planted: a new key of IDs where Redis lost the deployment's (404 for what was
+// accepted before).
 func flushed(r *round) {
 	forgetful(r, redistest.Start(r), func(h *house) {
 		if err := h.redis.Client.FlushAll(h.Context()).Err(); err != nil {
@@ -28,6 +31,8 @@ func flushed(r *round) {
 }
 
 // restarted has Redis come back without its data.
+//
+// Planted: as for flushed.
 func restarted(r *round) {
 	forgetful(r, redistest.Start(r), func(h *house) {
 		h.redis.Kill()

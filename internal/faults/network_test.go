@@ -34,6 +34,8 @@ func blackHole(lasts time.Duration) func(*round) {
 }
 
 // reset ends all connections, again and again.
+//
+// Planted: workers that claim no more after an error (no work flowed).
 func reset(r *round) {
 	under(r, func(h *house) {
 		for range of(50, 10) {
@@ -60,6 +62,8 @@ func halfOpen(r *round) {
 }
 
 // trickle has a network that is there, and of no use.
+//
+// Planted: as for reset.
 func trickle(r *round) {
 	under(r, func(h *house) {
 		h.on(func(p *redistest.Proxy) { p.Trickle(time.Second) })
@@ -69,6 +73,8 @@ func trickle(r *round) {
 }
 
 // cut breaks connections off in the middle of an answer.
+//
+// Planted: as for reset.
 func cut(r *round) {
 	under(r, func(h *house) {
 		h.on(func(p *redistest.Proxy) { p.Cut(func() int { return 1 + r.draw(1500) }) })
