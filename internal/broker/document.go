@@ -19,11 +19,11 @@ import (
 func Document(r Record, publicURL string) api.Status {
 	self := Self(r.ID, publicURL)
 	d := api.Status{
-		CorrelationID: r.ID.String(), Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
+		CorrelationID: self[len(self)-correlation.TextSize:], Service: r.Service, Status: api.StatusStatus(r.Status), Reason: r.Reason,
 		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Attempts: attempts(r), Worker: r.Worker, Events: r.Events, RetryOf: r.RetryOf, RetriedAs: r.RetriedAs, Tags: r.Tags,
 		CreatedAt: api.Time(r.Created), QueuedAt: api.Time(r.Queued), StartedAt: api.Time(r.Started),
 		ScheduledFor: api.Time(r.Release), FinishedAt: api.Time(r.Finished), DeadlineAt: api.Time(r.Deadline), ExpiresAt: api.Time(r.Expires),
-		Links: api.Links{Self: self, Reply: self + "/reply", Events: self + "/events", Cancel: self + "/cancel"},
+		Links: links(self),
 	}
 	d.Cache, d.CachedAt = api.StatusCache(r.Cache), api.Time(r.CachedAt)
 	if r.Priority != PriorityNormal {
@@ -48,6 +48,15 @@ func Document(r Record, publicURL string) api.Status {
 // Self is the URL of a request. publicURL is as of Document.
 func Self(id correlation.ID, publicURL string) string {
 	return strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + id.String()
+}
+
+// links are those of a request at the URL self. Their texts share one piece of memory:
+// a document is made for every request.
+func links(self string) api.Links {
+	all := self + "/reply" + self + "/events" + self + "/cancel"
+	reply := len(self) + len("/reply")
+	events := reply + len(self) + len("/events")
+	return api.Links{Self: self, Reply: all[:reply], Events: all[reply:events], Cancel: all[events:]}
 }
 
 // attempts are those before the present one.

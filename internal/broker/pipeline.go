@@ -46,11 +46,15 @@ func newPipeline[Q, A any](send func([]*call[Q, A])) *pipeline[Q, A] {
 func (b *pipeline[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
 	c := &call[Q, A]{ask: ask, size: size, ready: make(chan struct{})}
 	select {
-	case b.queue <- c:
-	case <-ctx.Done():
-		return answer, false, ctx.Err()
-	case <-b.stop:
-		return answer, false, ErrClosed
+	case b.queue <- c: // there is room, nearly always
+	default:
+		select {
+		case b.queue <- c:
+		case <-ctx.Done():
+			return answer, false, ctx.Err()
+		case <-b.stop:
+			return answer, false, ErrClosed
+		}
 	}
 	select {
 	case <-c.ready:

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -104,12 +103,8 @@ func (b *Broker) prepare(ctx context.Context, s Submission) (*submission, error)
 	if sub.home == "" && content != "" {
 		sub.home = "content\x00" + content
 	}
-	if len(s.Headers) > 0 {
-		encoded, err := json.Marshal(s.Headers)
-		if err != nil {
-			return nil, fmt.Errorf("encode forwarded headers: %w", err)
-		}
-		sub.headers = string(encoded)
+	if sub.headers, err = encodeHeaders(s.Headers); err != nil {
+		return nil, fmt.Errorf("encode forwarded headers: %w", err)
 	}
 	if s.IdempotencyKey != "" {
 		sub.binding, sub.fingerprint = bindingOf(s), fingerprintOf(s)
@@ -266,5 +261,7 @@ func fingerprintOf(s Submission) string {
 func newNonce() string {
 	var n [8]byte
 	rand.Read(n[:])
-	return hex.EncodeToString(n[:])
+	var text [2 * len(n)]byte
+	hex.Encode(text[:], n[:])
+	return string(text[:])
 }

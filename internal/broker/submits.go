@@ -38,6 +38,8 @@ func groupSubmits(calls []*call[*submission, []string]) (together []*submits) {
 		*script
 	}
 	homes, kinds := make(map[home]*submits, 1), make(map[partition]map[kindKey]*kind, 1)
+	var plan planNumbers
+	var text string // of plan: that of most is that of the one before
 	for _, c := range calls {
 		at := home{c.ask.at, c.ask.script()}
 		t := homes[at]
@@ -52,7 +54,10 @@ func groupSubmits(calls []*call[*submission, []string]) (together []*submits) {
 		if kinds[at.partition] == nil {
 			kinds[at.partition] = make(map[kindKey]*kind, 1)
 		}
-		key := c.ask.kind()
+		if n := c.ask.planNumbers(); n != plan {
+			plan, text = n, n.String()
+		}
+		key := c.ask.kind(text)
 		k := kinds[at.partition][key]
 		if k == nil {
 			k = &kind{kindKey: key}
@@ -79,8 +84,8 @@ func (s *submission) script() *script {
 	return directScript
 }
 
-func (s *submission) kind() kindKey {
-	return kindKey{s.Service, s.planText(), tenantText(s.Tenant), s.ContentType, s.headers, s.register}
+func (s *submission) kind(plan string) kindKey {
+	return kindKey{s.Service, plan, tenantText(s.Tenant), s.ContentType, s.headers, s.register}
 }
 
 // command is what the script is called with.
@@ -103,7 +108,7 @@ func (t *submits) command() (p partition, keys []string, args []any) {
 		for _, c := range t.calls {
 			s := c.ask
 			options := append(s.options(), s.rareOptions()...)
-			args = append(append(args, s.id.String(), s.nonce, s.Service, s.planText(), s.ContentType, s.headers, s.Body, len(options)/2), options...)
+			args = append(append(args, s.id.String(), s.nonce, s.Service, s.planNumbers().String(), s.ContentType, s.headers, s.Body, len(options)/2), options...)
 		}
 	}
 	return p, []string{p.due()}, args
@@ -147,13 +152,19 @@ func named(pairs ...string) (options []any) {
 	return options
 }
 
-// planText is the plan as the scripts read it.
-func (s *submission) planText() string {
-	text := make([]byte, 0, 64)
-	for _, n := range []int64{
+// planNumbers are the plan in the order in which the scripts read it; times are in ms.
+type planNumbers [9]int64
+
+func (s *submission) planNumbers() planNumbers {
+	return planNumbers{
 		s.plan.Timeout.Milliseconds(), s.plan.StartTimeout.Milliseconds(), s.plan.RunTimeout.Milliseconds(), s.plan.Lease.Milliseconds(),
 		int64(s.plan.MaxAttempts), s.plan.Retention.Milliseconds(), s.plan.Backoff.Milliseconds(), int64(s.plan.MaxQueued), int64(s.plan.Concurrency),
-	} {
+	}
+}
+
+func (p planNumbers) String() string {
+	text := make([]byte, 0, 64)
+	for _, n := range p {
 		text = append(strconv.AppendInt(text, n, 10), ' ')
 	}
 	return string(text[:len(text)-1])

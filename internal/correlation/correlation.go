@@ -39,6 +39,9 @@ import (
 // MaxPartitions is how many partitions the 12 bits of an ID can name.
 const MaxPartitions = 1 << 12
 
+// TextSize is the length of an ID as text.
+const TextSize = 36
+
 // keySize is the length of a deployment key in bytes, the block that
 // HMAC-SHA-256 gains nothing from exceeding.
 const keySize = 32
@@ -61,7 +64,7 @@ type ID uuid.UUID
 // Parse reads the canonical 36-character form, either case. It checks form,
 // version and variant; only Keyring.Verify tells whether it was issued.
 func Parse(text string) (ID, error) {
-	if len(text) != 36 { // uuid.Parse also takes braces, URNs and bare hex
+	if len(text) != TextSize { // uuid.Parse also takes braces, URNs and bare hex
 		return ID{}, ErrMalformed
 	}
 	u, err := uuid.Parse(text)

@@ -101,7 +101,11 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, m *memory) ([]byte
 	if r.ContentLength > s.MaxBody {
 		return nil, s.tooLarge()
 	}
-	body, err := readBody(r.Context(), http.MaxBytesReader(w, r.Body, s.MaxBody), r.ContentLength, m)
+	from := r.Body
+	if r.ContentLength < 0 { // else net/http lets no more than that through
+		from = http.MaxBytesReader(w, from, s.MaxBody)
+	}
+	body, err := readBody(r.Context(), from, r.ContentLength, m)
 	if err == nil {
 		return body, nil
 	}

@@ -90,6 +90,13 @@ func query(r *http.Request, name string) (string, error) {
 	return values.Get(name), nil
 }
 
+// Values of headers that each document has, made once: nobody writes into them.
+var (
+	typeJSON = []string{"application/json"}
+	noStore  = []string{"no-store"}
+	noSniff  = []string{"nosniff"}
+)
+
 // writeJSON writes a document, byte for byte as it stands in an event and in a
 // callback. A client that left is nobody's error.
 func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
@@ -101,20 +108,21 @@ func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, v
 	}
 	s.part(w) // it may have waited for long
 	h := w.Header()
-	setDefault(h, "Content-Type", "application/json")
-	setDefault(h, "Cache-Control", "no-store")
+	setDefault(h, "Content-Type", typeJSON)
+	setDefault(h, "Cache-Control", noStore)
 	if id := callOf(r).id; id != "" {
-		h.Set(api.HeaderCorrelationID, id)
+		h[api.HeaderCorrelationID] = []string{id}
 	}
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h["X-Content-Type-Options"] = noSniff
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }
 
-func setDefault(h http.Header, name, value string) {
-	if h.Get(name) == "" {
-		h.Set(name, value)
+// setDefault takes a name in its canonical form.
+func setDefault(h http.Header, name string, values []string) {
+	if len(h[name]) == 0 {
+		h[name] = values
 	}
 }
 

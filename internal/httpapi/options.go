@@ -41,10 +41,24 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 		Tenant: callOf(r).who.Tenant, Service: service,
 		ContentType: h.Get("Content-Type"), Traceparent: traceparent(h), Minimal: preferences(h).returns == "minimal", Cache: cacheControl(h),
 	}
-	err := vet(h)
+	options, err := vet(h)
 	if err != nil {
 		return sub, err
 	}
+	if sub.IdempotencyKey, err = idempotencyKey(h); err != nil {
+		return sub, err
+	}
+	if options {
+		if err := s.options(h, &sub); err != nil {
+			return sub, err
+		}
+	}
+	sub.Headers, err = s.targeted(r, service)
+	return sub, err
+}
+
+// options reads those of the gateway itself, which most submits have none of.
+func (s *Server) options(h http.Header, sub *broker.Submission) (err error) {
 	b := s.Bounds
 	for _, option := range []struct {
 		name     string
@@ -58,45 +72,40 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 		{api.HeaderBackoff, &sub.Backoff, minBackoff, maxBackoff},
 	} {
 		if *option.into, err = duration(h, option.name, option.min, option.max); err != nil {
-			return sub, err
+			return err
 		}
 	}
-	if sub.IdempotencyKey, err = idempotencyKey(h); err != nil {
-		return sub, err
-	}
 	if sub.Tags, err = tags(api.HeaderTag, h.Values(api.HeaderTag)); err != nil {
-		return sub, err
+		return err
 	}
 	if sub.Callback, err = s.callback(h); err != nil {
-		return sub, err
+		return err
 	}
-	if err := policies(h, &sub, b.MaxDelay, time.Now()); err != nil {
-		return sub, err
-	}
-	sub.Headers, err = s.targeted(r, service)
-	return sub, err
+	return policies(h, sub, b.MaxDelay, time.Now())
 }
 
 // vet refuses options that nobody knows, since a typing mistake must not pass
-// in silence, and values that don't fit into frames and keys.
-func vet(h http.Header) error {
+// in silence, and values that don't fit into frames and keys. It tells whether there
+// are options of the gateway itself.
+func vet(h http.Header) (options bool, err error) {
 	for name, values := range h {
 		option := strings.HasPrefix(name, api.OptionPrefix)
+		options = options || option
 		if option && !slices.Contains(api.Options, name) {
-			return fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", quoted(name), strings.Join(api.Options, ", "))
+			return false, fail("invalid-option", "There is no option %s. Nothing was accepted; the options are %s.", quoted(name), strings.Join(api.Options, ", "))
 		}
 		single := option || name == "Content-Type"
 		if single && len(values) > 1 && name != api.HeaderTag {
-			return fail("invalid-option", "%s is given %d times. Nothing was accepted; give it once.", name, len(values))
+			return false, fail("invalid-option", "%s is given %d times. Nothing was accepted; give it once.", name, len(values))
 		}
 		if (single || isForwarded(name)) && slices.ContainsFunc(values, unfit) {
-			return fail("invalid-option", "Header %s has bytes that are not valid UTF-8 text, or control characters. Nothing was accepted.", quoted(name))
+			return false, fail("invalid-option", "Header %s has bytes that are not valid UTF-8 text, or control characters. Nothing was accepted.", quoted(name))
 		}
 	}
 	if len(h.Get("Content-Type")) > longestType {
-		return fail("invalid-option", "Content-Type is longer than %d bytes. Nothing was accepted.", longestType)
+		return false, fail("invalid-option", "Content-Type is longer than %d bytes. Nothing was accepted.", longestType)
 	}
-	return nil
+	return options, nil
 }
 
 // unfit tells whether a header value must not get into frames and keys. CR, LF
@@ -112,8 +121,11 @@ var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}
 // traceparent is carried as it came; one that can't be read, or more than one,
 // is dropped, as the standard says (section 4.3).
 func traceparent(h http.Header) string {
+	if len(h.Values(api.HeaderTraceparent)) != 1 {
+		return ""
+	}
 	value := h.Get(api.HeaderTraceparent)
-	if len(h.Values(api.HeaderTraceparent)) != 1 || unfit(value) || !traceparentForm.MatchString(value) {
+	if unfit(value) || !traceparentForm.MatchString(value) {
 		return ""
 	}
 	return value
@@ -194,8 +206,10 @@ func (s *Server) callback(h http.Header) (*broker.Callback, error) {
 func forwarded(h http.Header) (map[string]string, error) {
 	out, size := map[string]string{}, 0
 	var hop []string
-	for name := range strings.SplitSeq(strings.Join(h.Values("Connection"), ","), ",") {
-		hop = append(hop, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+	for _, line := range h.Values("Connection") {
+		for name := range strings.SplitSeq(line, ",") {
+			hop = append(hop, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
 	}
 	for name, values := range h {
 		if !isForwarded(name) || slices.Contains(hop, name) {

@@ -22,8 +22,11 @@ type preference struct {
 // the first counts.
 func preferences(h http.Header) preference {
 	var p preference
-	waits := false
-	for _, line := range h.Values(api.HeaderPrefer) {
+	lines, waits := h.Values(api.HeaderPrefer), false
+	if len(lines) == 0 {
+		return p
+	}
+	for _, line := range lines {
 		for _, part := range splitQuoted(line, ',') {
 			first := splitQuoted(part, ';')[0] // parameters of a preference: none are known
 			name, value, _ := strings.Cut(first, "=")

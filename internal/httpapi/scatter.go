@@ -25,7 +25,7 @@ func (s *Server) scatter(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	if err := vet(r.Header); err != nil {
+	if _, err := vet(r.Header); err != nil {
 		return err
 	}
 	record, replayed, err := s.acceptScatter(w, r)

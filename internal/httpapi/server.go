@@ -78,13 +78,14 @@ const (
 // Server answers the calls of the contract.
 type Server struct {
 	Options
-	inflight *semaphore.Weighted
-	leaving  atomic.Bool
-	draining atomic.Bool
-	waiting  atomic.Int64
-	streams  atomic.Int64
-	idle     *sse.Idle
-	handler  http.Handler
+	inflight  *semaphore.Weighted
+	deadlines deadlines
+	leaving   atomic.Bool
+	draining  atomic.Bool
+	waiting   atomic.Int64
+	streams   atomic.Int64
+	idle      *sse.Idle
+	handler   http.Handler
 }
 
 // New builds the front door. It serves nothing by itself.

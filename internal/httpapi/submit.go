@@ -7,6 +7,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // submit takes a request in. It checks everything before it reads the body, and
@@ -37,9 +38,9 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 // accepted answers for a request that was just committed, waiting for its reply
 // where the client asked for that.
 func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.Record, replayed bool) error {
-	callOf(r).id = record.ID.String()
-	h := w.Header()
-	h.Set("Location", broker.Self(record.ID, s.PublicURL))
+	self, h := broker.Self(record.ID, s.PublicURL), w.Header()
+	callOf(r).id = self[len(self)-correlation.TextSize:]
+	h.Set("Location", self)
 	cacheHeaders(h, record)
 	if replayed {
 		h.Set(api.HeaderIdempotencyReplayed, "true")
@@ -91,9 +92,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, sub broker.Submi
 	if sub, err = s.intercepted(r.Context(), sub); err != nil {
 		return broker.Record{}, false, err
 	}
-	ctx, stop := context.WithTimeout(context.WithoutCancel(r.Context()), submitTimeout)
-	defer stop()
-	return s.Broker.Submit(ctx, sub)
+	return s.Broker.Submit(s.deadlines.next(), sub)
 }
 
 // refused says when to try again, from what the service takes.

@@ -28,7 +28,7 @@ func (s *Server) submitBatch(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	if err := vet(r.Header); err != nil {
+	if _, err := vet(r.Header); err != nil {
 		return err
 	}
 	key, err := idempotencyKey(r.Header)
