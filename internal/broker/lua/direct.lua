@@ -14,76 +14,99 @@
 -- Returns {now, …}, and of each request its entry and its ordinal; '' and 0 where it is
 --     left to submit.lua
 local answers, dues, at = { int(NOW) }, {}, 2
+local ARGV, call = ARGV, redis.call -- to look up a global costs as much as a short text
 
--- read reads n requests of a kind from ARGV[at] on.
-local function read(n)
-  local all = {}
+-- read reads n requests of the kind k from ARGV[at] on: where each begins, its record,
+-- and its options where it has any.
+local function read(k, n)
+  local begins, records, before = {}, {}, #answers
+  k.begins, k.records, k.options, k.before = begins, records, {}, before
   for i = 1, n do
-    local s = { id = ARGV[at], nonce = ARGV[at + 1], body = ARGV[at + 2], at = #answers + 1 }
-    local first = at + 4
-    at = first + 2 * tonumber(ARGV[at + 3])
-    for j = first, at - 1, 2 do s[ARGV[j]] = ARGV[j + 1] end
-    s.key = record_key(s.id)
-    s.binding = s.idem and P .. 'idempotency:' .. s.idem
-    answers[s.at], answers[s.at + 1] = '', 0
-    all[i] = s
+    begins[i], records[i] = at, record_key(ARGV[at])
+    answers[before + 2 * i - 1], answers[before + 2 * i] = '', 0
+    local options = ARGV[at + 3]
+    at = at + 4
+    if options ~= '0' then
+      local o, last = {}, at + 2 * tonumber(options) - 1
+      for j = at, last, 2 do o[ARGV[j]] = ARGV[j + 1] end
+      o.binding = o.idem and P .. 'idempotency:' .. o.idem
+      k.options[i], at = o, last + 1
+    end
   end
-  return all
 end
 
--- fresh are those of them that are plain. The others have their answer.
-local function fresh(all)
-  local found, seen = {}, {}
-  for i = 1, #all do
-    local s = all[i]
-    if redis.call('EXISTS', s.key, s.binding or s.key) == 0 and not seen[s.binding or s.id] then
-      seen[s.binding or s.id] = true
-      found[#found + 1] = s
+-- fresh are the numbers of those that are plain. The others have their answer. One look
+-- at all keys tells that nobody knows any of them, which is how it is nearly always.
+local function fresh(k)
+  local records, options, keys, found, seen = k.records, k.options, {}, {}, {}
+  local n = #records
+  for i = 1, n do keys[i] = records[i] end
+  for _, o in pairs(options) do keys[#keys + 1] = o.binding end
+  local none = call('EXISTS', unpack(keys)) == 0
+  for i = 1, n do
+    local record, binding = records[i], options[i] and options[i].binding
+    if not seen[record] and not (binding and seen[binding]) and (none or call('EXISTS', record, binding or record) == 0) then
+      seen[record] = true
+      if binding then seen[binding] = true end
+      found[#found + 1] = i
     end
   end
   return found
 end
 
+-- fields are those of a record that not every one has, of a request of the kind k with
+-- the options o.
+local function fields(k, o)
+  local all = {}
+  local function set(name, value)
+    if value and value ~= '' then all[#all + 1] = name; all[#all + 1] = value end
+  end
+  set('tenant', k.tenant)
+  set('callback', o.callback)
+  set('idem', o.idem)
+  set('tags', o.tags)
+  set('trace', o.trace)
+  return all
+end
+
 -- take accepts those of the kind k that are plain.
 local function take(k)
-  local found = fresh(k.all)
+  local found = fresh(k)
   if #found == 0 then return end
   local timeout, start, run, lease, max, retention, backoff, most =
     string.match(k.plan, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
-  if redis.call('HEXISTS', P .. 'limits', k.service) == 1 or
-    redis.call('XLEN', queue_key(k.service)) + redis.call('ZCARD', waiting_key(k.service)) + #found > tonumber(most) then
+  local service, stream = k.service, queue_key(k.service)
+  if call('HEXISTS', P .. 'limits', service) == 1 or
+    call('XLEN', stream) + call('ZCARD', waiting_key(service)) + #found > tonumber(most) then
     return
   end
   local deadline, due = NOW + timeout, NOW + timeout -- see next_due in prelude.lua
   if start ~= '0' then due = math.min(due, NOW + start) end
   if run ~= '0' then due = math.min(due, NOW + run) end
-  local clocks, open = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' ', {}
-  local ordinal = redis.call('HINCRBY', P .. 'counts', 'a:' .. k.service, #found) - #found
+  local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '
+  local now, ends, forgotten, plain, open = int(NOW), int(deadline), int(deadline + WEEK), fields(k, {}), {}
+  due, backoff = int(due), ' ' .. backoff
+  local ordinal = call('HINCRBY', P .. 'counts', 'a:' .. service, #found) - #found
+  local begins, records, options, before, content_type, headers = k.begins, k.records, k.options, k.before, k.content_type, k.headers
   for i = 1, #found do
-    local s, more = found[i], {}
+    local s = found[i]
+    local o, begin, key = options[s], begins[s], records[s]
+    local id, nonce = ARGV[begin], ARGV[begin + 1]
     ordinal = ordinal + 1
-    local entry = add_entry(k.service, s.id, s.id .. '.1.' .. s.nonce, '1', int(deadline), lease, k.content_type, s.trace or '', k.headers, s.body)
-    local function set(name, value)
-      if value and value ~= '' then more[#more + 1] = name; more[#more + 1] = value end
+    local entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, ARGV[begin + 2])
+    call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '-') .. ' ' .. ordinal .. backoff,
+      'status', 'queued', 'attempt', '1', 'entry', entry, unpack(o and fields(k, o) or plain))
+    call('PEXPIREAT', key, forgotten)
+    if o and o.binding then
+      call('SET', o.binding, id .. ' ' .. o.fingerprint)
+      call('PEXPIREAT', o.binding, forgotten)
     end
-    set('tenant', k.tenant)
-    set('callback', s.callback)
-    set('idem', s.idem)
-    set('tags', s.tags)
-    set('trace', s.trace)
-    redis.call('HSET', s.key, 'service', k.service, 'nonce', s.nonce, 'plan', clocks .. (s.events or '-') .. ' ' .. int(ordinal) .. ' ' .. backoff,
-      'status', 'queued', 'attempt', '1', 'entry', entry, unpack(more))
-    redis.call('PEXPIREAT', s.key, int(deadline + WEEK))
-    if s.binding then
-      redis.call('SET', s.binding, s.id .. ' ' .. s.fingerprint)
-      redis.call('PEXPIREAT', s.binding, int(deadline + WEEK))
-    end
-    dues[#dues + 1], dues[#dues + 2] = int(due), s.id
-    open[2 * i - 1], open[2 * i] = int(NOW), s.id
-    answers[s.at], answers[s.at + 1] = entry, ordinal
+    dues[#dues + 1], dues[#dues + 2] = due, id
+    open[2 * i - 1], open[2 * i] = now, id
+    answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal
   end
-  redis.call('ZADD', listing_key('open', k.tenant), unpack(open))
-  if k.register == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), k.tenant) end
+  call('ZADD', listing_key('open', k.tenant), unpack(open))
+  if k.register == '1' then call('ZADD', P .. 'tenants', now, k.tenant) end
 end
 
 -- All is read before anything is tried: in an embedded Redis, what a function has
@@ -94,9 +117,9 @@ while at < #ARGV do
     content_type = ARGV[at + 4], headers = ARGV[at + 5] }
   local n = tonumber(ARGV[at + 6])
   at = at + 7
-  k.all = read(n)
+  read(k, n)
   kinds[#kinds + 1] = k
 end
 for i = 1, #kinds do pcall(take, kinds[i]) end -- what is wrong with one service is nothing to the others
-if #dues > 0 then redis.call('ZADD', P .. 'due', unpack(dues)) end
+if #dues > 0 then call('ZADD', P .. 'due', unpack(dues)) end
 return answers

@@ -273,10 +273,12 @@ local function unsettled(at)
   return oldest and oldest <= at
 end
 
+local REPLIES = P .. 'replies'
+
 -- add_entry puts a work entry on the stream of a service, and returns its ID. All it
 -- takes is text.
-local function add_entry(service, id, token, attempt, deadline, lease, content_type, traceparent, headers, body)
-  return redis.call('XADD', queue_key(service), '*', 'id', id, 'token', token, 'reply_to', P .. 'replies',
+local function add_entry(stream, service, id, token, attempt, deadline, lease, content_type, traceparent, headers, body)
+  return redis.call('XADD', stream, '*', 'id', id, 'token', token, 'reply_to', REPLIES,
     'service', service, 'attempt', attempt, 'deadline', deadline, 'lease', lease, 'content_type', content_type,
     'traceparent', traceparent, 'headers', headers, 'body', body)
 end
@@ -284,7 +286,7 @@ end
 -- enqueue adds the entry for the present attempt. c has what the worker gets:
 -- content_type, traceparent, headers, body.
 local function enqueue(r, c)
-  r.entry = add_entry(r.service, id_of(r.id), token(r), int(r.attempt), int(r.deadline), int(r.lease), c.content_type or '',
+  r.entry = add_entry(queue_key(r.service), r.service, id_of(r.id), token(r), int(r.attempt), int(r.deadline), int(r.lease), c.content_type or '',
     c.traceparent or '', c.headers or '', c.body or '')
   r.status = 'queued'
 end
