@@ -26,10 +26,10 @@ func (r *run) drain() {
 	if ended(done, r.options.grace) {
 		return
 	}
-	left := r.running()
+	left := r.slots.running()
 	r.log.Info("grace is over: handlers are stopped and their requests given back", "running", len(left))
 	for _, j := range left {
-		j.cancel(ErrShutdown)
+		j.ctx.cancel(ErrShutdown)
 	}
 	if ended(done, stopTime) {
 		return
@@ -37,7 +37,7 @@ func (r *run) drain() {
 	// These ignore their context, or wait for Redis. Their goroutines stay
 	// behind; whatever they still say is dropped as stale.
 	var back sync.WaitGroup
-	for _, j := range r.running() {
+	for _, j := range r.slots.running() {
 		back.Go(j.abandon)
 	}
 	back.Wait()
@@ -56,10 +56,10 @@ func (j *job) abandon() {
 	}
 	j.answered = true
 	if err := j.send(ctx, *giveBack()); err != nil {
-		j.log.Warn("request was not given back; its lease will lapse", "error", err)
+		j.log().Warn("request was not given back; its lease will lapse", "error", err)
 		return
 	}
-	j.log.Warn("handler did not stop; its request was given to another worker")
+	j.log().Warn("handler did not stop; its request was given to another worker")
 }
 
 func ended(done <-chan struct{}, within time.Duration) bool {

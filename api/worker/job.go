@@ -8,10 +8,10 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
-	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
 const (
@@ -27,47 +27,63 @@ type job struct {
 	run      *run
 	delivery broker.Delivery
 	handler  Handler
-	log      *slog.Logger
+	request  Request
 
-	ctx    context.Context         // the handler's
-	cancel context.CancelCauseFunc // ends it with a cause; the first cause stays
-	forget context.CancelFunc      // frees its timer
-	ended  time.Time               // the deadline, by our clock
+	ctx   handlerContext
+	ended time.Time // the deadline, by our clock
+
+	slot    int                  // set by slots
+	every   time.Duration        // between heartbeats
+	beatAt  time.Time            // the next; guarded by the mutex of slots
+	beating atomic.Pointer[beat] // nil for none
 
 	mu       sync.Mutex // guards the rest, and keeps replies in order: seq is theirs
 	seq      int
-	answered bool
+	answered bool // or about to be: the last reply is on its way
 }
 
-func (r *run) newJob(d broker.Delivery, h Handler) *job {
-	j := &job{
-		run: r, delivery: d, handler: h, ended: r.clock.local(d.Deadline),
-		log: r.log.With("correlation_id", d.ID, "service", d.Service, "attempt", d.Attempt),
+func (r *run) newJob(d broker.Delivery, h Handler, now time.Time) *job {
+	j := &job{run: r, delivery: d, handler: h, ended: r.clock.local(d.Deadline), every: r.interval(d)}
+	j.beatAt = now.Add(j.every)
+	j.ctx.all, j.ctx.deadline = r.work, j.ended
+	j.request = Request{
+		ID: d.ID, Attempt: d.Attempt, Service: d.Service, Deadline: j.ended, ContentType: d.ContentType,
+		Headers: d.Headers, Traceparent: d.Traceparent, Body: d.Body, job: j,
 	}
-	ctx, cancel := context.WithCancelCause(r.work)
-	j.cancel = cancel
-	j.ctx, j.forget = context.WithDeadline(ctx, j.ended)
 	for i := len(r.chain) - 1; i >= 0; i-- {
 		j.handler = r.chain[i](j.handler)
 	}
 	return j
 }
 
+// log is made where there is something to say.
+func (j *job) log() *slog.Logger {
+	return j.run.log.With("correlation_id", j.delivery.ID, "service", j.delivery.Service, "attempt", j.delivery.Attempt)
+}
+
+// debug logs where somebody reads it.
+func (j *job) debug(what string, args ...any) {
+	if j.run.log.Enabled(&j.ctx, slog.LevelDebug) {
+		j.log().Debug(what, args...)
+	}
+}
+
 // errPanic is what the client reads of a handler that did not return.
 var errPanic = Fail("panic", "The worker's handler panicked.")
 
-// work calls the handler and sends what it answered.
+// work calls the handler and sends what it answered. The slot is free once that is sent.
 func (j *job) work() {
-	defer j.forget()
-	defer j.cancel(nil)
-	stop := j.beat()
 	var reply Reply
 	err := errPanic
 	defer func() { // deferred for the sake of a handler that calls runtime.Goexit
-		stop() // a heartbeat after the reply would count as late
-		if out := j.judge(reply, err); out != nil {
-			j.answer(*out)
+		j.hush()
+		out := j.judge(reply, err)
+		j.ctx.cancel(nil)
+		if out == nil {
+			j.run.end(j)
+			return
 		}
+		j.answer(*out)
 	}()
 	reply, err = j.call()
 }
@@ -76,46 +92,21 @@ func (j *job) work() {
 func (j *job) call() (reply Reply, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			j.log.Error("handler panicked", "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			j.log().Error("handler panicked", "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
 			reply, err = Reply{}, errPanic
 		}
 	}()
-	d := j.delivery
-	return j.handler(j.ctx, &Request{
-		ID: d.ID, Attempt: d.Attempt, Service: d.Service, Deadline: j.ended, ContentType: d.ContentType,
-		Headers: d.Headers, Traceparent: d.Traceparent, Body: d.Body, job: j,
-	})
-}
-
-// beat renews the lease every third of it until stop, which waits.
-func (j *job) beat() (stop func()) {
-	every := j.delivery.Lease / 3
-	if h := j.run.options.heartbeat; h > 0 && (every <= 0 || h < every) {
-		every = h
-	}
-	if every <= 0 {
-		every = defaultLease / 3
-	}
-	ctx, cancel := context.WithCancel(j.ctx)
-	var done sync.WaitGroup
-	done.Go(func() {
-		for loop.Rest(ctx, every) {
-			if err := j.run.broker.Send(ctx, j.delivery, broker.WorkerReply{Type: "heartbeat"}); err != nil && ctx.Err() == nil {
-				j.log.Warn("heartbeat was not sent", "error", err)
-			}
-		}
-	})
-	return func() {
-		cancel()
-		done.Wait()
-	}
+	return j.handler(&j.ctx, &j.request)
 }
 
 // judge turns what the handler returned into the reply to send; nil for none.
 func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
-	cause := context.Cause(j.ctx)
+	cause := j.ctx.Err()
+	if cause != nil {
+		cause = context.Cause(&j.ctx)
+	}
 	if errors.Is(cause, ErrCanceled) {
-		j.log.Debug("request ended without this handler")
+		j.debug("request ended without this handler")
 		return nil
 	}
 	out := broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers}
@@ -147,21 +138,27 @@ func giveBack() *broker.WorkerReply {
 	}}
 }
 
-// answer sends the last reply of the attempt, unless there was one.
+// answer sends the last reply of the attempt, unless there was one, and ends the job
+// once Redis has it or nobody wants it any more. It does not wait for that.
 func (j *job) answer(out broker.WorkerReply) {
-	ctx, stop := context.WithDeadline(j.run.work, j.ended.Add(sendMargin))
-	defer stop()
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.answered {
-		return
-	}
-	if err := j.send(ctx, out); err != nil {
-		j.log.Warn("reply was not taken by Redis before the deadline of the request", "type", out.Type, "error", err)
-		return
-	}
+	before := j.answered
 	j.answered = true
-	j.log.Debug("request answered", "type", out.Type, "bytes", len(out.Body))
+	j.seq++
+	out.Seq = j.seq
+	j.mu.Unlock()
+	if before {
+		j.run.end(j)
+		return
+	}
+	j.run.broker.Post(j.run.work, j.ended.Add(sendMargin), j.delivery, out, func(err error) {
+		if err != nil {
+			j.log().Warn("reply was not taken by Redis before the deadline of the request", "type", out.Type, "error", err)
+		} else {
+			j.debug("request answered", "type", out.Type, "bytes", len(out.Body))
+		}
+		j.run.end(j)
+	})
 }
 
 // event sends a progress or partial reply.
@@ -171,14 +168,14 @@ func (j *job) event(ctx context.Context, kind, contentType string, body []byte) 
 	if j.answered {
 		return ErrAnswered
 	}
-	for _, c := range []context.Context{ctx, j.ctx} {
+	for _, c := range []context.Context{ctx, &j.ctx} {
 		if err := context.Cause(c); err != nil {
 			return fmt.Errorf("send %s: %w", kind, err)
 		}
 	}
 	ctx, stop := context.WithCancel(ctx) // ends with the request too, whatever context the handler used
 	defer stop()
-	defer context.AfterFunc(j.ctx, stop)()
+	defer context.AfterFunc(&j.ctx, stop)()
 	if err := j.send(ctx, broker.WorkerReply{Type: kind, ContentType: contentType, Body: body}); err != nil {
 		return fmt.Errorf("send %s: %w", kind, err)
 	}

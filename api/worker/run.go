@@ -28,7 +28,7 @@ type run struct {
 	*Worker
 	broker *broker.Broker
 	log    *slog.Logger
-	slots  chan struct{} // holds one element for each free slot; never closed
+	slots  *slots
 	clock  clock
 
 	work    context.Context // of all handlers; outlives Run's own until the drain is over
@@ -36,9 +36,6 @@ type run struct {
 
 	claiming context.Context    // ends with Run's own, or when the worker is told to drain
 	quiet    context.CancelFunc // ends it
-
-	mu   sync.Mutex // guards jobs
-	jobs map[*job]struct{}
 }
 
 // Run answers requests until ctx ends; then it claims no more, lets running
@@ -59,11 +56,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer quiet()
 	r := &run{
 		Worker: w, broker: b, claiming: claiming, quiet: quiet, log: w.options.logger.With("worker", b.Name()),
-		slots: make(chan struct{}, w.options.concurrency),
-		work:  work, jobs: map[*job]struct{}{},
-	}
-	for range w.options.concurrency {
-		r.slots <- struct{}{}
+		slots: newSlots(w.options.concurrency), work: work,
 	}
 	names := slices.Sorted(maps.Keys(w.services))
 	var upkeep sync.WaitGroup
@@ -74,6 +67,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	upkeep.Go(func() { r.clock.follow(work, b) })
 	loop.Rest(listening, listenWait) // a cancel that came before would not be heard
 	upkeep.Go(func() { r.enlist(ctx) })
+	upkeep.Go(func() { r.heartbeats(work) })
 	r.log.Info("worker answers", "services", names, "slots", w.options.concurrency)
 
 	r.claim(claiming, names)
@@ -120,30 +114,18 @@ func (w *Worker) open(ctx context.Context) (*broker.Broker, error) {
 func (r *run) claim(ctx context.Context, services []string) {
 	trouble := loop.Trouble{Log: r.log}
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.slots:
-		}
-		free := 1 + r.takeFree()
-		if ctx.Err() != nil { // both were ready
+		free := r.limited(r.slots.wait(ctx))
+		if ctx.Err() != nil {
 			return
 		}
-		if free = r.limited(free); free == 0 {
+		if free == 0 {
 			loop.Rest(ctx, limitPause)
 			continue
 		}
 		asked := time.Now()
 		// Not ctx: what Redis hands over while ctx ends must reach a handler.
 		deliveries, err := r.broker.Claim(r.work, r.broker.Name(), services, free, claimBlock)
-		for _, d := range deliveries {
-			if r.begin(d) {
-				free--
-			}
-		}
-		for range free {
-			r.slots <- struct{}{}
-		}
+		r.begin(deliveries)
 		if err != nil {
 			trouble.Warn("the worker can't claim work; trying again", "error", err)
 			loop.Rest(ctx, troublePause+rand.N(troublePause)-time.Since(asked)) // what timed out has rested
@@ -151,68 +133,43 @@ func (r *run) claim(ctx context.Context, services []string) {
 	}
 }
 
-// limited gives those of the free slots back that the limit does not allow now,
-// and returns how many are left.
+// limited is how many of the free slots may be used now.
 func (r *run) limited(free int) int {
 	if r.options.limit == nil {
 		return free
 	}
-	may := max(0, min(free, r.options.limit()-(r.options.concurrency-len(r.slots)-free)))
-	for range free - may {
-		r.slots <- struct{}{}
-	}
-	return may
+	return max(0, min(free, r.options.limit()-(r.options.concurrency-free)))
 }
 
-// takeFree takes the slots that are free besides the first.
-func (r *run) takeFree() (n int) {
-	for {
-		select {
-		case <-r.slots:
-			n++
-		default:
-			return n
+// begin starts the handlers of deliveries, for which there are slots.
+func (r *run) begin(deliveries []broker.Delivery) {
+	jobs, now := make([]*job, 0, len(deliveries)), time.Now()
+	for _, d := range deliveries {
+		s := r.services[d.Service]
+		if s == nil || d.Token == "" || d.ReplyTo == "" {
+			r.log.Error("work entry that no gateway wrote; it is left alone", "correlation_id", d.ID, "service", d.Service)
+			continue
 		}
+		jobs = append(jobs, r.newJob(d, s.handler, now))
 	}
-}
-
-// begin starts the handler of a delivery; the slot is given back when it ends.
-func (r *run) begin(d broker.Delivery) bool {
-	s := r.services[d.Service]
-	if s == nil || d.Token == "" || d.ReplyTo == "" {
-		r.log.Error("work entry that no gateway wrote; it is left alone", "correlation_id", d.ID, "service", d.Service)
-		return false
+	r.slots.begin(jobs)
+	r.handler.Add(len(jobs))
+	for _, j := range jobs {
+		go j.work()
 	}
-	j := r.newJob(d, s.handler)
-	r.mu.Lock()
-	r.jobs[j] = struct{}{}
-	r.mu.Unlock()
-	r.handler.Go(func() {
-		defer r.end(j)
-		j.work()
-	})
-	return true
 }
 
 func (r *run) end(j *job) {
-	r.mu.Lock()
-	delete(r.jobs, j)
-	r.mu.Unlock()
-	r.slots <- struct{}{}
+	r.slots.end(j)
+	r.handler.Done()
 }
 
 // canceled ends the handlers of a request, of every attempt at it. The service
 // counts: another leg of the same scatter may run here too.
 func (r *run) canceled(service, id string) {
-	for _, j := range r.running() {
+	for _, j := range r.slots.running() {
 		if j.delivery.ID == id && j.delivery.Service == service {
-			j.cancel(ErrCanceled)
+			j.ctx.cancel(ErrCanceled)
 		}
 	}
-}
-
-func (r *run) running() []*job {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.jobs))
 }

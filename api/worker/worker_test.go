@@ -331,6 +331,39 @@ func TestHeartbeats(t *testing.T) {
 	})
 }
 
+// One whose lease is short is kept too, beside others that need a heartbeat seldom.
+func TestHeartbeatsOfAll(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bench) {
+		handler := func(context.Context, *worker.Request) (worker.Reply, error) {
+			time.Sleep(40 * time.Second)
+			return worker.Reply{}, nil
+		}
+		stop := b.work(func(w *worker.Worker) {
+			w.Handle("rare", handler, worker.Lease(30*time.Second))
+			w.Handle("often", handler, worker.Lease(3*time.Second))
+		})
+		defer stop()
+		var all []broker.Record
+		for range 3 {
+			all = append(all, b.submit("rare", "x"))
+			time.Sleep(300 * time.Millisecond)
+			all = append(all, b.submit("often", "x"))
+			time.Sleep(300 * time.Millisecond)
+		}
+		for _, r := range all {
+			if got := b.outcome(r); got.Status != broker.Succeeded || got.Attempt != 1 {
+				t.Errorf("%s: %s, attempt %d", r.Service, got.Status, got.Attempt)
+			}
+		}
+		if n := b.saw("heartbeat"); n < 3*(37+2) || n > 3*(44+4) {
+			t.Errorf("%d heartbeats in 40 s of 3 requests with a lease of 3 s and 3 with one of 30 s", n)
+		}
+		if b.saw("lapse")+b.saw("late") > 0 {
+			t.Errorf("%d lapses, %d late", b.saw("lapse"), b.saw("late"))
+		}
+	})
+}
+
 // What a worker can't run stays in the queue for others.
 func TestClaimsOnlyFreeSlots(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {

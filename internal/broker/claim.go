@@ -220,22 +220,46 @@ type outgoing struct {
 	values []any
 }
 
-const sendPause = 250 * time.Millisecond // between attempts while Redis is away
+const (
+	sendPause  = 250 * time.Millisecond // between attempts while Redis is away
+	replyFrame = 200                    // bytes of a reply on the wire beside its body, about
+)
 
 // Send puts a reply on the reply stream. It tries again while Redis is away or
 // full, until ctx ends; a reply that arrives twice does no harm. Concurrent
 // sends share a pipeline.
 func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
-	values := r.fields(d.Token)
-	for {
-		_, _, err := b.sends.do(ctx, outgoing{d.ReplyTo, values}, len(r.Body)+200)
+	out, size := outgoing{d.ReplyTo, r.fields(d.Token)}, len(r.Body)+replyFrame
+	_, _, err := b.sends.do(ctx, out, size)
+	return b.insist(ctx, out, size, err)
+}
+
+// Post is Send for those who don't wait: it tries until ctx ends or until is over, and
+// then calls sent, once. sent must not block: others wait behind it.
+func (b *Broker) Post(ctx context.Context, until time.Time, d Delivery, r WorkerReply, sent func(error)) {
+	out, size := outgoing{d.ReplyTo, r.fields(d.Token)}, len(r.Body)+replyFrame
+	b.sends.post(ctx, out, size, func(_ struct{}, err error) {
 		if err == nil || errors.Is(err, ErrClosed) {
-			return err
+			sent(err)
+			return
 		}
+		go func() {
+			ctx, stop := context.WithDeadline(ctx, until)
+			defer stop()
+			sent(b.insist(ctx, out, size, err))
+		}()
+	})
+}
+
+// insist sends a reply that was not sent for the reason err, until it is.
+func (b *Broker) insist(ctx context.Context, out outgoing, size int, err error) error {
+	for err != nil && !errors.Is(err, ErrClosed) {
 		if !loop.Rest(ctx, sendPause) {
 			return fault("send a reply", err)
 		}
+		_, _, err = b.sends.do(ctx, out, size)
 	}
+	return err
 }
 
 // sendReplies puts a batch of replies on their streams.

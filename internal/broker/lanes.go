@@ -28,6 +28,17 @@ func (l *lanes[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left b
 	return p.do(ctx, ask, size)
 }
 
+// post has the call answered without waiting for it, as that of pipeline.
+func (l *lanes[Q, A]) post(ctx context.Context, ask Q, size int, done func(A, error)) {
+	p := l.lane(l.of(ask))
+	if p == nil {
+		var none A
+		done(none, ErrClosed)
+		return
+	}
+	p.post(ctx, ask, size, done)
+}
+
 // lane is nil once they are closed. Servers that went keep theirs, which are idle.
 func (l *lanes[Q, A]) lane(name string) *pipeline[Q, A] {
 	l.mu.Lock()

@@ -30,7 +30,17 @@ type call[Q, A any] struct {
 	size   int // bytes on the wire, about
 	answer A
 	err    error
-	ready  chan struct{} // closed by the flusher once answer and err are set
+	ready  chan struct{} // closed by the flusher once answer and err are set; nil where done is called
+	done   func(A, error)
+}
+
+// finish hands over the answer.
+func (c *call[Q, A]) finish() {
+	if c.done != nil {
+		c.done(c.answer, c.err)
+		return
+	}
+	close(c.ready)
 }
 
 func newPipeline[Q, A any](send func([]*call[Q, A])) *pipeline[Q, A] {
@@ -71,6 +81,27 @@ func (b *pipeline[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, lef
 	}
 }
 
+// post has the call answered without waiting for it: done gets the answer, or that
+// there is none since ctx ended before the call was handed over. It is called once, by
+// who answers the others too, and must not hold that up.
+func (b *pipeline[Q, A]) post(ctx context.Context, ask Q, size int, done func(A, error)) {
+	c := &call[Q, A]{ask: ask, size: size, done: done}
+	select {
+	case b.queue <- c:
+		select {
+		case <-b.gone:
+			b.refuse()
+		default:
+		}
+	case <-ctx.Done():
+		c.err = ctx.Err()
+		c.finish()
+	case <-b.stop:
+		c.err = ErrClosed
+		c.finish()
+	}
+}
+
 func (b *pipeline[Q, A]) flush() {
 	for {
 		select {
@@ -81,7 +112,7 @@ func (b *pipeline[Q, A]) flush() {
 			calls := b.gather(first)
 			b.send(calls)
 			for _, c := range calls {
-				close(c.ready)
+				c.finish()
 			}
 		}
 	}
@@ -106,7 +137,7 @@ func (b *pipeline[Q, A]) refuse() {
 		select {
 		case c := <-b.queue:
 			c.err = ErrClosed
-			close(c.ready)
+			c.finish()
 		default:
 			return
 		}
@@ -117,7 +148,7 @@ func (b *pipeline[Q, A]) close() {
 	b.once.Do(func() {
 		close(b.stop)
 		b.done.Wait()
-		b.refuse() // callers that raced with stop
 		close(b.gone)
+		b.refuse() // callers that raced with stop
 	})
 }
