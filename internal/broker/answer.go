@@ -39,7 +39,7 @@ func (b *Broker) Answer(ctx context.Context, token string, r WorkerReply) (id co
 	}
 	p := b.partitionOf(id)
 	name := id.String() + parts[2]
-	args := append([]any{name, parts[3], parts[4]}, r.fields(token)...)
+	args := r.fields([]any{name, parts[3], parts[4]}, token)
 	raw, err := answerScript.run(ctx, b.redis, p, []string{p.record(name), p.replies()}, args...)
 	if err != nil {
 		if wrapped := fault("take a reply", err); unsent(err) {

@@ -126,7 +126,7 @@ func (b *Broker) claimWithout(ctx context.Context, consumer string, services, st
 }
 
 func (b *Broker) claim(ctx context.Context, consumer string, services, streams []string, each int, block time.Duration) ([]Delivery, error) {
-	found, err := b.readGroup(ctx, workersGroup, consumer, streams, each, block)
+	deliveries, err := b.readWork(ctx, consumer, streams, each, block)
 	if lostGroup(err) {
 		again := map[string]Announcement{}
 		for _, s := range services {
@@ -137,6 +137,19 @@ func (b *Broker) claim(ctx context.Context, consumer string, services, streams [
 	if err != nil {
 		return nil, fault("claim work", err)
 	}
+	return deliveries, nil
+}
+
+// readWork reads what no worker was given yet. An error that Redis answers with is left
+// to the library, which knows what one says of the connection: it is asked again.
+func (b *Broker) readWork(ctx context.Context, consumer string, streams []string, each int, block time.Duration) ([]Delivery, error) {
+	if b.redis.nodes == nil {
+		read, err := b.readOnto(ctx, consumer, streams, each, block)
+		if err != nil || read.said == "" {
+			return read.found, err
+		}
+	}
+	found, err := b.readGroup(ctx, workersGroup, consumer, streams, each, block)
 	var deliveries []Delivery
 	for _, stream := range found {
 		for _, entry := range stream.Messages {
@@ -145,7 +158,27 @@ func (b *Broker) claim(ctx context.Context, consumer string, services, streams [
 			deliveries = append(deliveries, d)
 		}
 	}
-	return deliveries, nil
+	return deliveries, err
+}
+
+// readOnto has a single server's answer read by deliveries.
+func (b *Broker) readOnto(ctx context.Context, consumer string, streams []string, each int, block time.Duration) (*deliveries, error) {
+	ctx, stop := patience(ctx, block)
+	defer stop()
+	args := make([]any, 0, 9+2*len(streams))
+	args = append(args, "xreadgroup", "group", workersGroup, consumer, "count", each)
+	if block >= 0 {
+		args = append(args, "block", min(max(block, time.Millisecond), longestBlock).Milliseconds())
+	}
+	args = append(args, "streams")
+	for _, s := range streams {
+		args = append(args, s)
+	}
+	for range streams {
+		args = append(args, ">")
+	}
+	read := &deliveries{}
+	return read, b.redis.blocking.Process(ctx, redis.NewRawWriteToCmd(ctx, read, args...))
 }
 
 func delivery(values map[string]any) Delivery {
@@ -179,9 +212,17 @@ type WorkerReply struct {
 	CacheTTL time.Duration
 }
 
-// fields are those of the reply on its stream.
-func (r WorkerReply) fields(token string) []any {
-	values := []any{"token", token, "type", r.Type}
+// xadd is the command that puts the reply on its stream.
+func (r WorkerReply) xadd(stream, token string) []any {
+	return r.fields(append(make([]any, 0, 3+replyFields), "xadd", stream, "*"), token)
+}
+
+// replyFields is how many names and values most replies have at most.
+const replyFields = 14
+
+// fields appends those of the reply on its stream, names and values.
+func (r WorkerReply) fields(values []any, token string) []any {
+	values = append(values, "token", token, "type", r.Type)
 	add := func(name, value string) {
 		if value != "" {
 			values = append(values, name, value)
@@ -216,8 +257,8 @@ func (r WorkerReply) fields(token string) []any {
 
 // outgoing is a reply on its way through the batch.
 type outgoing struct {
-	to     string
-	values []any
+	to   string
+	xadd []any
 }
 
 const (
@@ -229,7 +270,7 @@ const (
 // full, until ctx ends; a reply that arrives twice does no harm. Concurrent
 // sends share a pipeline.
 func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
-	out, size := outgoing{d.ReplyTo, r.fields(d.Token)}, len(r.Body)+replyFrame
+	out, size := outgoing{d.ReplyTo, r.xadd(d.ReplyTo, d.Token)}, len(r.Body)+replyFrame
 	_, _, err := b.sends.do(ctx, out, size)
 	return b.insist(ctx, out, size, err)
 }
@@ -237,7 +278,7 @@ func (b *Broker) Send(ctx context.Context, d Delivery, r WorkerReply) error {
 // Post is Send for those who don't wait: it tries until ctx ends or until is over, and
 // then calls sent, once. sent must not block: others wait behind it.
 func (b *Broker) Post(ctx context.Context, until time.Time, d Delivery, r WorkerReply, sent func(error)) {
-	out, size := outgoing{d.ReplyTo, r.fields(d.Token)}, len(r.Body)+replyFrame
+	out, size := outgoing{d.ReplyTo, r.xadd(d.ReplyTo, d.Token)}, len(r.Body)+replyFrame
 	b.sends.post(ctx, out, size, func(_ struct{}, err error) {
 		if err == nil || errors.Is(err, ErrClosed) {
 			sent(err)
@@ -269,7 +310,8 @@ func (b *Broker) sendReplies(calls []*call[outgoing, struct{}]) {
 	pipe := b.redis.commands.Pipeline()
 	sent := make([]*redis.StringCmd, len(calls))
 	for i, c := range calls {
-		sent[i] = pipe.XAdd(ctx, &redis.XAddArgs{Stream: c.ask.to, Values: c.ask.values})
+		sent[i] = redis.NewStringCmd(ctx, c.ask.xadd...)
+		_ = pipe.Process(ctx, sent[i])
 	}
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	for i, c := range calls {
