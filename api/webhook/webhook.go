@@ -18,12 +18,17 @@
 package webhook
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -78,20 +83,55 @@ func Check(secret string) error {
 // one signature for each secret, so that a receiver which has either of them
 // can verify. Errors: ErrSecret.
 func Sign(id string, at time.Time, body []byte, secrets ...string) (string, error) {
+	s, err := NewSigner(secrets...)
+	if err != nil {
+		return "", err
+	}
+	return s.Sign(id, at, body), nil
+}
+
+// Signer signs many messages with the same secrets. Its methods may be called from
+// many goroutines.
+type Signer struct {
+	states []*sync.Pool // of hash.Hash, by secret: a keyed one is made by two rounds of it
+}
+
+// NewSigner reads the secrets. ErrSecret where one is none, or there is none at all.
+func NewSigner(secrets ...string) (*Signer, error) {
 	if len(secrets) == 0 {
-		return "", ErrSecret
+		return nil, ErrSecret
 	}
-	signatures := make([]string, len(secrets))
-	for i, secret := range secrets {
-		hook, err := open(secret)
+	s := &Signer{}
+	for _, secret := range secrets {
+		key, err := keyOf(secret)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		if signatures[i], err = hook.Sign(id, at, body); err != nil {
-			return "", fmt.Errorf("sign a webhook: %w", err)
-		}
+		s.states = append(s.states, &sync.Pool{New: func() any { return hmac.New(sha256.New, key) }})
 	}
-	return strings.Join(signatures, " "), nil
+	return s, nil
+}
+
+// Sign is as the function of this name.
+func (s *Signer) Sign(id string, at time.Time, body []byte) string {
+	head := make([]byte, 0, 80)
+	head = append(append(head, id...), '.')
+	head = append(strconv.AppendInt(head, at.Unix(), 10), '.')
+	var sum [sha256.Size]byte
+	text := make([]byte, 0, 50*len(s.states))
+	for i, states := range s.states {
+		h := states.Get().(hash.Hash)
+		h.Reset()
+		h.Write(head)
+		h.Write(body)
+		if i > 0 {
+			text = append(text, ' ')
+		}
+		text = append(text, "v1,"...)
+		text = base64.StdEncoding.AppendEncode(text, h.Sum(sum[:0]))
+		states.Put(h)
+	}
+	return string(text)
 }
 
 // Verify returns nil where the body was signed with one of the secrets, at most
@@ -122,6 +162,14 @@ func Verify(header http.Header, body []byte, secrets ...string) error {
 }
 
 func open(secret string) (*standardwebhooks.Webhook, error) {
+	key, err := keyOf(secret)
+	if err != nil {
+		return nil, err
+	}
+	return standardwebhooks.NewWebhookRaw(key)
+}
+
+func keyOf(secret string) ([]byte, error) {
 	text, ok := strings.CutPrefix(secret, secretPrefix)
 	if !ok {
 		return nil, ErrSecret
@@ -130,5 +178,5 @@ func open(secret string) (*standardwebhooks.Webhook, error) {
 	if err != nil || len(key) < minSecret || len(key) > maxSecret {
 		return nil, ErrSecret // without the cause: it quotes the secret
 	}
-	return standardwebhooks.NewWebhookRaw(key)
+	return key, nil
 }

@@ -1,11 +1,13 @@
 package webhook_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +37,31 @@ func TestSignGolden(t *testing.T) {
 	}
 	if want := "v1,AMaOha7DUT/0J0JMycRuYOBSvbx3WtwLd2khXXbaVj4="; got != want {
 		t.Errorf("signature %q, want %q", got, want)
+	}
+}
+
+// One signer says of every message what a new one would, whoever else uses it.
+func TestSigner(t *testing.T) {
+	secrets := []string{secret, webhook.NewSecret()}
+	s, err := webhook.NewSigner(secrets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 50 {
+				id, body, at := fmt.Sprint("msg_", i), bytes.Repeat([]byte{byte(n)}, 7*n), time.Unix(int64(n), 0)
+				want, err := webhook.Sign(id, at, body, secrets...)
+				if got := s.Sign(id, at, body); err != nil || got != want {
+					t.Errorf("%s, %d: %s, want %s, %v", id, n, got, want, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if _, err := webhook.NewSigner(); !errors.Is(err, webhook.ErrSecret) {
+		t.Errorf("without a secret: %v", err)
 	}
 }
 

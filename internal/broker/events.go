@@ -49,6 +49,10 @@ func (b *Broker) Replies(ctx context.Context, id correlation.ID, after, most int
 // outlived its retention because the callback is still owed. ErrGone,
 // ErrUnavailable.
 func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
+	if i.Type != "progress" { // the record alone says it
+		r, err := b.read(ctx, readAsk{id: i.ID, owed: true})
+		return r, nil, err
+	}
 	raw, err := b.readEvents(ctx, i.ID, eventsAsk{i.Number - 1, 1, InlineReply, true})
 	if err != nil {
 		return Record{}, nil, err

@@ -28,3 +28,18 @@ func Inspect(ctx context.Context, b *Broker) error { return b.inspect(ctx) }
 // SettleGenerally has b settle all replies by way of apply.lua, which takes what
 // settle.lua leaves.
 func SettleGenerally(b *Broker) { b.noneIsPlain = true }
+
+// DeliveredTogether is Delivered of several by one script.
+func DeliveredTogether(b *Broker, intents ...Intent) error {
+	calls := make([]*call[Intent, struct{}], len(intents))
+	for i := range intents {
+		calls[i] = &call[Intent, struct{}]{ask: intents[i]}
+	}
+	b.sendDelivered(calls)
+	for _, c := range calls {
+		if c.err != nil {
+			return c.err
+		}
+	}
+	return nil
+}

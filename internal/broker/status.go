@@ -19,6 +19,7 @@ var (
 type readAsk struct {
 	id     correlation.ID
 	attach bool // register this process for wake-ups
+	owed   bool // see a record that is kept only for a callback; not with attach
 	events eventsAsk
 }
 
@@ -151,7 +152,11 @@ func (b *Broker) sendAsks(ctx context.Context, asks []readAsk, inline int) (sent
 			r.args[1] = b.waiter()
 		}
 		r.asks = append(r.asks, i)
-		r.args = append(r.args, ask.id.String(), flag(ask.attach))
+		how := flag(ask.attach)
+		if ask.owed {
+			how = 2
+		}
+		r.args = append(r.args, ask.id.String(), how)
 	}
 	for _, r := range sent {
 		if r.args != nil {

@@ -34,6 +34,14 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 const secret = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
+var signer = func() *webhook.Signer {
+	s, err := webhook.NewSigner(secret)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}()
+
 var quiet = slog.New(slog.DiscardHandler)
 
 // bench is a broker and a network in a bubble, where time passes only while
@@ -80,8 +88,8 @@ func (b *bench) deliverer(on *broker.Broker) *Deliverer {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	d.sender.client.Transport.(*http.Transport).DialContext = b.net.dial
-	b.t.Cleanup(d.sender.client.CloseIdleConnections)
+	d.sender.transport.DialContext = b.net.dial
+	b.t.Cleanup(d.sender.transport.CloseIdleConnections)
 	return d
 }
 
@@ -306,7 +314,7 @@ func TestGoldenRequest(t *testing.T) {
 			if !json.Valid(m.body) {
 				t.Errorf("%s: the body is no JSON: %s", name, m.body)
 			}
-			sender := newSender(&Guard{}, []string{secret}, "1.2.3")
+			sender := newSender(&Guard{}, signer, "1.2.3")
 			request, err := sender.request(t.Context(), m)
 			if err != nil {
 				t.Fatal(err)

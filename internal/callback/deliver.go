@@ -80,13 +80,9 @@ type Stats struct {
 // New makes a deliverer; Run starts it. webhook.ErrSecret where a secret is
 // none, or there is none at all.
 func New(b *broker.Broker, o Options) (*Deliverer, error) {
-	if len(o.Secrets) == 0 {
-		return nil, webhook.ErrSecret
-	}
-	for _, secret := range o.Secrets {
-		if err := webhook.Check(secret); err != nil {
-			return nil, err
-		}
+	signer, err := webhook.NewSigner(o.Secrets...)
+	if err != nil {
+		return nil, err
 	}
 	if o.Version == "" {
 		o.Version = "dev"
@@ -96,7 +92,7 @@ func New(b *broker.Broker, o Options) (*Deliverer, error) {
 	}
 	return &Deliverer{
 		broker: b, options: o, log: o.Logger, hosts: hosts{busy: map[string]*host{}},
-		sender: newSender(o.Guard, o.Secrets, o.Version),
+		sender: newSender(o.Guard, signer, o.Version),
 	}, nil
 }
 
@@ -111,7 +107,7 @@ func (d *Deliverer) Stats() Stats {
 // Run delivers until ctx ends. Deliveries under way have five seconds more, then
 // they are put back for another gateway.
 func (d *Deliverer) Run(ctx context.Context) error {
-	defer d.sender.client.CloseIdleConnections()
+	defer d.sender.transport.CloseIdleConnections()
 	sending, interrupt := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer interrupt(nil)
 	var all sync.WaitGroup
@@ -158,16 +154,15 @@ func (d *Deliverer) claim(ctx, sending context.Context, all *sync.WaitGroup) {
 
 // deliver makes one attempt at an owed callback.
 func (d *Deliverer) deliver(ctx context.Context, i broker.Intent) {
-	log := d.log.With("correlation_id", i.ID.String(), "type", i.Type, "number", i.Number, "attempt", i.Attempt)
 	r, event, err := d.broker.Owed(ctx, i)
 	switch {
 	case errors.Is(err, broker.ErrGone) || err == nil && (r.Callback == nil || i.Type == "progress" && event == nil):
 		d.counts.dropped.Add(1)
-		log.Info("callback is dropped: what it tells of is no longer there")
-		d.settle(log, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
+		d.about(i).Info("callback is dropped: what it tells of is no longer there")
+		d.settle(i, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
 		return
 	case err != nil: // it stays ours, and is handed out again in a minute
-		log.Warn("read what a callback tells of", "error", err)
+		d.about(i).Warn("read what a callback tells of", "error", err)
 		return
 	}
 	release, hold := d.hosts.take(ctx, r.Callback.URL)
@@ -177,26 +172,30 @@ func (d *Deliverer) deliver(ctx context.Context, i broker.Intent) {
 		return
 	}
 	defer release()
-	if i.Type != "progress" {
-		event = nil
-	}
 	m, err := compose(i, r, event, d.options.PublicURL)
 	if err != nil {
-		log.Error("callback is dropped: it can't be written", "error", err)
+		d.about(i).Error("callback is dropped: it can't be written", "error", err)
 		d.counts.dropped.Add(1)
-		d.settle(log, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
+		d.settle(i, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
 		return
 	}
 	v := d.sender.send(ctx, m)
-	d.conclude(ctx, log, i, v)
+	d.conclude(ctx, i, v)
+}
+
+// about is a log of what happens to an intent, made where there is something to say.
+func (d *Deliverer) about(i broker.Intent) *slog.Logger {
+	return d.log.With("correlation_id", i.ID.String(), "type", i.Type, "number", i.Number, "attempt", i.Attempt)
 }
 
 // conclude writes down what came of an attempt.
-func (d *Deliverer) conclude(ctx context.Context, log *slog.Logger, i broker.Intent, v verdict) {
+func (d *Deliverer) conclude(ctx context.Context, i broker.Intent, v verdict) {
 	if v.delivered {
 		d.counts.delivered.Add(1)
-		log.Debug("callback delivered")
-		d.settle(log, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
+		if d.log.Enabled(ctx, slog.LevelDebug) {
+			d.about(i).Debug("callback delivered")
+		}
+		d.settle(i, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
 		return
 	}
 	if errors.Is(context.Cause(ctx), errDrain) { // our fault, not the receiver's
@@ -206,25 +205,24 @@ func (d *Deliverer) conclude(ctx context.Context, log *slog.Logger, i broker.Int
 	wait, again := next(i.Attempt, v.retryAfter)
 	if !v.retry || !again {
 		d.counts.givenUp.Add(1)
-		log.Warn("callback is given up", "reason", v.reason)
-		d.settle(log, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
+		d.about(i).Warn("callback is given up", "reason", v.reason)
+		d.settle(i, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
 		return
 	}
 	d.counts.failed.Add(1)
-	log.Info("callback failed; it is tried again", "reason", v.reason, "in", wait.Round(time.Millisecond))
-	d.settle(log, func(ctx context.Context) error { return d.broker.Postpone(ctx, i, wait) })
+	d.about(i).Info("callback failed; it is tried again", "reason", v.reason, "in", wait.Round(time.Millisecond))
+	d.settle(i, func(ctx context.Context) error { return d.broker.Postpone(ctx, i, wait) })
 }
 
 // putBack hands an intent out again after a while, as the same attempt.
 func (d *Deliverer) putBack(i broker.Intent, after time.Duration) {
 	i.Attempt-- // Postpone counts one up
-	log := d.log.With("correlation_id", i.ID.String())
-	d.settle(log, func(ctx context.Context) error { return d.broker.Postpone(ctx, i, after) })
+	d.settle(i, func(ctx context.Context) error { return d.broker.Postpone(ctx, i, after) })
 }
 
 // settle says in Redis what came of an attempt. It goes on while Redis is away
 // for a while: without it, the callback is handed out once more.
-func (d *Deliverer) settle(log *slog.Logger, do func(context.Context) error) {
+func (d *Deliverer) settle(i broker.Intent, do func(context.Context) error) {
 	ctx, stop := context.WithTimeout(context.Background(), settleBudget)
 	defer stop()
 	for {
@@ -233,7 +231,7 @@ func (d *Deliverer) settle(log *slog.Logger, do func(context.Context) error) {
 			return
 		}
 		if errors.Is(err, broker.ErrClosed) || !loop.Rest(ctx, troublePause) {
-			log.Warn("what came of a callback is not written down; it is handed out again", "error", err)
+			d.about(i).Warn("what came of a callback is not written down; it is handed out again", "error", err)
 			return
 		}
 	}

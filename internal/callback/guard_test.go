@@ -101,9 +101,9 @@ func TestDialsOnlyWhatIsAllowed(t *testing.T) {
 	defer receiver.Close()
 	byName := strings.Replace(receiver.URL, "127.0.0.1", "localhost", 1)
 	for _, url := range []string{receiver.URL, byName, strings.Replace(receiver.URL, "127.0.0.1", "[::ffff:127.0.0.1]", 1)} {
-		s := newSender(guard(t), []string{secret}, "dev")
+		s := newSender(guard(t), signer, "dev")
 		v := s.send(t.Context(), message{url: url, id: "id"})
-		s.client.CloseIdleConnections()
+		s.transport.CloseIdleConnections()
 		if v.delivered || !v.retry || !strings.Contains(v.reason, ssrf.ErrProhibitedIP.Error()) {
 			t.Errorf("%s: %+v", url, v)
 		}
@@ -111,8 +111,8 @@ func TestDialsOnlyWhatIsAllowed(t *testing.T) {
 	if called {
 		t.Fatal("a private address was called")
 	}
-	s := newSender(guard(t, "127.0.0.1"), []string{secret}, "dev")
-	defer s.client.CloseIdleConnections()
+	s := newSender(guard(t, "127.0.0.1"), signer, "dev")
+	defer s.transport.CloseIdleConnections()
 	if v := s.send(t.Context(), message{url: receiver.URL, id: "id"}); !v.delivered || !called {
 		t.Errorf("allowed: %+v", v)
 	}
@@ -121,7 +121,7 @@ func TestDialsOnlyWhatIsAllowed(t *testing.T) {
 // A proxy from the environment would be called in the receiver's stead.
 func TestNoProxy(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:9")
-	if proxy := newSender(guard(t), []string{secret}, "dev").client.Transport.(*http.Transport).Proxy; proxy != nil {
+	if proxy := newSender(guard(t), signer, "dev").transport.Proxy; proxy != nil {
 		t.Error("callbacks would go through a proxy")
 	}
 }
@@ -138,7 +138,7 @@ func FuzzCheckURL(f *testing.F) {
 		if g.CheckURL(raw) != nil {
 			return
 		}
-		if _, err := newSender(g, []string{secret}, "dev").request(t.Context(), message{url: raw, id: "id"}); err != nil {
+		if _, err := newSender(g, signer, "dev").request(t.Context(), message{url: raw, id: "id"}); err != nil {
 			t.Errorf("%q was accepted and can't be called: %v", raw, err)
 		}
 	})

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -36,25 +34,21 @@ type verdict struct {
 
 // sender posts signed messages.
 type sender struct {
-	client  *http.Client
-	secrets []string
-	agent   string
+	transport *http.Transport
+	signer    *webhook.Signer
+	agent     string
 }
 
-func newSender(g *Guard, secrets []string, version string) *sender {
+func newSender(g *Guard, signer *webhook.Signer, version string) *sender {
 	dialer := &net.Dialer{Timeout: connectTimeout, Control: g.control}
 	return &sender{
-		secrets: secrets,
-		agent:   "coatcheck/" + version,
-		client: &http.Client{
-			// No proxy: it would resolve names behind the guard's back.
-			Transport: &http.Transport{
-				DialContext: dialer.DialContext, TLSHandshakeTimeout: connectTimeout,
-				MaxIdleConns: inFlight, MaxIdleConnsPerHost: perQuickHost, IdleConnTimeout: idleTimeout,
-				MaxResponseHeaderBytes: maxHeaders, DisableCompression: true, ForceAttemptHTTP2: true,
-			},
-			// A redirect is an answer, and not a success: the client named another URL.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		signer: signer,
+		agent:  "coatcheck/" + version,
+		// No proxy: it would resolve names behind the guard's back.
+		transport: &http.Transport{
+			DialContext: dialer.DialContext, TLSHandshakeTimeout: connectTimeout,
+			MaxIdleConns: inFlight, MaxIdleConnsPerHost: perQuickHost, IdleConnTimeout: idleTimeout,
+			MaxResponseHeaderBytes: maxHeaders, DisableCompression: true, ForceAttemptHTTP2: true,
 		},
 	}
 }
@@ -67,11 +61,10 @@ func (s *sender) send(ctx context.Context, m message) verdict {
 	if err != nil {
 		return verdict{reason: err.Error()} // another try would be no better
 	}
-	answer, err := s.client.Do(request)
+	// Not by a Client: a redirect is an answer, and not a success, since the client of
+	// the gateway named another URL; and there are no cookies. So no error names the URL.
+	answer, err := s.transport.RoundTrip(request)
 	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // without the URL
-		}
 		return verdict{retry: true, reason: err.Error()}
 	}
 	defer answer.Body.Close()
@@ -93,16 +86,12 @@ func (s *sender) request(ctx context.Context, m message) (*http.Request, error) 
 		return nil, errors.New("the URL can't be used")
 	}
 	now := time.Now()
-	signature, err := webhook.Sign(m.id, now, m.body, s.secrets...)
-	if err != nil {
-		return nil, fmt.Errorf("sign a callback: %w", err)
-	}
 	h := request.Header
 	h.Set("Content-Type", "application/json")
 	h.Set("User-Agent", s.agent)
 	h.Set(webhook.HeaderID, m.id)
 	h.Set(webhook.HeaderTimestamp, strconv.FormatInt(now.Unix(), 10))
-	h.Set(webhook.HeaderSignature, signature)
+	h.Set(webhook.HeaderSignature, s.signer.Sign(m.id, now, m.body))
 	h.Set(api.HeaderCorrelationID, m.correlationID)
 	if m.traceparent != "" {
 		h.Set(api.HeaderTraceparent, m.traceparent)

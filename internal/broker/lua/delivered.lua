@@ -8,12 +8,30 @@
 even_when_full()
 local entries, n = {}, 0
 for i = 2, #ARGV, 2 do entries[#entries + 1] = ARGV[i] end
-redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries))
+local acked = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries))
+-- Who acknowledges an intent deletes it: where all were pending, all were there.
+local all = acked == #entries and redis.call('XDEL', KEYS[1], unpack(entries)) == #entries
+
+-- told counts a callback of a request. One that shares nothing and has its outcome needs
+-- less than load reads.
+local function told(id)
+  local key = record_key(id)
+  local v = redis.call('HMGET', key, 'plan', 'finished', 'seq', 'reply', 'idem', 'shared', 'scatter')
+  if not v[1] then return end
+  if v[2] and not v[6] and not v[7] then
+    if redis.call('HINCRBY', key, 'owed', -1) > 0 then return end
+    expire({ id = id, key = key, finished = tonumber(v[2]), retention = tonumber((string.match(v[1], '^%d+ %d+ %d+ %d+ %d+ %d+ (%d+)'))),
+      seq = tonumber(v[3] or 0), short = v[4], idem = v[5] })
+    return
+  end
+  local r = load(id)
+  if r and owes(r, -1) <= 0 and r.finished then expire(r) end
+end
+
 for i = 2, #ARGV, 2 do
-  if redis.call('XDEL', KEYS[1], ARGV[i]) == 1 then
+  if all or redis.call('XDEL', KEYS[1], ARGV[i]) == 1 then
     n = n + 1
-    local r = load(ARGV[i + 1])
-    if r and owes(r, -1) <= 0 and r.finished then expire(r) end
+    told(ARGV[i + 1])
   end
 end
 return n

@@ -4,7 +4,8 @@
 --
 -- KEYS[1] any record of the partition
 -- ARGV[2] largest reply body returned, [3] gateway, or '' where none is to be
---     registered, [4…] of each request: id, and '1' to register the gateway with it
+--     registered, [4…] of each request: id, and '1' to register the gateway with it,
+--     '2' to see a record that is kept only for a callback
 -- Returns of each the view (see outcome.lua), nil where the record is gone, or what is
 --     wrong with it, as a text
 local inline, gateway = tonumber(ARGV[2]), ARGV[3]
@@ -20,7 +21,7 @@ local function register(r)
 end
 
 local function status(id, attach)
-  local v, r = view(id, inline)
+  local v, r = view(id, inline, attach == '2')
   if not v then return false end
   if attach == '1' and not TERMINAL[v[4]] then register(r) end
   return v

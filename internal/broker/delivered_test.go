@@ -1,0 +1,91 @@
+package broker_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// Callbacks that are settled together count once each, also where some of them were
+// settled before; and what they tell of is kept for its retention and no longer.
+func TestDeliveredTogether(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		var all []broker.Record
+		for _, reply := range []string{"short", strings.Repeat("long", 100), "third", "fourth"} {
+			r := submit(t, b, "x", func(s *broker.Submission) {
+				s.Retention = time.Hour
+				s.Callback = &broker.Callback{URL: "https://example.com/", Events: []string{"succeeded", "progress"}}
+			})
+			d := claim(t, b)
+			send(t, b, d, broker.WorkerReply{Type: "progress", Body: []byte("half")})
+			send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte(reply)})
+			settle(t, b)
+			all = append(all, r)
+		}
+		var owed []broker.Intent
+		for len(owed) < 2*len(all) { // the first call makes the group
+			some, err := b.ClaimIntents(t.Context(), 10, time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			owed = append(owed, some...)
+		}
+		left := func(want ...string) {
+			t.Helper()
+			for i, r := range all {
+				key := "cc:{0}:request:" + r.ID.String()
+				if got := redis.Client.HGet(t.Context(), key, "owed").Val(); got != want[i] {
+					t.Errorf("%d: %s are owed, want %s", i, got, want[i])
+				}
+				for _, kept := range []string{key, "cc:{0}:events:" + r.ID.String(), "cc:{0}:reply:" + r.ID.String()} {
+					ttl, err := redis.Client.PTTL(t.Context(), kept).Result()
+					if err != nil || ttl < 0 && (i == 1 || !strings.Contains(kept, ":reply:")) || ttl > 0 && (ttl <= time.Hour) != (want[i] == "0") {
+						t.Errorf("%d, %s owed: %s is kept for %v, %v", i, want[i], kept, ttl, err)
+					}
+				}
+			}
+		}
+		settled := func(intents ...broker.Intent) {
+			t.Helper()
+			if err := broker.DeliveredTogether(b, intents...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left("2", "2", "2", "2")
+		settled(owed[:3]...)
+		left("0", "1", "2", "2")
+		settled(owed[:5]...) // three of them again
+		left("0", "0", "1", "2")
+		settled(owed[5], owed[5])
+		left("0", "0", "0", "2")
+		settled(owed...)
+		left("0", "0", "0", "0")
+		settled(owed...)
+		left("0", "0", "0", "0")
+		if n := redis.Client.XLen(t.Context(), "cc:{0}:callbacks").Val(); n != 0 {
+			t.Errorf("%d intents are left", n)
+		}
+	})
+}
+
+// What an outcome's callback tells of is read although its retention is over.
+func TestOwedAfterRetention(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		r := submit(t, b, "x", func(s *broker.Submission) {
+			s.Retention = 30 * time.Millisecond
+			s.Callback = &broker.Callback{URL: "https://example.com/", Events: []string{"succeeded"}}
+		})
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final", Body: []byte("told")})
+		settle(t, b)
+		until(t, b, status(t, b, r.ID).Expires.Add(50*time.Millisecond))
+		got, event, err := b.Owed(t.Context(), broker.Intent{ID: r.ID, Type: "succeeded", Number: 1, Attempt: 1})
+		if err != nil || event != nil || got.Status != broker.Succeeded || string(got.Reply.Body) != "told" || got.Callback == nil {
+			t.Errorf("%+v, %v, %v", got, event, err)
+		}
+	})
+}
