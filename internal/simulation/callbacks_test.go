@@ -106,6 +106,7 @@ func (w *world) tell() {
 
 // takeIntents gives a gateway the owed callbacks of a partition that nobody has.
 func (w *world) takeIntents(g *gate, at string) bool {
+	w.redis.run([]string{"XGROUP", "CREATE", at + "callbacks", "deliverers", "0", "MKSTREAM"}) // as who finds none does
 	answer := w.redis.run([]string{"XREADGROUP", "GROUP", "deliverers", g.name, "COUNT", "2", "STREAMS", at + "callbacks", ">"})
 	if answer[0] == '-' || string(answer) == nothing {
 		return false

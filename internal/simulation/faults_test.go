@@ -67,6 +67,10 @@ func (w *world) fault() {
 		g.frozen = !g.frozen
 		w.say("%s is cut off: %v", g.name, g.frozen)
 	default:
+		tells := func(o *gate) bool { return !o.dead && len(o.intents) > 0 }
+		if i := slices.IndexFunc(w.gates, tells); i >= 0 {
+			g = w.gates[i] // others have to tell what it was about to
+		}
 		w.say("%s crashes", g.name)
 		w.crash(g)
 	}
