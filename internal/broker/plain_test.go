@@ -187,3 +187,32 @@ func everything(t *testing.T, dial func(context.Context, string, string) (net.Co
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
+
+// A worker may be heard while its entry is nobody's, since the group was lost: then the
+// request is queued, and has events. Its outcome is numbered behind those.
+func TestPlainReplyAfterTheGroupWasLost(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
+		b := open(t, r)
+		id := submit(t, b, "x", func(s *broker.Submission) {
+			s.Callback = &broker.Callback{URL: "https://192.0.2.1/hook", Events: []string{"succeeded"}}
+		}).ID
+		lost := claim(t, b)
+		if err := r.Client.XGroupDestroy(t.Context(), "cc:{0}:queue:echo", "workers").Err(); err != nil {
+			t.Fatal(err)
+		}
+		send(t, b, lost, broker.WorkerReply{Type: "progress", Body: []byte("1")})
+		settle(t, b)
+		if got, err := b.Claim(t.Context(), "w2", []string{"echo"}, 1, time.Millisecond); err != nil || len(got) > 0 {
+			t.Fatalf("the group was not lost: %v, %v", got, err)
+		}
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		settle(t, b)
+		if got, err := b.Status(t.Context(), id); err != nil || got.Status != broker.Succeeded || got.Events != 2 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		owed, err := r.Client.XRange(t.Context(), "cc:{0}:callbacks", "-", "+").Result()
+		if err != nil || len(owed) != 1 || owed[0].Values["number"] != "2" {
+			t.Errorf("owed: %v, %v", owed, err)
+		}
+	})
+}

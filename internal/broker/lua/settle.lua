@@ -117,8 +117,9 @@ end
 -- tell others is told here.
 local function plain_request(c)
   local v = call('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
-    'callback', 'waiters')
+    'callback', 'waiters', 'seq')
   if v[1] ~= 'queued' or v[2] ~= c.nonce or v[3] ~= '1' or not v[4] or not v[5] or not v[6] or v[8] then return false end
+  if v[14] then return false end -- it was heard of while nobody held its entry, see renew
   if v[7] and not match(v[7], '^%d+ %d+ %- ') then return false end -- it has a gate
   local created, rest = match(v[6], '^(%d+) (.+) %d+ %d+$')
   c.record, c.created_text, c.created, c.clocks = v, created, tonumber(created), clocks[rest] or clocks_of(rest)
