@@ -69,7 +69,7 @@ func serve() *cobra.Command {
 
 func runServe(c *cobra.Command, s config.Config) error {
 	log := logger(s.Log, os.Stderr)
-	raiseFloor()
+	paceCollector()
 	if s.Auth.Keys == nil {
 		log.Warn("auth is none: whoever reaches this port may submit, read, cancel and work; configure auth.keys, or keep the port private")
 	}
