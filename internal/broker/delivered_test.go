@@ -72,6 +72,40 @@ func TestDeliveredTogether(t *testing.T) {
 	})
 }
 
+// An intent that somebody deleted takes no other along that is settled with it.
+func TestDeliveredWithOneThatIsGone(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		if _, err := b.ClaimIntents(t.Context(), 10, time.Millisecond); err != nil { // makes the group
+			t.Fatal(err)
+		}
+		var ids []string
+		for range 3 {
+			r := submit(t, b, "x", func(s *broker.Submission) {
+				s.Callback = &broker.Callback{URL: "https://example.com/", Events: []string{"succeeded"}}
+			})
+			send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+			ids = append(ids, r.ID.String())
+		}
+		settle(t, b)
+		owed, err := b.ClaimIntents(t.Context(), 10, time.Second)
+		if err != nil || len(owed) != len(ids) {
+			t.Fatalf("%d are owed, %v", len(owed), err)
+		}
+		if err := redis.Client.XDel(t.Context(), "cc:{0}:callbacks", owed[1].Entry).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := broker.DeliveredTogether(b, owed...); err != nil {
+			t.Fatal(err)
+		}
+		for i, id := range ids {
+			if got := redis.Client.HGet(t.Context(), "cc:{0}:request:"+id, "owed").Val(); got != "0" && i != 1 { // in an embedded Redis it is not pending any more
+				t.Errorf("%d: %s are owed", i, got)
+			}
+		}
+	})
+}
+
 // What an outcome's callback tells of is read although its retention is over.
 func TestOwedAfterRetention(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

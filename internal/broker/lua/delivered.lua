@@ -1,20 +1,20 @@
 -- delivered.lua settles owed callbacks. The last one of a request lets a record that
--- outlived its retention go. Atomic and idempotent: only who deletes the intent
--- counts it.
+-- outlived its retention go. Atomic and idempotent: only who acknowledges or
+-- deletes the intent counts it.
 --
 -- KEYS[1] callbacks
 -- ARGV[2…] entry and id of each
--- Returns how many were still there.
+-- Returns how many were not yet settled.
 even_when_full()
 local entries, n = {}, 0
 for i = 2, #ARGV, 2 do entries[#entries + 1] = ARGV[i] end
-local acked = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries))
--- Who acknowledges an intent deletes it: where all were pending, all were there.
-local all = acked == #entries and redis.call('XDEL', KEYS[1], unpack(entries)) == #entries
+-- Who acknowledges an intent counts it: where all were pending, none was counted yet.
+local all = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries)) == #entries
+if all then redis.call('XDEL', KEYS[1], unpack(entries)) end
 
--- told counts a callback of a request. One that shares nothing and has its outcome needs
+-- settle counts a callback of a request. One that shares nothing and has its outcome needs
 -- less than load reads.
-local function told(id)
+local function settle(id)
   local key = record_key(id)
   local v = redis.call('HMGET', key, 'plan', 'finished', 'seq', 'reply', 'idem', 'shared', 'scatter')
   if not v[1] then return end
@@ -31,7 +31,7 @@ end
 for i = 2, #ARGV, 2 do
   if all or redis.call('XDEL', KEYS[1], ARGV[i]) == 1 then
     n = n + 1
-    told(ARGV[i + 1])
+    settle(ARGV[i + 1])
   end
 end
 return n
