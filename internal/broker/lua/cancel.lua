@@ -10,8 +10,8 @@
 even_when_full()
 local r = load(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
-if TERMINAL[r.status] then return { 'terminal', '', view(ARGV[2], tonumber(ARGV[3])) } end
+if TERMINAL[r.status] then return { 'terminal', '', (view(ARGV[2], tonumber(ARGV[3]))) } end
 local line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled',
   message = 'The request was canceled by its client.' })
 conclude()
-return { 'canceled', line, view(ARGV[2], tonumber(ARGV[3])) }
+return { 'canceled', line, (view(ARGV[2], tonumber(ARGV[3]))) }
