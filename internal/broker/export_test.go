@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 	"time"
+
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // Refresh re-reads what the gateways share, as Run does.
@@ -42,4 +44,17 @@ func DeliveredTogether(b *Broker, intents ...Intent) error {
 		}
 	}
 	return nil
+}
+
+// ReadTogether is Status of one request and Attach to others, by one script.
+func ReadTogether(b *Broker, one correlation.ID, others ...correlation.ID) (errs []error) {
+	calls := []*call[readAsk, any]{{ask: readAsk{id: one}}}
+	for _, id := range others {
+		calls = append(calls, &call[readAsk, any]{ask: readAsk{id: id, attach: true}})
+	}
+	b.sendReads(calls)
+	for _, c := range calls {
+		errs = append(errs, c.err)
+	}
+	return errs
 }

@@ -10,6 +10,8 @@
 --     wrong with it, as a text
 local inline, gateway = tonumber(ARGV[2]), ARGV[3]
 
+-- register writes nothing before it has to: a Redis that takes no writes is still read.
+local writes = false -- it did
 local function register(r)
   local known, n = r.waiters or '', 0
   for other in string.gmatch(known, '%S+') do
@@ -17,6 +19,10 @@ local function register(r)
     n = n + 1
   end
   if n >= MAX_WAITERS then known = string.match(known, '^%S+ (.*)$') end
+  if not writes then
+    even_when_full()
+    writes = true
+  end
   redis.call('HSET', r.key, 'waiters', n > 0 and known .. ' ' .. gateway or gateway)
 end
 
@@ -28,7 +34,6 @@ local function status(id, attach)
 end
 
 local answers = {}
-if gateway ~= '' then even_when_full() end
 for i = 4, #ARGV, 2 do
   local fine, answer = pcall(status, ARGV[i], ARGV[i + 1]) -- what is wrong with one is nothing to the others
   if not fine then answer = type(answer) == 'table' and answer.err or tostring(answer) end
