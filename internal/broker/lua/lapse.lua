@@ -1,4 +1,4 @@
--- lapse.lua takes work away from workers that fell silent, see prelude.lua.
+-- lapse.lua takes work away from workers that fell silent, see outcome.lua.
 -- Atomic because between adding the copy and deleting the old entry the request
 -- would run twice with one token, the other way round it would be lost.
 --

@@ -1,7 +1,7 @@
 -- list.lua looks through one listing index, newest first, for requests that fit.
 -- The indexes of a partition are, for each tenant, "open" and the outcomes: a
 -- zset of IDs by created in ms. submit.lua adds to the first, finish in
--- prelude.lua moves to the others, prune.lua takes out what is forgotten. A
+-- outcome.lua moves to the others, prune.lua takes out what is forgotten. A
 -- script, so that what does not fit never leaves Redis.
 --
 -- KEYS[1] index

@@ -106,8 +106,7 @@ local function finish(r, o)
   if claimed and not o.by_worker and ran then redis.call('PUBLISH', 'cc:cancel:' .. r.service, id_of(r.id)) end
   later('ZREM', P .. 'due', nil, r.id)
   if r.waiters or r.sequenced or r.release or r.placed or r.acked then redis.call('HDEL', r.key, 'waiters', 'wseq', 'release', 'place', 'acked') end
-  local told = ''
-  if r.content then told = share_out(r, o) end
+  local shared = r.content and share_out(r, o)
   if r.content and redis.call('HEXISTS', r.key, 'mourned') == 1 then park(r)
   elseif not dead and not r.entry then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end
   if not r.via then
@@ -122,7 +121,7 @@ local function finish(r, o)
   if r.batch then tally(r) end
   local report = 'outcome ' .. r.id .. ' ' .. r.service .. ' ' .. o.status .. ' ' .. (o.reason ~= '' and o.reason or '-') ..
     ' ' .. int(NOW - r.created) .. ' ' .. int(claimed and NOW - claimed or 0) .. ' ' .. int(r.attempt)
-  if r.content then return string.sub(told, 2) end -- those who shared it tell of it
+  if shared then return string.sub(shared, 2) end -- those who shared it tell of it
   if r.via then return report .. part(r, dead) end
   if r.legs then return report .. close(r, o.open or o) end
   if r.parents and not o.closing then return report .. gather(r, #(o.reply or '')) end
