@@ -42,6 +42,7 @@ func (a Answer) Share(make func() ([]byte, error)) ([]byte, error) {
 type flight struct {
 	joined map[*Watch]struct{} // guarded by the hub
 	done   chan struct{}       // closed by fly, once answer and err are set
+	told   *Answer             // what had been told when it left; guarded by the hub
 	answer Answer
 	err    error
 }
@@ -107,6 +108,7 @@ func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, a
 func (h *Hub) fly(f *flight, id correlation.ID, t *topic, after int) {
 	t.turn <- struct{}{}
 	h.mu.Lock()
+	f.told = t.told
 	if delete(t.next, after); len(t.next) == 0 {
 		t.next = nil // most of the time there is none, of many topics
 	}
@@ -136,8 +138,11 @@ func (h *Hub) learn(f *flight, t *topic) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if t.told != nil && !over(found) { // it looked before
-		return
+	if t.told != nil && !over(found) {
+		if t.told != f.told { // it looked before
+			return
+		}
+		t.told = nil // a failover lost the outcome
 	}
 	news := t.seen != found && t.seen != (broker.Sight{})
 	t.seen, t.base = found, nil

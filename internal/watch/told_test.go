@@ -79,3 +79,27 @@ func TestNewcomerIsNotTold(t *testing.T) {
 		}
 	})
 }
+
+// TestToldUntilItIsLost by a failover: who sees the request open again waits again.
+func TestToldUntilItIsLost(t *testing.T) {
+	inside(t, func(t *testing.T, r *room) {
+		id := r.submit()
+		first := r.hub.Watch(id)
+		defer first.Close()
+		if _, err := first.Attach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.reply(r.claim(), "final")
+		synctest.Wait()
+		key := "cc:{0}:request:" + id.String()
+		r.redis.HSet(key, "status", string(broker.Queued))
+		r.redis.HDel(key, "finished")
+		second := r.hub.Watch(id)
+		defer second.Close()
+		for range 2 {
+			if record, err := second.Attach(t.Context()); err != nil || record.Status.Terminal() {
+				t.Errorf("%s, %v", record.Status, err)
+			}
+		}
+	})
+}

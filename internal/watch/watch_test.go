@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"go.uber.org/goleak"
 
@@ -25,6 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // room is a hub on an embedded Redis inside a bubble, where time stands still.
 type room struct {
 	t      *testing.T
+	redis  *miniredis.Miniredis
 	broker *broker.Broker
 	hub    *watch.Hub
 
@@ -49,7 +51,7 @@ func inside(t *testing.T, test func(*testing.T, *room)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &room{t: t, broker: b, hub: watch.New(b, slog.New(slog.DiscardHandler))}
+		r := &room{t: t, redis: mini.Miniredis, broker: b, hub: watch.New(b, slog.New(slog.DiscardHandler))}
 		mini.Hook(r.hook)
 		ctx, stop := context.WithCancel(t.Context())
 		var all sync.WaitGroup
