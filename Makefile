@@ -14,7 +14,7 @@ help: ## list the targets
 
 .PHONY: test
 test: tools ## run all tests, with the race detector, on the embedded and on a real Redis
-	$(GO) test -race -timeout 9m $$($(GO) list ./... | grep -v -e /internal/broker$$ -e /internal/simulation$$)
+	$(GO) test -race -p 3 -timeout 9m $$($(GO) list ./... | grep -v -e /internal/broker$$ -e /internal/simulation$$)
 	$(GO) test -timeout 9m ./internal/broker ./internal/simulation # Lua in an embedded Redis, mostly; what is concurrent in it, all of the others use
 
 .PHONY: check
