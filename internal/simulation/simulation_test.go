@@ -129,7 +129,7 @@ func TestPlantedBugs(t *testing.T) {
 	for _, p := range []plant{
 		{name: "acknowledged first", acks: true},
 		{name: "an outcome is written over", good: "if TERMINAL[r.status] then\n    local again", bad: "if false then\n    local again"},
-		{name: "canceled after its outcome", good: "if TERMINAL[r.status] then return { 'terminal', '', view(ARGV[2], tonumber(ARGV[3])) } end", bad: ""},
+		{name: "canceled after its outcome", good: "if TERMINAL[r.status] then return { 'terminal', '', (view(ARGV[2], tonumber(ARGV[3]))) } end", bad: ""},
 		{name: "a reply to an earlier attempt counts", good: "if attempt ~= r.attempt or r.status == 'scheduled' then", bad: "if false then"},
 		{name: "an open record expires", good: "call('PEXPIREAT', key, forgotten)", bad: "call('PEXPIREAT', key, int(NOW + 1000))"},
 		{name: "what is due is decided before the replies", good: "return oldest and oldest <= at", bad: "return false"},
