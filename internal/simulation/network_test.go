@@ -78,6 +78,9 @@ func (l *link) Write(p []byte) (int, error) {
 			break
 		}
 		l.partial = append(l.partial[:0], rest...)
+		if strings.EqualFold(words[0], "subscribe") {
+			slices.Sort(words[1:]) // the client has them in a map
+		}
 		c := l.world.redis.command(words)
 		c.order, c.came = l.owner.name+" "+strings.Join(words, " "), l.world.arrival()
 		if len(l.asked) == 0 && (l.owner.starting || greeting(words)) {
