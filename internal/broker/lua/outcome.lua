@@ -38,7 +38,7 @@ end
 local function told(r, o, claimed)
   local reply = o.reply or ''
   if not r.entry or not string.find(r.waiters or '', '+', 1, true) then return nil end
-  if r.via or r.legs or r.parents or r.release or #reply > TOLD then return nil end
+  if r.via or r.legs or r.parents or r.release or #reply + #(o.rheaders or '') > TOLD then return nil end
   local worker, code, message = claimed and r.worker or '', string.sub(o.code or '', 1, MAX_CODE), string.sub(o.message or '', 1, MAX_MESSAGE)
   local rtype, rheaders = o.rtype or '', o.rheaders or ''
   local function plain(text) return text and text ~= '' and text or '-' end
