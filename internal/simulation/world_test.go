@@ -72,11 +72,11 @@ type world struct {
 // trace lives a seed for so many steps, and to its end. It tells all that happened, and
 // what must not be.
 func trace(t *testing.T, redis *store, seed uint64, steps int) (trace []byte, broken error) {
-	w := live(t, redis, seed, steps, false)
+	w := live(t, redis, seed, steps, seed%*heals == 0, false)
 	return w.trace.Bytes(), w.broken
 }
 
-func live(t *testing.T, redis *store, seed uint64, steps int, silent bool) (w *world) {
+func live(t *testing.T, redis *store, seed uint64, steps int, heals, silent bool) (w *world) {
 	synctest.Test(t, func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, seed)
 		w = &world{
@@ -99,11 +99,11 @@ func live(t *testing.T, redis *store, seed uint64, steps int, silent bool) (w *w
 			w.step()
 			w.steps++
 		}
-		if w.broken == nil {
+		if heals && w.broken == nil {
 			w.heal()
 		}
 		w.end()
-		if w.broken == nil {
+		if heals && w.broken == nil {
 			w.forgotten()
 		}
 	})
