@@ -183,17 +183,12 @@ func (b *Broker) readOnto(ctx context.Context, consumer string, streams []string
 
 func delivery(values map[string]any) Delivery {
 	text := func(name string) string { s, _ := values[name].(string); return s }
-	d := Delivery{
+	return Delivery{
 		ID: text("id"), Token: text("token"), ReplyTo: text("reply_to"), Service: text("service"),
 		Attempt: int(number(text("attempt"))), Deadline: millis(text("deadline")), Lease: msec(text("lease")),
 		ContentType: text("content_type"), Traceparent: text("traceparent"), Body: []byte(text("body")),
+		Headers: decodeHeaders([]byte(text("headers"))),
 	}
-	if headers := text("headers"); headers != "" {
-		if json.Unmarshal([]byte(headers), &d.Headers) != nil {
-			d.Headers = nil // never written by a gateway; the work itself is whole
-		}
-	}
-	return d
 }
 
 // WorkerReply is one reply of a worker to a delivery.

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -232,9 +231,7 @@ func (r *deliveries) value(text []byte) {
 	case traceparentField:
 		d.Traceparent = string(text)
 	case headersField:
-		if len(text) > 0 && json.Unmarshal(text, &d.Headers) != nil {
-			d.Headers = nil // never written by a gateway; the work itself is whole
-		}
+		d.Headers = decodeHeaders(text)
 	case bodyField:
 		d.Body = text
 	}

@@ -21,5 +21,14 @@ func encodeHeaders(headers map[string]string) (string, error) {
 	return string(raw), err
 }
 
+// decodeHeaders reads them, and those of a reply. nil where there are none, or what is there
+// is not what the protocol says: the work, or the reply, is whole without.
+func decodeHeaders(text []byte) (headers map[string]string) {
+	if len(text) == 0 || json.Unmarshal(text, &headers) != nil {
+		return nil
+	}
+	return headers
+}
+
 // special tells whether json.Marshal writes a character in another way than it is.
 func special(c rune) bool { return c < ' ' || c > '~' || strings.ContainsRune(`"\<>&`, c) }

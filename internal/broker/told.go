@@ -26,12 +26,13 @@ type Outcome struct {
 
 // ending is what a record has only once it is terminal.
 type ending struct {
-	finished               time.Time
-	retention              time.Duration
-	reason, code, message  string
-	rtype, rstatus, header string
-	size                   int
-	reply                  string // "" where it is too large
+	finished              time.Time
+	retention             time.Duration
+	reason, code, message string
+	rtype, rstatus        string
+	headers               map[string]string // of the reply
+	size                  int
+	reply                 string // "" where it is too large
 }
 
 // Ended is r, which was open, with its outcome. It is false where r stood elsewhere
@@ -115,7 +116,7 @@ func parseOutcome(text string) (o *Outcome, rest string) {
 		ending: ending{
 			finished: millis(f[toldFinished]), retention: msec(f[toldRetention]),
 			reason: f[toldReason], code: texts[toldCode], message: texts[toldMessage],
-			rtype: texts[toldReplyType], rstatus: f[toldReplyStatus], header: texts[toldReplyHeaders],
+			rtype: texts[toldReplyType], rstatus: f[toldReplyStatus], headers: decodeHeaders([]byte(texts[toldReplyHeaders])),
 			size: len(texts[toldReply]), reply: texts[toldReply],
 		},
 	}, strings.TrimPrefix(rest, " ")

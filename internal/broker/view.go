@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -126,7 +125,7 @@ func parseView(id correlation.ID, raw any) (Record, error) {
 		r.RetriedAs = v[viewRetriedAs]
 		r.end(ending{
 			finished: millis(v[viewFinished]), retention: msec(plan[6]), reason: v[viewReason], code: v[viewCode], message: v[viewMessage],
-			rtype: v[viewReplyType], rstatus: v[viewReplyStatus], header: v[viewReplyHeaders], size: int(number(v[viewReplySize])), reply: v[viewReply],
+			rtype: v[viewReplyType], rstatus: v[viewReplyStatus], headers: decodeHeaders([]byte(v[viewReplyHeaders])), size: int(number(v[viewReplySize])), reply: v[viewReply],
 		})
 	}
 	return r, nil
@@ -144,12 +143,7 @@ func (r *Record) end(e ending) {
 		return
 	}
 	if e.size > 0 || e.rtype != "" || r.Status == Succeeded && !r.Minimal {
-		r.Reply = &Reply{ContentType: e.rtype, StatusCode: replyStatus(r.Status, e.rstatus), Size: e.size}
-		if e.header != "" {
-			if json.Unmarshal([]byte(e.header), &r.Reply.Headers) != nil {
-				r.Reply.Headers = nil // not what the protocol says; the reply itself is whole
-			}
-		}
+		r.Reply = &Reply{ContentType: e.rtype, StatusCode: replyStatus(r.Status, e.rstatus), Size: e.size, Headers: e.headers}
 		if len(e.reply) == e.size {
 			r.Reply.Body = []byte(e.reply)
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/watch"
 )
 
 // TestToldSavesTheRead of who waits, and of who follows and has seen all events but the
@@ -14,11 +16,8 @@ import (
 func TestToldSavesTheRead(t *testing.T) {
 	inside(t, func(t *testing.T, r *room) {
 		id := r.submit()
-		w := r.hub.Watch(id)
+		w := attached(t, r, id)
 		defer w.Close()
-		if _, err := w.Attach(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		waited := r.wait(id, time.Minute, terminal)
 		synctest.Wait()
 		r.set(func() { r.reads = 0 })
@@ -41,11 +40,8 @@ func TestToldSavesTheRead(t *testing.T) {
 func TestToldLeavesNoEventOut(t *testing.T) {
 	inside(t, func(t *testing.T, r *room) {
 		id := r.submit()
-		w := r.hub.Watch(id)
+		w := attached(t, r, id)
 		defer w.Close()
-		if _, err := w.Attach(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		d := r.claim()
 		r.reply(d, "progress")
 		r.reply(d, "final")
@@ -61,11 +57,8 @@ func TestToldLeavesNoEventOut(t *testing.T) {
 func TestNewcomerIsNotTold(t *testing.T) {
 	inside(t, func(t *testing.T, r *room) {
 		id := r.submit()
-		first := r.hub.Watch(id)
+		first := attached(t, r, id)
 		defer first.Close()
-		if _, err := first.Attach(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		r.reply(r.claim(), "final")
 		synctest.Wait()
 		if err := r.broker.Delete(t.Context(), id); err != nil {
@@ -84,11 +77,8 @@ func TestNewcomerIsNotTold(t *testing.T) {
 func TestToldUntilItIsLost(t *testing.T) {
 	inside(t, func(t *testing.T, r *room) {
 		id := r.submit()
-		first := r.hub.Watch(id)
+		first := attached(t, r, id)
 		defer first.Close()
-		if _, err := first.Attach(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		r.reply(r.claim(), "final")
 		synctest.Wait()
 		key := "cc:{0}:request:" + id.String()
@@ -102,4 +92,14 @@ func TestToldUntilItIsLost(t *testing.T) {
 			}
 		}
 	})
+}
+
+// attached is a waiter that has seen the request.
+func attached(t *testing.T, r *room, id correlation.ID) *watch.Watch {
+	t.Helper()
+	w := r.hub.Watch(id)
+	if _, err := w.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return w
 }
