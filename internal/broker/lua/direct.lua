@@ -84,7 +84,7 @@ local function take(k)
   if start ~= '0' then due = math.min(due, NOW + start) end
   if run ~= '0' then due = math.min(due, NOW + run) end
   local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '
-  local now, ends, forgotten, plain, open = int(NOW), int(deadline), int(deadline + WEEK), fields(k, {}), {}
+  local now, ends, plain, open = int(NOW), int(deadline), fields(k, {}), {}
   due, backoff = int(due), ' ' .. backoff
   local ordinal = call('HINCRBY', P .. 'counts', 'a:' .. service, #found) - #found
   local begins, records, options, before, content_type, headers = k.begins, k.records, k.options, k.before, k.content_type, k.headers
@@ -96,11 +96,7 @@ local function take(k)
     local entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, ARGV[begin + 2])
     call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '-') .. ' ' .. ordinal .. backoff,
       'status', 'queued', 'attempt', '1', 'entry', entry, unpack(o and fields(k, o) or plain))
-    call('PEXPIREAT', key, forgotten)
-    if o and o.binding then
-      call('SET', o.binding, id .. ' ' .. o.fingerprint)
-      call('PEXPIREAT', o.binding, forgotten)
-    end
+    if o and o.binding then call('SET', o.binding, id .. ' ' .. o.fingerprint) end
     dues[#dues + 1], dues[#dues + 2] = due, id
     open[2 * i - 1], open[2 * i] = now, id
     answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal

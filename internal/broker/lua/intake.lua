@@ -15,10 +15,7 @@ end
 -- enroll binds the key of r, where it has one, watches its clocks, and lists it.
 -- register is '1' where the tenant is new to this process.
 local function enroll(r, tenant, register, binding, fingerprint)
-  if binding then
-    redis.call('SET', binding, r.id .. ' ' .. fingerprint)
-    redis.call('PEXPIREAT', binding, int(r.deadline + WEEK))
-  end
+  if binding then redis.call('SET', binding, r.id .. ' ' .. fingerprint) end
   schedule(r)
   redis.call('ZADD', listing_key('open', tenant), int(NOW), r.id)
   if register == '1' then redis.call('ZADD', P .. 'tenants', int(NOW), tenant) end

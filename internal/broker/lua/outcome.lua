@@ -70,8 +70,9 @@ local function finish(r, o)
   set('rstatus', o.rstatus)
   set('rheaders', o.rheaders)
   if o.reply and #o.reply > SHORT then -- in the record, it would have each field of that take three times its bytes
-    redis.call('SET', reply_key(r.id), o.reply, 'PXAT', int(r.parents and r.deadline + WEEK or NOW + r.retention))
-    r.short = not r.callback -- it expires when it has to
+    if r.parents then redis.call('SET', reply_key(r.id), o.reply) -- it expires with what it is a part of
+    else redis.call('SET', reply_key(r.id), o.reply, 'PXAT', int(NOW + r.retention)) end
+    r.short = not (r.callback or r.parents) -- it expires when it has to
   else
     r.short = true
     set('reply', o.reply)
@@ -194,7 +195,9 @@ gather = function(r, size)
   local report = {}
   for id in string.gmatch(r.parents, '%S+') do
     local whole = load(id)
-    if whole and not TERMINAL[whole.status] then
+    if not whole or TERMINAL[whole.status] then
+      expire(r) -- the whole was lost
+    else
       began(r)
       whole.started = whole.started or r.started
       whole.ended, whole.latest = whole.ended + 1, NOW

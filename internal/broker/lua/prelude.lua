@@ -5,8 +5,9 @@
 -- ARGV[1] is always the prefix of the partition, e.g. "cc:{0}:"; every key
 -- below carries that hash tag, so one script stays in one slot. KEYS[1] routes.
 --
--- The record, a hash at <prefix>request:<id>. Values of up to 64 bytes keep it
--- in Redis' compact encoding:
+-- The record, a hash at <prefix>request:<id>. It never expires while the request is
+-- open, nor does what belongs to it: the outcome says when they are forgotten, see
+-- expire. Values of up to 64 bytes keep it in Redis' compact encoding:
 --
 --   service tenant nonce trace callback retry_of idem tags set by submit or redrive (idem by submit alone)
 --   plan      "created timeout start run lease max retention events ordinal
@@ -59,7 +60,7 @@
 -- millisecond until which it is not in the line, or GATED.
 local P = ARGV[1]
 
-local WEEK = 604800000       -- safety net: how long a forgotten open record lives
+local WEEK = 604800000       -- longest that a worker may have something wait or cached; what nobody goes on with is kept so long
 local CALLBACK_WINDOW = 172800000 -- longest a record outlives its retention for an owed callback
 local MAX_MESSAGE = 1024     -- bytes of a worker's error message that are kept
 local MAX_CODE = 64          -- bytes of a worker's error code that are kept
@@ -432,7 +433,6 @@ end
 local function append(r, line)
   r.seq = r.seq + 1
   local n = redis.call('RPUSH', events_key(r.id), line)
-  redis.call('PEXPIREAT', events_key(r.id), int(r.deadline + WEEK))
   redis.call('HSET', r.key, 'seq', int(r.seq))
   return n, redis.call('HINCRBY', r.key, 'event_bytes', #line)
 end
@@ -485,8 +485,8 @@ local function outlast(name, at)
   end
 end
 
--- expire sets when the record is forgotten: its retention after the outcome,
--- or later while a callback is owed.
+-- expire sets when the record is forgotten, with all that belongs to it: its retention
+-- after the outcome, or later while a callback is owed.
 local function expire(r)
   local over = r.finished + r.retention
   local at = over

@@ -42,7 +42,6 @@ local function redrive(r, id, nonce, most, concurrency)
   for i = 1, #COPIED do set(COPIED[i], own[i]) end
   redis.call('HSET', n.key, unpack(f))
   redis.call('ZADD', listing_key('open', v[2]), int(NOW), id)
-  redis.call('PEXPIREAT', n.key, int(n.deadline + WEEK))
   schedule(n)
   redis.call('HSET', r.key, 'retried_as', id)
   if not r.via then redis.call('HDEL', r.key, 'body', 'content_type', 'headers') end

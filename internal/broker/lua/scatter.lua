@@ -57,7 +57,6 @@ local function add(leg, at)
   set(f, 'release', r.release and int(r.release))
   set(f, 'place', r.place and string.format('%.6f', r.place))
   redis.call('HSET', r.key, unpack(f))
-  redis.call('PEXPIREAT', r.key, int(deadline + WEEK))
   schedule(r)
 end
 
@@ -70,7 +69,6 @@ set(f, 'trace', ARGV[9])
 set(f, 'idem', idem)
 set(f, 'tags', ARGV[14])
 redis.call('HSET', key, unpack(f))
-redis.call('PEXPIREAT', key, int(deadline + WEEK))
 for leg = 1, legs_n do add(leg, first + PARTS * (leg - 1)) end
 enroll(load(id), ARGV[4], ARGV[15], idem ~= '' and KEYS[2], ARGV[11])
 return { 'accepted', int(NOW), '', '0', status }

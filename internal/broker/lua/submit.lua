@@ -75,7 +75,6 @@ local function store(s, r, clocks, events, f)
   set('policy', s.policy)
   redis.call('HSET', r.key, 'service', r.service, 'nonce', r.nonce, 'plan', clocks .. ' ' .. events .. ' ' .. int(r.ordinal or 0) .. ' ' .. s.plan.backoff,
     'status', r.status, 'attempt', '1', unpack(f))
-  redis.call('PEXPIREAT', r.key, int(r.deadline + WEEK))
 end
 
 -- queue has r, which runs, go where it may.
