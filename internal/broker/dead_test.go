@@ -274,6 +274,7 @@ func TestDeadLettersLeaveNothing(t *testing.T) {
 		if got := deadIDs(t, b, broker.DeadFilter{}); len(got) != 0 {
 			t.Errorf("listed after its retention: %v", got)
 		}
+		look(t, b, redis)
 		if err := b.Clear(t.Context(), 0); err != nil {
 			t.Fatal(err)
 		}

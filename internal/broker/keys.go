@@ -48,6 +48,7 @@ func (p partition) tag() string {
 
 func (p partition) prefix() string  { return "cc:{" + p.tag() + "}:" }
 func (p partition) due() string     { return p.prefix() + "due" }
+func (p partition) clocks() string  { return p.prefix() + "clocks" }
 func (p partition) replies() string { return p.prefix() + "replies" }
 func (p partition) steward() string { return p.prefix() + "steward" }
 func (p partition) limits() string  { return p.prefix() + "limits" }

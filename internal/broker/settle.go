@@ -18,6 +18,7 @@ const (
 	settleReplies = 128
 	settleBytes   = 1 << 20
 	decideBatch   = 128
+	clockBatch    = 32 // groups of requests that were accepted together
 	lapseBatch    = 32
 	sweepBytes    = 1 << 20
 
@@ -26,7 +27,7 @@ const (
 
 var (
 	settleScript = newScript("settle")
-	decideScript = newScript("decide")
+	decideScript = newScript("decide", "clocks")
 	lapseScript  = newScript("lapse")
 	sweepScript  = newScript("sweep")
 )
@@ -156,7 +157,7 @@ type Decision struct {
 // callbacks to try again.
 func (b *Broker) Decide(ctx context.Context, p int) (Decision, error) {
 	part := b.part(p)
-	raw, err := decideScript.run(ctx, b.redis, part, []string{part.due()}, decideBatch)
+	raw, err := decideScript.run(ctx, b.redis, part, []string{part.due(), part.clocks()}, decideBatch, clockBatch)
 	if err != nil {
 		return Decision{}, fault("decide what is due", err)
 	}

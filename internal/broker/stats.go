@@ -93,7 +93,7 @@ type Upkeep struct {
 // stuckAfter is by how much a decision may be late before it counts as stuck.
 const stuckAfter = 10 * time.Second
 
-// Upkeep reads three counts a partition. ErrUnavailable.
+// Upkeep reads four counts a partition. ErrUnavailable.
 func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
 	now, err := b.Now(ctx)
 	if err != nil {
@@ -103,6 +103,7 @@ func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
 	pipe := b.redis.commands.Pipeline()
 	for _, p := range b.parts() {
 		pipe.ZCount(ctx, p.due(), "-inf", late)
+		pipe.ZCount(ctx, p.clocks(), "-inf", late)
 		pipe.XLen(ctx, p.callbacks())
 		pipe.LLen(ctx, p.aside())
 	}
@@ -112,10 +113,10 @@ func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
 	}
 	for i, into := range answers {
 		n := int(into.(*intCmd).Val())
-		switch i % 3 {
-		case 0:
+		switch i % 4 {
+		case 0, 1:
 			u.Stuck += n
-		case 1:
+		case 2:
 			u.Owed += n
 		default:
 			u.Aside += n

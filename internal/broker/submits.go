@@ -9,7 +9,7 @@ import (
 
 var (
 	submitScript = newScript("submit", "intake")
-	directScript = newPlainScript("direct")
+	directScript = scriptOf("prelude", "clocks", "direct")
 )
 
 // submits are calls that one script takes together, all of one partition.

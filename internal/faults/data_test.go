@@ -153,12 +153,13 @@ func (h *house) clean(service string) {
 	for deadline := time.Now().Add(settled); ; <-time.After(100 * time.Millisecond) {
 		left, err := h.redis.Client.XLen(h.Context(), stream).Result()
 		due, _ := h.redis.Client.ZCard(h.Context(), "cc:{0}:due").Result()
+		together, _ := h.redis.Client.ZCard(h.Context(), "cc:{0}:clocks").Result()
 		unsettled, _ := h.redis.Client.XLen(h.Context(), "cc:{0}:replies").Result()
-		if err == nil && left+due+unsettled == 0 {
+		if err == nil && left+due+together+unsettled == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			h.Errorf("left behind: %d entries, %d decisions, %d replies, %v", left, due, unsettled, err)
+			h.Errorf("left behind: %d entries, %d decisions, %d groups, %d replies, %v", left, due, together, unsettled, err)
 			return
 		}
 	}

@@ -109,7 +109,7 @@ func (w *world) check(touched map[string]bool) {
 				changed = append(changed, rec)
 			}
 			places[at] = true
-		case "queue", "waiting", "due", "gate", "callbacks":
+		case "queue", "waiting", "due", "clocks", "gate", "callbacks":
 			places[at] = true
 		}
 		intents[at] = intents[at] || kind == "callbacks" || kind == "due" || kind == "request"

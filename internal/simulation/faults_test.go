@@ -104,6 +104,9 @@ func (w *world) heal() {
 		w.conclude(diligent)
 		w.tellAll() // meanwhile what was sent long ago may be accepted
 	}
+	for limit := time.Now().Add(services["slow"].Timeout); w.broken == nil && time.Now().Before(limit); {
+		w.flow() // who was answered is taken out of its group, or that is due
+	}
 	w.steps++
 	for _, r := range w.requests {
 		if w.broken == nil && r.refusals == r.tries && len(r.records) > 0 {
@@ -152,7 +155,7 @@ func (w *world) forgotten() {
 	for _, key := range w.redis.Keys() {
 		_, kind, name := parse(key)
 		switch kind {
-		case "request", "reply", "events", "idempotency", "content", "gate", "waiting":
+		case "request", "reply", "events", "idempotency", "content", "gate", "waiting", "due", "clocks":
 			w.fail("all is forgotten, and there is %s of %s", kind, name)
 		}
 	}

@@ -14,11 +14,12 @@ type places struct {
 	stream       map[string]bool   // entries of all services
 	pending      map[string]string // entry → worker
 	due, waiting map[string]float64
+	clocks       map[string]float64 // of who waits together with others, when that group is looked at
 }
 
 // checkPlaces holds all that refers to the requests of a partition to what they are.
 func (w *world) checkPlaces(at string) {
-	p := places{map[string]bool{}, map[string]string{}, map[string]float64{}, map[string]float64{}}
+	p := places{map[string]bool{}, map[string]string{}, map[string]float64{}, map[string]float64{}, map[string]float64{}}
 	for _, service := range serviceNames {
 		entries, _ := w.redis.Stream(at + "queue:" + service)
 		for _, e := range entries {
@@ -39,6 +40,12 @@ func (w *world) checkPlaces(at string) {
 			p.due[member] = score
 		}
 	}
+	groups, _ := w.redis.SortedSet(at + "clocks")
+	for member, score := range groups {
+		for _, id := range strings.Fields(member)[3:] { // the tenant has no name
+			p.clocks[id] = score
+		}
+	}
 	open, listed := 0, 0
 	gates := map[string][]string{} // who is at which, first come first
 	for _, rec := range w.records {
@@ -53,7 +60,9 @@ func (w *world) checkPlaces(at string) {
 		if rec.ended() {
 			continue
 		}
-		open++
+		if _, due := p.due[rec.name]; due {
+			open++
+		}
 		if rec.listed() {
 			listed++
 		}
@@ -69,7 +78,7 @@ func (w *world) checkPlaces(at string) {
 		w.fail("entries of nobody: on the stream %v, pending %v", slices.Sorted(maps.Keys(p.stream)), p.pending)
 	}
 	if len(p.due) != open {
-		w.fail("%d requests are open, and %d are due some time", open, len(p.due))
+		w.fail("%d requests are due some time, of which %d are open", len(p.due), open)
 	}
 	if known, _ := w.redis.SortedSet(at + "listing:open:"); len(known) != listed {
 		w.fail("%d requests are open, and %d are listed as that", listed, len(known))
@@ -85,6 +94,10 @@ func (w *world) checkPlace(rec *record, p places, gates map[string][]string) {
 	name := rec.called()
 	onStream, holder := p.stream[rec.service+" "+rec.entry], p.pending[rec.service+" "+rec.entry]
 	at, planned := p.due[rec.name]
+	look, together := p.clocks[rec.name]
+	if together && (!planned || look < at) {
+		at = look
+	}
 	score, waits := p.waiting[rec.name]
 	if !rec.works() { // others have the entry
 		switch {
@@ -115,7 +128,7 @@ func (w *world) checkPlace(rec *record, p places, gates map[string][]string) {
 		w.fail("%s is running, and its entry is not pending", name)
 	case rec.deliveries[rec.attempt] != nil && holder != rec.deliveries[rec.attempt].worker:
 		w.fail("%s is %s and was given to %s, and its entry is pending for %q", name, rec.status, rec.deliveries[rec.attempt].worker, holder)
-	case !planned:
+	case !planned && !together:
 		w.fail("%s is %s, and nothing will be decided of it", name, rec.status)
 	case at > float64(rec.deadline.UnixMilli()), rec.status == "scheduled" && at > float64(rec.release.UnixMilli()):
 		w.fail("%s is %s until %s, and is looked at %v ms too late", name, rec.status, rec.release, at-float64(rec.deadline.UnixMilli()))

@@ -33,6 +33,8 @@ func (w *world) submitNew(g *gate) {
 		r.wants.Timeout = time.Duration(1000+w.draw.IntN(3000)) * time.Millisecond
 	case 5: // to several services
 		r.scatter()
+	case 6: // that has time
+		r.wants.Service = "slow"
 	}
 	// One without a key goes to any partition, which hangs on chance and not on the seed.
 	if len(w.partitions) > 1 || w.draw.IntN(2) == 0 {

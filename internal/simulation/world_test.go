@@ -24,15 +24,20 @@ var config = broker.ServiceConfig{
 	Lease: 700 * time.Millisecond, MaxAttempts: 3, Backoff: 100 * time.Millisecond, Retention: 6 * time.Second,
 }
 
-// services are all that there are: a scatter goes to the first two or to all, and
-// requests to "same" share their runs.
+// services are all that there are: a scatter goes to the first two or three, requests to
+// "same" share their runs, and "slow" has but one clock, which runs for long.
 var (
-	services     = map[string]broker.ServiceConfig{"echo": config, "left": config, "same": sharing(config)}
+	services     = map[string]broker.ServiceConfig{"echo": config, "left": config, "same": sharing(config), "slow": patient(config)}
 	serviceNames = slices.Sorted(maps.Keys(services))
 )
 
 func sharing(c broker.ServiceConfig) broker.ServiceConfig {
 	c.Coalesce, c.CacheTTL = true, 800*time.Millisecond
+	return c
+}
+
+func patient(c broker.ServiceConfig) broker.ServiceConfig {
+	c.Timeout, c.StartTimeout, c.RunTimeout = 8*time.Second, 0, 0 // beyond the first look at its group
 	return c
 }
 

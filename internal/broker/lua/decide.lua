@@ -4,19 +4,22 @@
 --
 -- Nothing due at T is decided while a reply that Redis took by T is unsettled.
 --
--- KEYS[1] due
--- ARGV[2] most decisions, and outcomes after which it stops
+-- KEYS[1] due, KEYS[2] clocks
+-- ARGV[2] most decisions, and outcomes after which it stops, [3] most groups of clocks
+--     that are looked at
 -- Returns {'settle' | 'more' | 'done', next due in ms or '', report lines}; lines
 -- as in settle.lua, also "release id service" where a delay is over.
 -- Mostly nothing is due.
 do
-  local first, time = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2], redis.call('TIME')
-  if not first or tonumber(first) > time[1] * 1000 + math.floor(time[2] / 1000) then
-    return { 'done', first and string.format('%d', tonumber(first)) or '', {} }
+  local first = math.min(tonumber(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or math.huge),
+    tonumber(redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2] or math.huge))
+  local time = redis.call('TIME')
+  if first > time[1] * 1000 + math.floor(time[2] / 1000) then
+    return { 'done', first < math.huge and string.format('%d', first) or '', {} }
   end
 end
 even_when_full()
-local report = {}
+local report, budget = {}, tonumber(ARGV[2])
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
 -- decide returns 'settle' where a reply must be settled first: the clock that
@@ -41,8 +44,51 @@ local function decide(id)
   end
 end
 
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(NOW), 'WITHSCORES', 'LIMIT', 0, tonumber(ARGV[2]))
-local verdict = #due / 2 >= tonumber(ARGV[2]) and 'more' or 'done'
+-- keep has those of ids wait together whom a group, the member, is left with.
+local function keep(member, at, accepted, due, tenant, ids)
+  local left = #ids > 0 and group(int(accepted), int(due), tenant, ids)
+  if left then redis.call('ZADD', KEYS[2], at, left) end
+  if left ~= member then redis.call('ZREM', KEYS[2], member) end
+end
+
+local decisions = 0 -- about who waited together
+
+-- look looks at a group of clocks: who is still open, and whose clock ran out. Returns
+-- 'more' where it had to stop, and 'settle' as decide.
+local function look(member)
+  local accepted, due, length, rest = string.match(member, '^(%d+) (%d+) (%d+) (.*)$')
+  accepted, due, length = tonumber(accepted), tonumber(due), tonumber(length)
+  local tenant, ids, open = string.sub(rest, 1, length), {}, {}
+  for id in string.gmatch(string.sub(rest, length + 1), '%S+') do ids[#ids + 1] = id end
+  local listed = redis.call('ZMSCORE', listing_key('open', tenant), unpack(ids))
+  for i = 1, #ids do
+    if listed[i] then open[#open + 1] = ids[i] end
+  end
+  local stopped
+  while NOW >= due and #open > 0 and not stopped do
+    stopped = (ended >= budget or decisions >= budget) and 'more' or decide(open[#open])
+    if not stopped then
+      open[#open] = nil
+      decisions = decisions + 1
+    end
+  end
+  keep(member, stopped and int(due) or next_look(accepted, due), accepted, due, tenant, open)
+  return stopped
+end
+
+local groups = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(NOW), 'LIMIT', 0, tonumber(ARGV[3]))
+local verdict = #groups >= tonumber(ARGV[3]) and 'more' or 'done'
+for i = 1, #groups do
+  local stopped = look(groups[i])
+  if stopped then
+    verdict = stopped
+    break
+  end
+end
+
+-- What is in due has its turn whatever the groups still want.
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(NOW), 'WITHSCORES', 'LIMIT', 0, budget)
+if #due / 2 >= budget and verdict == 'done' then verdict = 'more' end
 for i = 1, #due, 2 do
   local member, at = due[i], tonumber(due[i + 1])
   local id, kind, number, attempt = string.match(member, '^callback (%S+) (%S+) (%d+) (%d+)$')
@@ -52,11 +98,13 @@ for i = 1, #due, 2 do
   elseif unsettled(at) or decide(member) == 'settle' then
     verdict = 'settle'
     break
-  elseif ended >= tonumber(ARGV[2]) then
-    verdict = 'more'
+  elseif ended >= budget then
+    verdict = verdict == 'settle' and verdict or 'more'
     break
   end
 end
 conclude()
-local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-return { verdict, first[2] and int(tonumber(first[2])) or '', report }
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+local looked = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+if looked and (not first or tonumber(looked) < tonumber(first)) then first = looked end
+return { verdict, first and int(tonumber(first)) or '', report }

@@ -13,7 +13,7 @@
 --     options are trace, callback, events, tags, idem and fingerprint of submit.lua.
 -- Returns {now, …}, and of each request its entry and its ordinal; '' and 0 where it is
 --     left to submit.lua
-local answers, dues, at = { int(NOW) }, {}, 2
+local answers, at = { int(NOW) }, 2
 local ARGV, call = ARGV, redis.call -- to look up a global costs as much as a short text
 
 -- read reads n requests of the kind k from ARGV[at] on: where each begins, its record,
@@ -84,8 +84,8 @@ local function take(k)
   if start ~= '0' then due = math.min(due, NOW + start) end
   if run ~= '0' then due = math.min(due, NOW + run) end
   local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '
-  local now, ends, plain, open = int(NOW), int(deadline), fields(k, {}), {}
-  due, backoff = int(due), ' ' .. backoff
+  local now, ends, plain, open, ids = int(NOW), int(deadline), fields(k, {}), k.open, k.ids
+  k.due, backoff = int(due), ' ' .. backoff
   local ordinal = call('HINCRBY', P .. 'counts', 'a:' .. service, #found) - #found
   local begins, records, options, before, content_type, headers = k.begins, k.records, k.options, k.before, k.content_type, k.headers
   for i = 1, #found do
@@ -94,15 +94,21 @@ local function take(k)
     local id, nonce = ARGV[begin], ARGV[begin + 1]
     ordinal = ordinal + 1
     local entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, ARGV[begin + 2])
-    call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '-') .. ' ' .. ordinal .. backoff,
+    call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff,
       'status', 'queued', 'attempt', '1', 'entry', entry, unpack(o and fields(k, o) or plain))
     if o and o.binding then call('SET', o.binding, id .. ' ' .. o.fingerprint) end
-    dues[#dues + 1], dues[#dues + 2] = due, id
-    open[2 * i - 1], open[2 * i] = now, id
+    open[2 * i + 1], open[2 * i + 2], ids[i] = now, id, id
     answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal
   end
-  call('ZADD', listing_key('open', k.tenant), unpack(open))
-  if k.register == '1' then call('ZADD', P .. 'tenants', now, k.tenant) end
+end
+
+-- enroll watches the clocks of those of the kind k that were accepted, and lists them. It
+-- is called also where something went wrong, for those before.
+local function enroll(k)
+  if #k.ids == 0 then return end
+  call('ZADD', CLOCKS, next_look(NOW, tonumber(k.due)), group(int(NOW), k.due, k.tenant, k.ids))
+  call(unpack(k.open))
+  if k.register == '1' then call('ZADD', P .. 'tenants', int(NOW), k.tenant) end
 end
 
 -- All is read before anything is tried: in an embedded Redis, what a function has
@@ -110,12 +116,14 @@ end
 local kinds = {}
 while at < #ARGV do
   local k = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
-    content_type = ARGV[at + 4], headers = ARGV[at + 5] }
+    content_type = ARGV[at + 4], headers = ARGV[at + 5], ids = {}, open = { 'ZADD', listing_key('open', ARGV[at + 2]) } }
   local n = tonumber(ARGV[at + 6])
   at = at + 7
   read(k, n)
   kinds[#kinds + 1] = k
 end
-for i = 1, #kinds do pcall(take, kinds[i]) end -- what is wrong with one service is nothing to the others
-if #dues > 0 then call('ZADD', P .. 'due', unpack(dues)) end
+for i = 1, #kinds do
+  pcall(take, kinds[i]) -- what is wrong with one service is nothing to the others
+  enroll(kinds[i])
+end
 return answers

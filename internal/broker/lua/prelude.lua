@@ -12,7 +12,8 @@
 --   service tenant nonce trace callback retry_of idem tags set by submit or redrive (idem by submit alone)
 --   plan      "created timeout start run lease max retention events ordinal
 --             backoff" in ms; events is a subset of the letters sftcp, or "-";
---             an m in it says that no reply is kept
+--             an m in it says that no reply is kept, a d that it is in clocks,
+--             see clocks.lua
 --   batch     "id number" of the batch that it is an item of, if any
 --   policy    "weight limit gate flow", only where one holds for the request:
 --             its weight in the line, how many requests its gate lets in at

@@ -31,7 +31,7 @@ local function redrive(r, id, nonce, most, concurrency)
   policy(n, v[4])
   c.traceparent = v[6] or ''
   accept(n, concurrency, c)
-  plan[1], plan[9] = int(NOW), int(n.ordinal)
+  plan[1], plan[8], plan[9] = int(NOW), string.gsub(plan[8], 'd', '-'), int(n.ordinal) -- it waits by itself
   local f = { 'nonce', nonce, 'plan', table.concat(plan, ' '), 'status', n.status, 'attempt', '1', 'retry_of', r.id }
   local function set(name, value)
     if value then f[#f + 1] = name; f[#f + 1] = value end

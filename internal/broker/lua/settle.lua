@@ -84,7 +84,9 @@ end
 local function clocks_of(text)
   local timeout, start, run, retention, events = match(text, '^(%d+) (%d+) (%d+) %d+ %d+ (%d+) (%S+)$')
   local c = { timeout = tonumber(timeout), start = tonumber(start), run = tonumber(run), forgotten = NOW + retention,
-    retention = tonumber(retention), minimal = string.find(events, 'm', 1, true), calls = string.find(events, TERMINAL.succeeded, 1, true), n = 0 }
+    retention = tonumber(retention), minimal = string.find(events, 'm', 1, true),
+    together = start == '0' and run == '0' and string.find(events, 'd', 1, true), -- it is in clocks alone
+    calls = string.find(events, TERMINAL.succeeded, 1, true), n = 0 }
   c.expires = int(c.forgotten)
   clocks[text] = c
   return c
@@ -217,7 +219,7 @@ local function apply_plain(c, at)
   local s, t, n = c.service, c.tenant, applied
   applied, ended, all.n = n + 1, ended + 1, all.n + 1
   plain[4 * n + 1], plain[4 * n + 2], plain[4 * n + 3], plain[4 * n + 4] = c.id, s.name, NOW - c.created, NOW - started
-  dues[n + 3] = c.id
+  if placed or not all.together then dues[#dues + 1] = c.id end
   s.ack[s.n + 4], s.delete[s.n + 3] = entry, entry
   s.n, s.busy = s.n + 1, s.busy + math.max(0, NOW - started)
   t.ended[2 * t.n + 3], t.ended[2 * t.n + 4], t.opened[t.n + 3] = c.created_text, c.id, c.id
@@ -240,7 +242,7 @@ local function conclude_plain()
       call(unpack(t.opened))
     end
   end
-  call(unpack(dues))
+  if #dues > 2 then call(unpack(dues)) end
   for name, s in pairs(services) do
     if s.n > 0 then
       sum(P .. 'counts', 'f:' .. name, s.n)
