@@ -220,7 +220,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer endWork()
 	begin(working, &workers, g.workers)
 	served := make(chan error, 1)
-	go func() { served <- g.server.Serve(g.listener) }()
+	go func() { served <- g.server.Serve(httpapi.Listener(g.listener)) }()
 	var err error
 	select {
 	case <-ctx.Done():

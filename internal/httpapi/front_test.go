@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,7 +104,7 @@ func (f *front) open(change ...func(*httpapi.Options)) (stop func()) {
 	all.Go(func() { hub.Run(ctx) })
 	all.Go(func() { desk.Run(ctx) })
 	all.Go(func() { steward.New(b, logger).Run(ctx) })
-	all.Go(func() { server.Serve(pipes) })
+	all.Go(func() { server.Serve(httpapi.Listener(pipes)) })
 	return func() {
 		hub.Drain()
 		client.CloseIdleConnections()
@@ -280,6 +281,21 @@ type pipes struct {
 
 	mu   sync.Mutex // guards open
 	open []net.Conn // the clients' ends
+
+	single atomic.Int64 // reads of a single byte, by the gateway
+}
+
+// end is the gateway's, of a pipe.
+type end struct {
+	net.Conn
+	single *atomic.Int64
+}
+
+func (e end) Read(b []byte) (int, error) {
+	if len(b) == 1 {
+		e.single.Add(1)
+	}
+	return e.Conn.Read(b)
 }
 
 func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
@@ -311,7 +327,7 @@ func (p *pipes) hangUp() {
 func (p *pipes) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.conns:
-		return c, nil
+		return end{c, &p.single}, nil
 	case <-p.done:
 		return nil, net.ErrClosed
 	}

@@ -84,6 +84,11 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, sub broker.Submission) (broker.Record, bool, error) {
 	share := memory{server: s}
 	defer share.release()
+	if p := preferences(r.Header); p.wait == 0 && !wantsStream(r.Header) {
+		c := connOf(r) // what is committed stays committed, so nobody asks whether the client hung up
+		c.watch(false)
+		defer c.watch(true)
+	}
 	body, err := s.body(w, r, &share)
 	if err != nil {
 		return broker.Record{}, false, err
