@@ -14,7 +14,7 @@ import (
 // there: they tell more than others should know, and cost.
 func (s *Server) Admin() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.logged, s.recovered, middleware.GetHead)
+	r.Use(s.recovered, middleware.GetHead)
 	r.NotFound(s.handle(noSuchRoute))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -22,7 +22,7 @@ func (s *Server) Admin() http.Handler {
 	r.Get("/readyz", s.handle(s.readyz))
 	r.Get("/metrics", s.handle(s.metrics, auth.Admin))
 	r.Get("/debug/pprof/*", s.handle(s.profile, auth.Admin))
-	return r
+	return s.logged(r)
 }
 
 // profile serves net/http/pprof, for `go tool pprof`.

@@ -29,7 +29,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	if s.draining.Load() {
 		return failure{slug: "draining"}
 	}
-	f := &follower{server: s, call: callOf(r), watch: s.Hub.Watch(id), code: http.StatusOK} // it watches before the first read, so that nothing falls between
+	f := &follower{server: s, notes: &callOf(r).notes, watch: s.Hub.Watch(id), code: http.StatusOK} // it watches before the first read, so that nothing falls between
 	defer f.leave()
 	record, err := f.watch.Attach(context.WithoutCancel(r.Context()))
 	if err != nil {

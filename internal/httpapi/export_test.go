@@ -11,7 +11,7 @@ import (
 )
 
 // Routes are what the contract is compared with.
-func Routes(s *Server) chi.Routes { return s.handler.(chi.Routes) }
+func Routes(s *Server) chi.Routes { return s.routes() }
 
 // What the tests of parsing call.
 var (
@@ -34,7 +34,7 @@ var (
 
 // Submission reads the headers of a submit.
 func Submission(s *Server, h http.Header) (broker.Submission, error) {
-	ctx := context.WithValue(context.Background(), callKey{}, &call{})
+	ctx := &call{Context: context.Background()}
 	return s.submission((&http.Request{Method: http.MethodPost, URL: &url.URL{}, Header: h}).WithContext(ctx), "echo")
 }
 

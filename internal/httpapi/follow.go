@@ -23,7 +23,7 @@ const patience = 100 * time.Millisecond
 // follower is one open stream: what it has written, and what comes next.
 type follower struct {
 	server *Server
-	call   *call
+	notes  *notes
 	code   int // HTTP status of the answer
 	hide   redactor
 	watch  *watch.Watch // nil once it is closed
@@ -62,7 +62,7 @@ func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.
 			err = f.handled(r, record)
 		}
 	}
-	if f.call.parked {
+	if f.notes.parked {
 		return
 	}
 	if err == nil {
@@ -115,7 +115,9 @@ func (f *follower) park(r *http.Request, heartbeat time.Duration) bool {
 	if parked == nil {
 		return false
 	}
-	f.call.route, f.call.parked = route, true
+	kept := *f.notes // or all that the handler had would stay
+	kept.route, kept.parked = route, true
+	f.notes, callOf(r).parked = &kept, true
 	f.watch.Tell(parked.Wake)
 	parked.Begin()
 	return true
@@ -124,15 +126,15 @@ func (f *follower) park(r *http.Request, heartbeat time.Duration) bool {
 // Ended is told that the stream has ended without its handler.
 func (f *follower) Ended(err error) {
 	if err != nil {
-		f.server.logOf(f.call).Debug("a stream ended early", "error", err)
+		f.server.logOf(f.notes).Debug("a stream ended early", "error", err)
 	}
-	f.server.logCall(f.call, f.code, f.stream.Written())
+	f.server.logCall(f.notes, f.code, f.stream.Written())
 	f.close()
 }
 
 // leave is the handler's end, which is that of a stream that was not parked.
 func (f *follower) leave() {
-	if !f.call.parked {
+	if !f.notes.parked {
 		f.close()
 	}
 }

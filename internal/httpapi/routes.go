@@ -12,9 +12,9 @@ import (
 
 // routes is the whole front door: one line is one operation, its handler is in
 // the file of the same name, and the scopes after it are what the API key needs.
-func (s *Server) routes() http.Handler {
+func (s *Server) routes() chi.Router {
 	r := chi.NewRouter()
-	r.Use(s.logged, s.recovered, s.paced, s.sameOrigin, middleware.GetHead)
+	r.Use(s.recovered, s.paced, s.sameOrigin, middleware.GetHead)
 	r.NotFound(s.handle(noSuchRoute))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 

@@ -101,7 +101,7 @@ func New(o Options) *Server {
 		o.Bounds = DefaultBounds
 	}
 	s := &Server{Options: o, inflight: semaphore.NewWeighted(o.Inflight), idle: sse.NewIdle(o.Hub.Draining, o.Logger)}
-	s.handler = s.routes()
+	s.handler = s.logged(s.routes())
 	return s
 }
 

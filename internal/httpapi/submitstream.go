@@ -14,7 +14,7 @@ import (
 // acceptance is over and done with: the client may hang up without canceling, and
 // comes back by the events link with Last-Event-ID.
 func (s *Server) follow202(w http.ResponseWriter, r *http.Request, record broker.Record) {
-	f := &follower{server: s, call: callOf(r), watch: s.Hub.Watch(record.ID), code: http.StatusAccepted}
+	f := &follower{server: s, notes: &callOf(r).notes, watch: s.Hub.Watch(record.ID), code: http.StatusAccepted}
 	defer f.leave()
 	if newer, err := f.watch.Attach(r.Context()); err == nil {
 		record = newer
