@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -28,6 +29,10 @@ type deliveries struct {
 	now     *Delivery
 	field   deliveryField
 	buffer  []byte // for strings of which nothing is kept as it is
+	headers struct {
+		text string
+		of   map[string]string
+	} // the last that were read: those of the next are nearly always the same
 }
 
 // readingState is what comes next.
@@ -231,7 +236,10 @@ func (r *deliveries) value(text []byte) {
 	case traceparentField:
 		d.Traceparent = string(text)
 	case headersField:
-		d.Headers = decodeHeaders(text)
+		if r.headers.text != string(text) {
+			r.headers.text, r.headers.of = string(text), decodeHeaders(text)
+		}
+		d.Headers = maps.Clone(r.headers.of) // they are the handler's, to change as well
 	case bodyField:
 		d.Body = text
 	}

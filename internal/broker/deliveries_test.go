@@ -33,8 +33,8 @@ func TestClaimReadsAll(t *testing.T) {
 			}
 			headers := ""
 			if i%2 == 1 {
-				d.Headers = map[string]string{"x-a": fmt.Sprint(i)}
-				headers = fmt.Sprintf(`{"x-a":"%d"}`, i)
+				d.Headers = map[string]string{"x-a": fmt.Sprint(i / 4)} // as the one before, half of the time
+				headers = fmt.Sprintf(`{"x-a":"%d"}`, i/4)
 			}
 			entry, err := redis.Client.XAdd(t.Context(), xadd("cc:{0}:queue:"+d.Service,
 				"body", string(d.Body), "more", "", "id", d.ID, "token", d.Token, "reply_to", d.ReplyTo, "service", d.Service,
@@ -63,11 +63,17 @@ func TestClaimReadsAll(t *testing.T) {
 				got[i].Body[j] = '.'
 			}
 			_ = append(got[i].Body, "over"...)
+			if got[i].Headers != nil {
+				got[i].Headers["x-a"] += "!"
+			}
 		}
 		slices.SortFunc(got, func(a, b broker.Delivery) int { return strings.Compare(a.ID, b.ID) })
 		for _, d := range got {
 			if d.Service != "echo" && d.Service != "other" || strings.Trim(string(d.Body), ".") != "" {
 				t.Errorf("%s was written over", d.ID)
+			}
+			if strings.Count(d.Headers["x-a"], "!") > 1 {
+				t.Errorf("%s shares its headers", d.ID)
 			}
 		}
 		if more, err := b.Claim(t.Context(), "w", services, 9, 5*time.Millisecond); err != nil || len(more) > 0 {

@@ -47,7 +47,10 @@ func Document(r Record, publicURL string) api.Status {
 
 // Self is the URL of a request. publicURL is as of Document.
 func Self(id correlation.ID, publicURL string) string {
-	return strings.TrimSuffix(publicURL, "/") + "/v1/requests/" + id.String()
+	self := make([]byte, 0, 128) // nearly all fit
+	self = append(self, strings.TrimSuffix(publicURL, "/")...)
+	self = append(self, "/v1/requests/"...)
+	return string(id.Append(self))
 }
 
 // links are those of a request at the URL self. Their texts share one piece of memory:

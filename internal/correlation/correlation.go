@@ -77,8 +77,21 @@ func Parse(text string) (ID, error) {
 // String is the canonical form, lower case.
 func (id ID) String() string { return uuid.UUID(id).String() }
 
+// Append adds the canonical form to b.
+func (id ID) Append(b []byte) []byte {
+	n := len(b)
+	b = append(b, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"...)
+	text := b[n:]
+	hex.Encode(text, id[:4])
+	hex.Encode(text[9:], id[4:6])
+	hex.Encode(text[14:], id[6:8])
+	hex.Encode(text[19:], id[8:10])
+	hex.Encode(text[24:], id[10:])
+	return b
+}
+
 // MarshalText gives the canonical form.
-func (id ID) MarshalText() ([]byte, error) { return uuid.UUID(id).MarshalText() }
+func (id ID) MarshalText() ([]byte, error) { return id.Append(nil), nil }
 
 // Partition is the number of the partition that holds the request.
 func (id ID) Partition() int { return int(binary.BigEndian.Uint16(id[6:8]) & 0x0fff) }
