@@ -96,6 +96,48 @@ func TestRestartedGatewayIsWaitedFor(t *testing.T) {
 	second.Close()
 }
 
+// One that is killed while a call rests there was no wrong address either.
+func TestGatewayKilledInTheFirstCallIsWaitedFor(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		if conn, err := l.Accept(); err == nil {
+			conn.Read(make([]byte, 1))
+			l.Close()
+			conn.Close()
+		}
+	}()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	refused := make(chan struct{}, 10)
+	c := client.New("http://"+l.Addr().String(), client.HTTP(&http.Client{Transport: watched{transport, refused}}))
+	restarted := make(chan *http.Server, 1)
+	go func() {
+		<-refused // cut
+		<-refused // nobody listens
+		again, err := net.Listen("tcp", l.Addr().String())
+		if err != nil {
+			t.Error(err)
+			close(restarted)
+			return
+		}
+		s := &http.Server{Handler: answer(queued())}
+		restarted <- s
+		s.Serve(again)
+	}()
+	if s, err := c.Status(t.Context(), id); err != nil || s.Status != api.Queued {
+		t.Errorf("%+v, %v", s, err)
+	}
+	<-killed
+	if s := <-restarted; s != nil {
+		s.Close()
+	}
+}
+
 // watched tells of each call that got no answer.
 type watched struct {
 	http.RoundTripper

@@ -28,7 +28,7 @@ const (
 	longestPause = 30 * time.Second       // also of a Retry-After that is honoured
 )
 
-// ErrNoGateway is returned by a Client that was never answered, where nothing
+// ErrNoGateway is returned by a Client that never had a connection, where nothing
 // listens at its address or its host has no address.
 var ErrNoGateway = errors.New("no gateway answers")
 
@@ -107,7 +107,7 @@ func (c *Client) once(ctx context.Context, method, path string, h http.Header, b
 	if err != nil {
 		return nil, c.unanswered(ctx, err)
 	}
-	c.answered.Store(true)
+	c.reached.Store(true)
 	if response.Header.Get(api.HeaderOutcome) != "" || response.StatusCode < http.StatusBadRequest {
 		return response, nil
 	}
@@ -137,7 +137,10 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 	if ctx.Err() != nil || untrusted {
 		return err
 	}
-	if !c.answered.Load() {
+	if dial, ok := errors.AsType[*net.OpError](err); !ok || dial.Op != "dial" {
+		c.reached.Store(true) // a connection that broke had been made: a gateway is there
+	}
+	if !c.reached.Load() {
 		noHost, ok := errors.AsType[*net.DNSError](err)
 		if ok && noHost.IsNotFound || errors.Is(err, syscall.ECONNREFUSED) {
 			if outer, ok := errors.AsType[*url.Error](err); ok {

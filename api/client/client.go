@@ -17,7 +17,7 @@
 // growing pauses, never before Retry-After. A submit always carries an
 // idempotency key, so that trying again can't submit twice. What can't change is
 // not tried again: another refusal, a certificate that does not verify, and, as
-// long as a Client was never answered, an address where nothing listens
+// long as a Client never had a connection, an address where nothing listens
 // (ErrNoGateway): that is a wrong address, not an outage.
 //
 // Pitfalls. Wait and Events go on until the outcome: give them a context that
@@ -46,7 +46,7 @@ type Client struct {
 	http     *http.Client
 	key      string
 	maxReply int64
-	answered atomic.Bool // by anything, ever
+	reached  atomic.Bool // it had a connection, once
 }
 
 // Option changes a new Client.
