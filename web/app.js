@@ -26,27 +26,30 @@ function Complaint(/** @type {{problem: Said | null}} */ { problem }) {
 }
 
 function Submit(/** @type {{submitted: (status: any) => void, unlocked: () => void}} */ { submitted, unlocked }) {
-  const [services, setServices] = useState(/** @type {string[]} */ ([]));
-  const [service, setService] = useState("progress");
-  const [body, setBody] = useState(examples.progress);
+  const [services, setServices] = useState(/** @type {{name: string, paused_at?: string}[]} */ ([]));
+  const [wanted, setService] = useState("progress");
+  const [typed, setBody] = useState(/** @type {string | null} */ (null)); // null: the example of the service
   const [problem, setProblem] = useState(/** @type {Problem | null} */ (null));
   const [refused, setRefused] = useState(/** @type {Problem | null} */ (null)); // of the list, apart from the submit's
   const load = () => call("/v1/services").then(
-    (list) => { setServices(list.services.map((/** @type {{name: string}} */ s) => s.name)); setRefused(null); }, setRefused);
+    (list) => { setServices(list.services); setRefused(null); }, setRefused);
   useEffect(() => { // a worker that comes later brings its services
     load();
     const timer = setInterval(load, 3000);
     return () => clearInterval(timer);
   }, []);
 
+  const known = services.length ? services : [{ name: wanted }];
+  const service = (known.find((s) => s.name === wanted) ?? known[0]).name; // what is shown is what is submitted to
+  const body = typed ?? examples[service] ?? "";
   const choose = (/** @type {any} */ event) => {
     setService(event.target.value);
-    setBody(examples[event.target.value] ?? "");
+    setBody(null);
   };
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault();
     try {
-      const type = body.trimStart().startsWith("{") ? "application/json" : "text/plain";
+      const type = /^\s*[{[]/.test(body) ? "application/json" : "text/plain";
       const status = await call(`/v1/services/${encodeURIComponent(service)}/requests`,
         { method: "POST", body, headers: { "Content-Type": type, "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()).slice(2) } });
       setProblem(null);
@@ -61,7 +64,7 @@ function Submit(/** @type {{submitted: (status: any) => void, unlocked: () => vo
       <form onSubmit=${submit}>
         <label>Service
           <select id="service" value=${service} onChange=${choose}>
-            ${(services.length ? services : [service]).map((name) => html`<option value=${name} selected=${name === service}>${name}</option>`)}
+            ${known.map((s) => html`<option value=${s.name} selected=${s.name === service}>${s.name}${s.paused_at ? " (paused)" : ""}</option>`)}
           </select>
         </label>
         <label>Body <textarea id="body" value=${body} spellcheck=${false} onInput=${(/** @type {any} */ e) => setBody(e.target.value)}></textarea></label>
@@ -106,6 +109,9 @@ function Request(/** @type {{id: string}} */ { id }) {
     }, (failure) => { if (!left) setProblem(failure); });
     return () => { left = true; stop(); };
   }, [id]);
+  useEffect(() => { // on a phone it is below the form
+    if (status && matchMedia("(max-width: 48rem)").matches) document.getElementById("request")?.scrollIntoView();
+  }, [id, !status]);
 
   if (problem) return html`<section><h2 class="mono">${id}</h2><${Complaint} problem=${problem} /></section>`;
   if (!status) return html`<section><p class="empty">Reading ${id} …</p></section>`;
@@ -147,7 +153,7 @@ function Request(/** @type {{id: string}} */ { id }) {
       ${status.reply && html`<h3>${legs ? "The answers" : `Reply, ${status.reply.size} bytes of ${status.reply.content_type || "no type"}`}</h3>
         <pre id="reply">${status.reply.body === undefined ? `too large to show: ${status.links.reply}` : shown(status.reply.body)}</pre>`}
       <h3>The same with curl</h3>
-      <pre>curl -N ${location.origin}${status.links.events}</pre>
+      <pre>curl -N ${key.get() && '-H "Authorization: Bearer $COATCHECK_API_KEY" '}${location.origin}${status.links.events}</pre>
     </section>`;
 }
 
@@ -171,7 +177,7 @@ function App() {
       <header><h1>coatcheck</h1><p>Hand a request in, get a ticket, watch the reply come.</p><nav><a href="../docs">Contract</a></nav></header>
       <main>
         <div class="column"><${Submit} submitted=${submitted} unlocked=${() => setKeys((n) => n + 1)} /><${History} entries=${entries} current=${id} /></div>
-        <div class="column">${id ? html`<${Request} id=${id} key=${id + " " + keys} />`
+        <div class="column" id="request">${id ? html`<${Request} id=${id} key=${id + " " + keys} />`
           : html`<section><p class="empty">Submit something, and its events arrive here as they happen.</p></section>`}</div>
       </main>
     </div>`;

@@ -116,6 +116,28 @@ test("cancel by keyboard", async () => {
   await context.close();
 });
 
+test("a gateway without the demo services, on a phone", async () => {
+  const { context, page } = await open({ viewport: { width: 420, height: 600 } }, "/docs");
+  const services = ["bill", "shout"].map((name) => ({ name, ...(name === "bill" && { paused_at: "2026-11-23T21:45:02.559Z" }) }));
+  await page.route("**/v1/services", (route) => route.fulfill({ json: { services } }));
+  let asked;
+  await page.route("**/v1/services/*/requests", (route) => {
+    asked = new URL(route.request().url()).pathname;
+    return route.continue({ url: origin + "/v1/services/echo/requests" });
+  });
+  await page.goto(origin + "/ui/");
+  await page.waitForFunction(() => document.querySelectorAll("#service option").length === 2);
+  assert.equal(await page.textContent("#service option:checked"), "bill (paused)");
+  assert.equal(await page.inputValue("#body"), "");
+  await page.fill("#body", "[1]");
+  await page.click("form button");
+  await page.waitForSelector("#status.succeeded");
+  assert.equal(asked, "/v1/services/bill/requests"); // what is shown, not what it began with
+  assert.match(await page.textContent("#request h3"), /application\/json/);
+  assert.ok(await page.evaluate(() => document.querySelector("#status").getBoundingClientRect().top < innerHeight / 2), "what was submitted is in view");
+  await context.close();
+});
+
 test("what the gateway refuses is said", async () => {
   const { context, page } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/#/requests/01a20ab5-4c56-8000-ae3b-b77f544ab6f3");
   await page.waitForSelector("[role=alert] strong");
