@@ -95,7 +95,7 @@ func (r *run) result(interrupted bool) Result {
 	for _, n := range t.refusals {
 		c.Refused += n
 	}
-	end := r.until
+	end := min2(r.until, time.Now())   // before, where all was lost
 	if r.Requests > 0 || interrupted { // it may have been over before
 		end = min2(end, t.lastDone)
 	}

@@ -124,6 +124,15 @@ func TestRunFindsWhatIsPlanted(t *testing.T) {
 	}
 }
 
+// Where all is lost, what was measured is how long that took, not how long it might have.
+func TestAllIsLost(t *testing.T) {
+	o := options(start(t, &fake{reply: func(_ int, body []byte) ([]byte, bool) { return body, false }}), Wait)
+	o.Requests = 1
+	if r, err := Run(t.Context(), o); err != nil || r.Lost != 1 || r.Seconds >= o.Duration.Seconds() {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // A stream that breaks is resumed, as a client does.
 func TestRunResumesStreams(t *testing.T) {
 	var f fake
