@@ -25,7 +25,7 @@ var Problems = []ProblemType{
 	},
 	{
 		Slug: "not-found", Status: 404, Title: "No such request", Retry: false,
-		Meaning: "This correlation ID was never issued to you. Check that it is complete and that the API key is the one that submitted.",
+		Meaning: "This correlation ID was never issued to you. Check that it is complete, and that the API key is of the tenant that submitted.",
 	},
 	{
 		Slug: "unknown-service", Status: 404, Title: "No such service", Retry: false,
@@ -45,7 +45,7 @@ var Problems = []ProblemType{
 	},
 	{
 		Slug: "method-not-allowed", Status: 405, Title: "The method does not fit the path", Retry: false,
-		Meaning: "The path exists, but not for this method.",
+		Meaning: "The path exists, but not for this method. Nothing was done; the detail and the header Allow name the methods that it has.",
 	},
 	{
 		Slug: "body-timeout", Status: 408, Title: "The body came too slowly", Retry: true,
@@ -97,7 +97,7 @@ var Problems = []ProblemType{
 	},
 	{
 		Slug: "unavailable", Status: 503, Title: "Redis cannot be asked now", Retry: true,
-		Meaning: "The gateway cannot reach Redis. A submit was not accepted and nothing will run; whether a request exists cannot be told now. Try again after Retry-After.",
+		Meaning: "The gateway cannot reach Redis. A submit was not accepted and nothing will run, a cancel, a delete or a reply of a worker was not taken; whether a request exists cannot be told now. Try again after Retry-After.",
 	},
 	{
 		Slug: "not-durable", Status: 503, Title: "Redis does not keep requests as it should", Retry: true,

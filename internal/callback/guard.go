@@ -98,13 +98,13 @@ func (g *Guard) CheckURL(raw string) error {
 func (g *Guard) checkHost(host string) error {
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		if g.checkAddr(netip.AddrFrom4([4]byte{127, 0, 0, 1})) != nil && g.checkAddr(netip.IPv6Loopback()) != nil {
-			return errors.New("it points at this machine")
+			return errors.New("it points at this machine, which callbacks.allow_cidrs does not name")
 		}
 		return nil
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		if g.checkAddr(addr) != nil {
-			return errors.New("its address is private or reserved")
+			return errors.New("its address is private or reserved, and callbacks.allow_cidrs does not name it")
 		}
 		return nil
 	}

@@ -28,7 +28,7 @@ func (s *Server) batchID(r *http.Request) (correlation.ID, error) {
 		err = s.Broker.VerifyBatch(id, callOf(r).who.Tenant)
 	}
 	if err != nil {
-		return id, failure{slug: "not-found", cause: err, detail: "This ID of a batch was never issued to you. Check that it is complete and that the API key is the one that submitted."}
+		return id, failure{slug: "not-found", cause: err, detail: "This ID of a batch was never issued to you. Check that it is complete, and that the API key is of the tenant that submitted."}
 	}
 	return id, nil
 }

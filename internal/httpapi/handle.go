@@ -149,5 +149,5 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 		return noSuchRoute(w, r)
 	}
 	w.Header().Set("Allow", strings.Join(allow, ", "))
-	return failure{slug: "method-not-allowed"}
+	return fail("method-not-allowed", "This path takes %s, and the call is %s. Nothing was done.", strings.Join(allow, ", "), quoted(r.Method))
 }

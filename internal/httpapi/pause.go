@@ -2,7 +2,10 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
 // pause has requests of a service accepted and not given to workers.
@@ -19,7 +22,10 @@ func (s *Server) resume(w http.ResponseWriter, r *http.Request) error {
 // also where the caller hangs up.
 func (s *Server) control(w http.ResponseWriter, r *http.Request, do func(context.Context, string) error) error {
 	ctx := context.WithoutCancel(r.Context())
-	if err := do(ctx, param(r, "service")); err != nil {
+	name := param(r, "service")
+	if err := do(ctx, name); errors.Is(err, broker.ErrUnknownService) {
+		return fail("unknown-service", "No worker ever announced the service %s and no configuration names it. Nothing was changed; see /v1/services for those that are known.", quoted(name))
+	} else if err != nil {
 		return err
 	}
 	return s.service(w, r)

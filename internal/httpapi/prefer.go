@@ -82,7 +82,7 @@ func waitOf(r *http.Request) (preference, error) {
 	}
 	d, ok := parseDuration(text)
 	if !ok {
-		return preference{}, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or seconds, and %s at most count. The request is not affected.", quoted(text), longestWait)
+		return preference{}, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or whole seconds; more than %s counts as that. Nothing was changed.", quoted(text), span(longestWait))
 	}
 	return preference{wait: min(d, longestWait)}, nil
 }

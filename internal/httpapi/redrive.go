@@ -9,6 +9,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 const maxRedriveBody = 4 << 10 // bytes of a filter
@@ -71,9 +72,18 @@ func (s *Server) redriveFilter(w http.ResponseWriter, r *http.Request) (ask api.
 	return ask, nil
 }
 
+// redriveID reads the ID of the path; see id.
+func (s *Server) redriveID(r *http.Request) (correlation.ID, error) {
+	id, err := s.id(r)
+	if err != nil {
+		err = failure{slug: "not-found", cause: err, detail: "This ID of a redrive was never issued to you. Check that it is complete, and that the API key is of the tenant that began it."}
+	}
+	return id, err
+}
+
 // redrive tells how far a job is.
 func (s *Server) redrive(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.id(r)
+	id, err := s.redriveID(r)
 	if err != nil {
 		return err
 	}
@@ -87,7 +97,7 @@ func (s *Server) redrive(w http.ResponseWriter, r *http.Request) error {
 
 // stopRedrive stops a job.
 func (s *Server) stopRedrive(w http.ResponseWriter, r *http.Request) error {
-	id, err := s.id(r)
+	id, err := s.redriveID(r)
 	if err != nil {
 		return err
 	}

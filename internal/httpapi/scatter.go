@@ -114,7 +114,7 @@ var gatherOptions = []string{"min_replies", "stall_timeout", "accept_partial"}
 func (s *Server) assemble(r *http.Request, services []string, option func(string) string, content func(leg int, one *http.Request) ([]byte, error)) (sc broker.Scatter, err error) {
 	switch {
 	case len(services) < minServices:
-		return sc, fail("invalid-option", "There are %d services; a scatter goes to %d to %d. Nothing was accepted.", len(services), minServices, maxServices)
+		return sc, fail("invalid-option", "A scatter goes to %d to %d services, and the call names %d. Nothing was accepted.", minServices, maxServices, len(services))
 	case len(services) > maxServices: // where a document has far more, they were not counted
 		return sc, fail("invalid-option", "There are more than %d services. Nothing was accepted; send several scatters.", maxServices)
 	}
@@ -159,7 +159,7 @@ func (s *Server) gathering(sc *broker.Scatter, option func(string) string) (err 
 		var ok bool
 		sc.StallTimeout, ok = parseDuration(text)
 		if b := s.Bounds; !ok || sc.StallTimeout < b.MinTimeout || sc.StallTimeout > b.MaxTimeout {
-			return fail("invalid-option", "stall_timeout is %s; it must be a duration from %s to %s, such as 10s, or whole seconds. Nothing was accepted.", quoted(text), b.MinTimeout, b.MaxTimeout)
+			return fail("invalid-option", "stall_timeout is %s; it must be a duration from %s to %s, such as 10s, or whole seconds. Nothing was accepted.", quoted(text), span(b.MinTimeout), span(b.MaxTimeout))
 		}
 	}
 	switch text := option("accept_partial"); text {

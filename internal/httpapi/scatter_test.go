@@ -140,7 +140,7 @@ func TestScatterFails(t *testing.T) {
 func TestScatterRefused(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
 		for _, c := range []struct{ path, body, slug, says string }{
-			{"?services=echo", "x", "invalid-option", "There are 1 services"},
+			{"?services=echo", "x", "invalid-option", "goes to 2 to 100 services, and the call names 1"},
 			{"?services=echo,echo", "x", "invalid-option", `"echo" is named twice`},
 			{"?services=echo,nobody", "x", "unknown-service", `"nobody"`},
 			{"?services=echo,small&min_replies=3", "x", "invalid-option", "min_replies is"},
