@@ -181,7 +181,8 @@ func verdict(s api.Status) error {
 	if s.Status == api.Succeeded {
 		return nil
 	}
-	return fmt.Errorf("the request is %s: %s", s.Status, s.Error.Message)
+	ended := map[api.StatusStatus]string{api.Failed: "failed", api.TimedOut: "timed out", api.Canceled: "was canceled"}[s.Status]
+	return fmt.Errorf("the request %s: %s", ended, s.Error.Message)
 }
 
 // reply writes the bytes of the reply to stdout, as they are.

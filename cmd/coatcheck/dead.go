@@ -98,7 +98,7 @@ func deadRedrive() *cobra.Command {
 	var wait bool
 	c := &cobra.Command{
 		Use: "redrive", Short: "Redrive all dead letters that match; prints the job", Args: cobra.NoArgs,
-		Long: "Begin a job that redrives all dead letters that match, oldest first. It goes on\nwithout this command, until it is done or stopped.",
+		Long: "Begin a job that redrives all dead letters that match, oldest first. It goes on\nwithout this command, until it is done or stopped.\n" + needsAdmin,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -135,6 +135,7 @@ func jobCommand(use, short string, do func(*cobra.Command, *client.Client, strin
 	var t target
 	c := &cobra.Command{
 		Use: use + " JOB", Short: short, Args: one("JOB"),
+		Long: short + ".\n" + needsAdmin,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -177,6 +178,7 @@ func deadPurge() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use: "purge", Short: "Forget dead letters that match", Args: cobra.NoArgs,
+		Long: "Forget dead letters that match.\n" + needsAdmin,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if f == (client.DeadFilter{}) && !all {
 				return usage{fmt.Errorf("name what to forget by --service or --error, or say --all")}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -28,6 +29,8 @@ const (
 
 const exitCodes = `Exit codes: 0 done, or succeeded; 1 another outcome, or an error; 2 wrong usage or
 configuration; 3 no gateway answers, try again later; 130 interrupted.`
+
+const needsAdmin = "Its API key needs the scope admin."
 
 // usage marks an error as one of the call or the configuration.
 type usage struct{ error }
@@ -54,8 +57,15 @@ func run(args []string) int {
 		return exitInterrupted
 	case !began: // flags and arguments are checked before
 		err = usage{fmt.Errorf("%w; see %s --help", err, called.CommandPath())}
-	case errors.Is(err, client.ErrNoGateway) || errors.Is(err, discovery.ErrNone):
+	case errors.Is(err, client.ErrNoGateway):
+		err = fmt.Errorf("%w; start it, or name another by --url or COATCHECK_URL", err)
+	case errors.Is(err, discovery.ErrNone) && called.Flags().Lookup("redis-url") != nil:
+		err = fmt.Errorf("%w; start one, or name the Redis of the gateways by --redis-url or COATCHECK_REDIS_URL", err)
+	case errors.Is(err, discovery.ErrNone):
 		err = fmt.Errorf("%w; start one with `coatcheck dev`, or name a gateway by --url or COATCHECK_URL", err)
+	}
+	if p, ok := errors.AsType[api.Problem](err); ok && p.Status == http.StatusUnauthorized {
+		err = fmt.Errorf("%w The commands take it from COATCHECK_API_KEY.", err)
 	}
 	fmt.Fprintln(os.Stderr, "coatcheck:", err)
 	return exitCode(err)
@@ -85,7 +95,7 @@ func commands() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "coatcheck",
 		Short:         "An HTTP async-request gateway",
-		Long:          "coatcheck takes HTTP requests, hands out correlation IDs, and lets workers in any\nlanguage answer over Redis streams. Start with `coatcheck dev`.\n\n" + exitCodes,
+		Long:          "coatcheck takes HTTP requests, hands out correlation IDs, and lets workers in any\nlanguage answer over Redis streams. Start with `coatcheck dev`.\n\nWhere a gateway has API keys, the commands that call it take theirs from COATCHECK_API_KEY.\n\n" + exitCodes,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -24,6 +24,7 @@ func control(verb, short string, do func(*client.Client, context.Context, string
 	t := target{output: "json"}
 	c := &cobra.Command{
 		Use: verb + " SERVICE", Short: short, Args: one("SERVICE"),
+		Long: short + ".\n" + needsAdmin,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {

@@ -71,7 +71,7 @@ func runServe(c *cobra.Command, s config.Config) error {
 	log := logger(s.Log, os.Stderr)
 	paceCollector()
 	if s.Auth.Keys == nil {
-		log.Warn("auth is none: whoever reaches this port may submit, read, cancel and work; configure auth.keys, or keep the port private")
+		log.Warn("auth is none: whoever reaches this port may do everything, also pause services and work for them; configure auth.keys, or keep the port private")
 	}
 	if s.RedisURL == "" {
 		if s.Durability == "auto" { // it has an append-only file
@@ -83,6 +83,7 @@ func runServe(c *cobra.Command, s config.Config) error {
 		}
 		defer r.Stop()
 		s.RedisURL = r.URL
+		log.Info("redis-server is there, and workers on this machine reach it by its socket", "redis_url", r.URL)
 	}
 	g, err := gateway.Start(c.Context(), gateway.Options{Config: s, Logger: log, Version: versionText(), Page: web.Handler()})
 	if err != nil {

@@ -16,6 +16,7 @@ func services() *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: "services", Short: "The services, their queues and how many workers they have", Args: cobra.NoArgs,
+		Long: "The services, their queues and how many workers they have. DEPTH counts what no\nworker has yet, also what waits for its delay, its key or the end of a pause.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := t.client()
 			if err != nil {
@@ -25,11 +26,15 @@ func services() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printAll(&t, out(c), all, []string{"SERVICE", "DEPTH", "RUNNING", "OLDEST", "STARTED/S", "FAILED/S", "RETRIED", "WORKERS", "SLOTS"}, func(s api.Service) []string {
+			return printAll(&t, out(c), all, []string{"SERVICE", "DEPTH", "RUNNING", "OLDEST", "STARTED/S", "FAILED/S", "RETRIED", "WORKERS", "SLOTS", "PAUSED"}, func(s api.Service) []string {
 				oldest := time.Duration(float64(s.OldestAgeSeconds) * float64(time.Second)).Round(100 * time.Millisecond)
+				paused := "-"
+				if !s.PausedAt.IsZero() {
+					paused = s.PausedAt.String()
+				}
 				return []string{
 					s.Name, fmt.Sprint(s.Depth), fmt.Sprint(s.Running), oldest.String(), rate(s.StartedPerSecond), rate(s.FailedPerSecond),
-					fmt.Sprint(s.Attempts.Retried), fmt.Sprint(s.LiveWorkers), fmt.Sprint(s.Slots),
+					fmt.Sprint(s.Attempts.Retried), fmt.Sprint(s.LiveWorkers), fmt.Sprint(s.Slots), paused,
 				}
 			})
 		},
@@ -72,7 +77,7 @@ func workersDrain() *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: "drain NAME", Short: "Tell a worker to finish what it has and claim no more", Args: one("NAME"),
-		Long: "Tell a worker to finish what it has and claim no more until it is started again.\nIts API key needs the scope admin.",
+		Long: "Tell a worker to finish what it has and claim no more until it is started again.\n" + needsAdmin,
 		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := t.client()
 			if err != nil {

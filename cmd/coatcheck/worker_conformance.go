@@ -74,7 +74,7 @@ func workerConformance() *cobra.Command {
 	}
 	t.flags(c)
 	c.Flags().StringVar(&o.Service, "service", "", "service of the worker, for this run alone")
-	c.Flags().StringVar(&o.Start, "start", "", "shell command that starts the worker; it gets SIGTERM, SIGKILL and SIGSTOP")
+	c.Flags().StringVar(&o.Start, "start", "", "command that starts the worker, as a shell reads it after exec: env NAME=VALUE … sets variables; it gets SIGTERM, SIGKILL and SIGSTOP")
 	c.Flags().DurationVar(&o.Patience, "patience", conformance.DefaultPatience, "how long anything may take that a worker does at once")
 	c.Flags().StringSliceVar(&o.Only, "only", nil, "duties to run: "+strings.Join(conformance.Duties(), ", "))
 	c.Flags().StringSliceVar(&o.Skip, "skip", nil, "duties not to run, e.g. cancel for a worker that just finishes")

@@ -87,7 +87,7 @@ type Limits struct {
 	Lease        time.Duration `yaml:"lease" env:"LEASE" meaning:"how long a silent worker keeps a request"`
 	MaxAttempts  int           `yaml:"max_attempts" env:"MAX_ATTEMPTS" meaning:"attempts before a request fails"`
 	Backoff      time.Duration `yaml:"backoff" env:"BACKOFF" meaning:"before the second attempt; doubles from there, with jitter"`
-	MaxQueued    int           `yaml:"max_queued" env:"MAX_QUEUED" meaning:"open requests above which more are refused"`
+	MaxQueued    int           `yaml:"max_queued" env:"MAX_QUEUED" meaning:"requests without a worker above which more are refused; each partition has its share"`
 
 	Concurrency    int `yaml:"concurrency" env:"CONCURRENCY" meaning:"requests of a service at workers at once; 0 for no limit"`
 	KeyConcurrency int `yaml:"key_concurrency" env:"KEY_CONCURRENCY" meaning:"the same of one Coatcheck-Concurrency-Key"`
@@ -207,6 +207,12 @@ func Load(path string, environ []string) (Config, error) {
 		err := env.ParseWithOptions(&c, env.Options{Prefix: Prefix, Environment: map[string]string{name: vars[name]}})
 		if parse, ok := errors.AsType[env.ParseError](err); ok {
 			err = parse.Err
+		}
+		if number, ok := errors.AsType[*strconv.NumError](err); ok { // its words are for programmers
+			err = wrong{number.Num, "a whole number"}
+			if number.Func == "ParseBool" {
+				err = wrong{number.Num, "true or false"}
+			}
 		}
 		if err != nil {
 			return c, fmt.Errorf("environment: %s: %w", name, err)

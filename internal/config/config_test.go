@@ -99,7 +99,8 @@ func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 		"COATCHECK_PORT=8080":                          "there is no variable COATCHECK_PORT",
 		"COATCHECK_DEFAULTS_TIMEOUT=soon":              "COATCHECK_DEFAULTS_TIMEOUT: ",
 		"COATCHECK_MAX_BODY=much":                      "COATCHECK_MAX_BODY: ",
-		"COATCHECK_PARTITIONS=x":                       "COATCHECK_PARTITIONS: ",
+		"COATCHECK_PARTITIONS=x":                       `COATCHECK_PARTITIONS: "x" is not a whole number`,
+		"COATCHECK_DURABILITY_ASSERTED=perhaps":        `COATCHECK_DURABILITY_ASSERTED: "perhaps" is not true or false`,
 		"COATCHECK_DURABILITY=often":                   "COATCHECK_DURABILITY: ",
 		"COATCHECK_CALLBACKS_SECRET_FILE=/no/such/one": "COATCHECK_CALLBACKS_SECRET_FILE: open /no/such/one",
 	} {

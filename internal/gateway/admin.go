@@ -21,7 +21,7 @@ type admin struct {
 func newAdmin(addr string, api *httpapi.Server, log *slog.Logger) (*admin, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("admin.addr: listen on %s: %w", addr, err)
+		return nil, fmt.Errorf("admin.addr: %w", err)
 	}
 	log.Info("metrics and profiles", "addr", l.Addr().String())
 	return &admin{l, httpapi.NewHTTPServer(api.Admin(), log)}, nil

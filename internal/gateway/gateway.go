@@ -85,7 +85,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	if g.listener == nil {
 		l, err := net.Listen("tcp", c.Addr)
 		if err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", c.Addr, err)
+			return nil, fmt.Errorf("addr: %w", err)
 		}
 		g.listener = l
 	}
@@ -162,7 +162,7 @@ func open(ctx context.Context, o broker.Options) (*broker.Broker, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, away
+			return nil, fmt.Errorf("%w; tried for %v: is redis_url right, and does that Redis run?", away, openTimeout)
 		case <-time.After(openRetry):
 		}
 	}
