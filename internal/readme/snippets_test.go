@@ -16,20 +16,25 @@ import (
 
 // around is what stands around the Go of the README, by a word in it.
 var around = map[string]string{
-	"client.New":   "func _(ctx context.Context, picture []byte) (client.Reply, error) {\n%s\nreturn reply, err\n}",
-	"worker.New":   "func _(ctx context.Context, resize func([]byte) []byte) error {\n%s\nreturn err\n}",
-	"gateway.Load": "func _(ctx context.Context, quota func(string) error) error {\n%s\nreturn err\n}",
+	"client.New":     "func _(ctx context.Context, picture []byte) (client.Reply, error) {\n%s\nreturn reply, err\n}",
+	"worker.New":     "func _(ctx context.Context, resize func([]byte) []byte) error {\n%s\nreturn err\n}",
+	"webhook.Verify": "func _(w http.ResponseWriter, r *http.Request) {\n%s\n}",
+	"gateway.Load":   "func _(ctx context.Context, quota func(string) error) error {\n%s\nreturn err\n}",
 }
 
 const imports = `package snippets
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"net/http"
+	"os"
 
 	"github.com/coatcheck/coatcheck/api/client"
 	"github.com/coatcheck/coatcheck/api/gateway"
 	"github.com/coatcheck/coatcheck/api/intercept"
+	"github.com/coatcheck/coatcheck/api/webhook"
 	"github.com/coatcheck/coatcheck/api/worker"
 )
 
