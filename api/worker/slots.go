@@ -15,11 +15,12 @@ type slots struct {
 	mu   sync.Mutex // guards the rest
 	jobs []*job     // by slot, nil where it is free
 	free []int      // those that are
+	most int        // how many there are; jobs beyond them stand behind, until one of these is free
 	beat time.Time  // until when no job needs a heartbeat; zero where there was none to look at
 }
 
 func newSlots(n int) *slots {
-	s := &slots{freed: make(chan struct{}, 1), sooner: make(chan struct{}, 1), jobs: make([]*job, n), free: make([]int, n)}
+	s := &slots{freed: make(chan struct{}, 1), sooner: make(chan struct{}, 1), jobs: make([]*job, n), free: make([]int, n), most: n}
 	for i := range s.free {
 		s.free[i] = n - 1 - i
 	}
@@ -43,14 +44,18 @@ func (s *slots) wait(ctx context.Context) int {
 	return 0
 }
 
-// begin gives each job a slot; there are as many.
+// begin gives each job a slot. There are as many, unless Redis handed over more than it
+// was asked for: nobody else is given those, so they run here as well.
 func (s *slots) begin(jobs []*job) {
 	s.mu.Lock()
 	sooner := false
 	for _, j := range jobs {
-		last := len(s.free) - 1
-		j.slot, s.free = s.free[last], s.free[:last]
-		s.jobs[j.slot] = j
+		if last := len(s.free) - 1; last >= 0 {
+			j.slot, s.free = s.free[last], s.free[:last]
+			s.jobs[j.slot] = j
+		} else {
+			j.slot, s.jobs = len(s.jobs), append(s.jobs, j)
+		}
 		if s.beat.IsZero() || j.beatAt.Before(s.beat) {
 			s.beat, sooner = j.beatAt, true
 		}
@@ -64,8 +69,16 @@ func (s *slots) begin(jobs []*job) {
 func (s *slots) end(j *job) {
 	s.mu.Lock()
 	s.jobs[j.slot] = nil
-	s.free = append(s.free, j.slot)
-	first := len(s.free) == 1
+	first := false
+	if last := len(s.jobs) - 1; last < s.most {
+		s.free = append(s.free, j.slot)
+		first = len(s.free) == 1
+	} else { // one that there was no slot for has this one
+		if after := s.jobs[last]; after != nil {
+			after.slot, s.jobs[j.slot] = j.slot, after
+		}
+		s.jobs = s.jobs[:last]
+	}
 	s.mu.Unlock()
 	if first {
 		offer(s.freed)
