@@ -178,7 +178,11 @@ func (b *Broker) readOnto(ctx context.Context, consumer string, streams []string
 		args = append(args, ">")
 	}
 	read := &deliveries{}
-	return read, b.redis.blocking.Process(ctx, redis.NewRawWriteToCmd(ctx, read, args...))
+	err := b.redis.blocking.Process(ctx, redis.NewRawWriteToCmd(ctx, read, args...))
+	if err == nil {
+		err = read.end()
+	}
+	return read, err
 }
 
 func delivery(values map[string]any) Delivery {

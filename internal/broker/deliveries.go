@@ -107,7 +107,7 @@ func (r *deliveries) Write(line []byte) (int, error) {
 	case r.state == readEntry && n == 2:
 		r.found = append(r.found, Delivery{Body: []byte{}})
 		r.now, r.state = &r.found[len(r.found)-1], readEntryID
-	case r.state == readFields: // of an entry that was deleted there are none
+	case r.state == readFields && n%2 != 1: // of an entry that was deleted there are none
 		r.fields = max(n, 0)
 		r.nextField()
 	default:
@@ -154,6 +154,14 @@ func (r *deliveries) take(text []byte) error {
 		r.nextField()
 	default:
 		return errOddAnswer
+	}
+	return nil
+}
+
+// end is nil where the answer was whole.
+func (r *deliveries) end() error {
+	if r.state != readEnd {
+		return fmt.Errorf("%w: it ends too early", errOddAnswer)
 	}
 	return nil
 }

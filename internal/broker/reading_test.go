@@ -2,7 +2,9 @@ package broker
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"regexp"
 	"strconv"
 	"testing"
 )
@@ -55,4 +57,36 @@ func FuzzDeliveries(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Where there has to be a string there is one: none at all, a number or a list is an
+// error, as is an odd number of names and values, and an answer that ends too early. A
+// list may be none where Redis has nothing to say.
+func TestOddDeliveries(t *testing.T) {
+	const whole = "*1\r\n*2\r\n$1\r\nq\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*4\r\n$2\r\nid\r\n$1\r\na\r\n$4\r\nbody\r\n$0\r\n\r\n"
+	odd := func(answer string) bool {
+		r := &deliveries{}
+		return errors.Is(errors.Join(read(r, []byte(answer)), r.end()), errOddAnswer)
+	}
+	if odd(whole) || odd("*-1\r\n") || odd("*0\r\n") || odd("*1\r\n*2\r\n$1\r\nq\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*-1\r\n") {
+		t.Error("an answer of Redis is refused")
+	}
+	text := regexp.MustCompile(`\$\d+\r\n\w*\r\n`)
+	for i, at := range text.FindAllStringIndex(whole, -1) {
+		for _, other := range []string{"$-1\r\n", "*-1\r\n", "*0\r\n", "*2\r\n", ":1\r\n", "+OK\r\n", "-ERR no\r\n", "_\r\n", "$-2\r\n"} {
+			if answer := whole[:at[0]] + other + whole[at[1]:]; !odd(answer) {
+				t.Errorf("%q is taken for the string %d", other, i)
+			}
+		}
+		if i > 0 && !odd(whole[:at[0]]) {
+			t.Errorf("it may end before the string %d", i)
+		}
+	}
+	for _, list := range regexp.MustCompile(`\*\d\r\n`).FindAllStringIndex(whole, -1) {
+		for _, other := range []string{"$-1\r\n", "*3\r\n", ":1\r\n", "_\r\n"} {
+			if answer := whole[:list[0]] + other + whole[list[1]:]; !odd(answer) {
+				t.Errorf("%q is taken for a list in %q", other, answer)
+			}
+		}
+	}
 }
