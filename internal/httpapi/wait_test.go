@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -216,6 +217,34 @@ func TestDrainEndsWaits(t *testing.T) {
 		f.hub.Drain()
 		if got := <-waits; got.StatusCode != 200 || got.status(t).Status != api.Queued || got.took > time.Second {
 			t.Errorf("%d after %v", got.StatusCode, got.took)
+		}
+		f.nobody()
+	})
+}
+
+// TestDeletedMeanwhile: who waits for a request that its client forgets learns that it is
+// gone, and not how it ended, since nobody else is told of that any more.
+func TestDeletedMeanwhile(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		for _, claimed := range []bool{false, true} {
+			d := f.submit("x")
+			if claimed {
+				f.one()
+			}
+			waits := []<-chan timed{f.later(d.Links.Self + "?wait=30s"), f.later(d.Links.Self, "Prefer: wait=30")}
+			stream := f.follow(d.Links.Events)
+			settled()
+			if a := f.call("DELETE", d.Links.Self, nil); a.StatusCode != 204 {
+				t.Fatalf("delete: %d %s", a.StatusCode, a.body)
+			}
+			for _, waited := range waits {
+				(<-waited).problem(t, "gone")
+			}
+			for one := range stream.frames {
+				if strings.Contains(one.text, "canceled") {
+					t.Errorf("the stream told %q", one.text)
+				}
+			}
 		}
 		f.nobody()
 	})

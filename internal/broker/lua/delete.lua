@@ -1,5 +1,6 @@
 -- delete.lua forgets a request now; an open one is canceled first, so that its
--- worker and its readers hear of it. Atomic because nothing may be left behind.
+-- worker hears of it, and who waits for it looks and finds it gone. Atomic because
+-- nothing may be left behind.
 --
 -- KEYS[1] record
 -- ARGV[2] id
@@ -10,7 +11,7 @@ if not r or gone(r) then return { 'gone' } end
 local line = ''
 if not TERMINAL[r.status] then
   r.callback = nil -- forgetting also forgets the callback
-  line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled',
+  line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled', forgotten = true,
     message = 'The request was deleted by its client.' })
   conclude()
 end

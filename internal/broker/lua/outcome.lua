@@ -32,12 +32,13 @@ local function tally(r)
 end
 
 -- told is the outcome of r by o, as wake tells it to who has seen r open, or nil where
--- a record that was seen open does not have all else: "id:queued attempt finished
--- retention started seq status rstatus reason worker code message rtype rheaders reply",
--- of what may be any text and comes last only the length, a line break, and those texts.
+-- a record that was seen open does not have all else, or where r is forgotten now:
+-- "id:queued attempt finished retention started seq status rstatus reason worker code
+-- message rtype rheaders reply", of what may be any text and comes last only the length,
+-- a line break, and those texts.
 local function told(r, o, claimed)
   local reply = o.reply or ''
-  if not r.entry or not string.find(r.waiters or '', '+', 1, true) then return nil end
+  if o.forgotten or not r.entry or not string.find(r.waiters or '', '+', 1, true) then return nil end
   if r.via or r.legs or r.parents or r.release or #reply + #(o.rheaders or '') > TOLD then return nil end
   local worker, code, message = claimed and r.worker or '', string.sub(o.code or '', 1, MAX_CODE), string.sub(o.message or '', 1, MAX_MESSAGE)
   local rtype, rheaders = o.rtype or '', o.rheaders or ''
