@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -57,4 +59,55 @@ func ReadTogether(b *Broker, one correlation.ID, others ...correlation.ID) (errs
 		errs = append(errs, c.err)
 	}
 	return errs
+}
+
+// AllAsked is what a read of many brings, the bodies of their replies, and how many each
+// script answered.
+func AllAsked(ctx context.Context, b *Broker, ids []correlation.ID) (bodies []string, each []int, err error) {
+	asks := make([]readAsk, len(ids))
+	for i, id := range ids {
+		asks[i] = readAsk{id: id}
+	}
+	for left := asks; len(left) > 0; {
+		_, rest := b.readMost(ctx, left, InlineReply)
+		each = append(each, len(left)-len(rest))
+		left = left[:len(rest)]
+	}
+	for i, a := range b.readAll(ctx, asks, InlineReply) {
+		r, wrong := parseView(ids[i], a.raw)
+		if wrong = errors.Join(a.err, wrong); wrong != nil || r.ID != ids[i] || r.Reply == nil {
+			return nil, each, fmt.Errorf("read %d of %d: %w, %+v", i, len(ids), wrong, r)
+		}
+		bodies = append(bodies, string(r.Reply.Body))
+	}
+	return bodies, each, nil
+}
+
+// Resent has a submit, of all legs where there are any, be sent once more after what
+// comes in between, as where its answer was lost. It returns what the second one is told.
+func Resent(ctx context.Context, b *Broker, s Submission, legs []Submission, left bool, between func(correlation.ID)) (string, error) {
+	sub := &submission{Submission: s, nonce: newNonce(), scatter: &Scatter{Submission: s, Legs: legs, MinReplies: len(legs)}}
+	err := error(nil)
+	if len(legs) > 0 {
+		sub.Service = AnyService
+		err = b.addLegs(sub, legs)
+	} else {
+		sub, err = b.prepare(ctx, s)
+	}
+	if err != nil {
+		return "", err
+	}
+	sub.left = left
+	if _, _, err := b.place(ctx, sub); err != nil {
+		return "", err
+	}
+	answer, _, err := b.submits.do(ctx, sub, 512)
+	if err != nil || answer[0] != "accepted" {
+		return "", fmt.Errorf("submit: %v, %w", answer, err)
+	}
+	between(sub.id)
+	if answer, _, err = b.submits.do(ctx, sub, 512); err != nil {
+		return "", err
+	}
+	return answer[0], nil
 }

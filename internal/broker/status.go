@@ -99,14 +99,34 @@ type reading struct {
 	cmd  *redis.Cmd
 }
 
-// readAll asks each question, in one pipeline. inline is the largest reply body that
-// comes with a record.
+// readAll asks each question, in one pipeline, and once more where the answers before
+// were large. inline is the largest reply body that comes with a record.
 func (b *Broker) readAll(ctx context.Context, asks []readAsk, inline int) []answered {
+	answers, rest := b.readMost(ctx, asks, inline)
+	for len(rest) > 0 {
+		again := make([]readAsk, len(rest))
+		for i, ask := range rest {
+			again[i] = asks[ask]
+		}
+		more, left := b.readMost(ctx, again, inline)
+		for i, a := range more {
+			answers[rest[i]] = a
+		}
+		for i, ask := range left {
+			left[i] = rest[ask]
+		}
+		rest = left
+	}
+	return answers
+}
+
+// readMost is readAll but for the rest, whose places it returns.
+func (b *Broker) readMost(ctx context.Context, asks []readAsk, inline int) (answers []answered, rest []int) {
 	sent := b.sendAsks(ctx, asks, inline)
 	if b.unknownScripts(ctx, commandsOf(sent)) {
 		sent = b.sendAsks(ctx, asks, inline)
 	}
-	answers := make([]answered, len(asks))
+	answers = make([]answered, len(asks))
 	for _, r := range sent {
 		raw, err := r.cmd.Result()
 		if errors.Is(err, redis.Nil) {
@@ -117,8 +137,10 @@ func (b *Broker) readAll(ctx context.Context, asks []readAsk, inline int) []answ
 			switch a := &answers[ask]; {
 			case err != nil || r.args == nil:
 				a.raw, a.err = raw, err
+			case len(list) == 0:
+				a.err = fmt.Errorf("no answers for %d requests", len(r.asks))
 			case i >= len(list):
-				a.err = fmt.Errorf("%d answers for %d requests", len(list), len(r.asks))
+				rest = append(rest, ask)
 			default:
 				if a.raw = list[i]; a.raw == nil {
 					break
@@ -129,7 +151,7 @@ func (b *Broker) readAll(ctx context.Context, asks []readAsk, inline int) []answ
 			}
 		}
 	}
-	return answers
+	return answers, rest
 }
 
 // sendAsks has one script answer what is asked of a partition, but for events.
