@@ -73,7 +73,8 @@ type submission struct {
 // replayed says that the idempotency key had been used with the same payload;
 // the record is then that request's, as it stands now. Errors:
 // ErrUnknownService, ErrIdempotencyMismatch, ErrQueueFull, ErrMemory,
-// ErrUnavailable (all: not accepted, nothing will run), ErrUnknownOutcome.
+// ErrUnavailable (all: not accepted, nothing will run), ErrUnknownOutcome; ErrGone
+// where it was accepted, and somebody forgot it before this call had its answer.
 func (b *Broker) Submit(ctx context.Context, s Submission) (r Record, replayed bool, err error) {
 	sub, err := b.prepare(ctx, s)
 	if err != nil {
@@ -140,6 +141,8 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 				return Record{}, false, fmt.Errorf("%w: %s", ErrQueueFull, answer[1])
 			}
 			return Record{}, false, ErrQueueFull
+		case "gone": // an earlier try was accepted, and forgotten meanwhile
+			return Record{}, false, ErrGone
 		case "uncached":
 			return Record{}, false, ErrNotCached
 		case "mismatch":

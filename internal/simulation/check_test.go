@@ -153,14 +153,12 @@ func (w *world) check(touched map[string]bool) {
 func (w *world) read(at, name string, may bool) *record {
 	rec := w.named[name]
 	key := at + "request:" + name
-	if !w.redis.Exists(key) {
+	if !w.there(key) {
 		return rec
 	}
 	get := func(field string) string { return w.redis.HGet(key, field) }
-	if rec != nil && rec.forgotten { // somebody deleted it, while a submit was still under way
-		if !rec.request.deleting {
-			w.fail("%s was forgotten, and is there again", rec.called())
-		}
+	if rec != nil && rec.forgotten { // though a submit may still have been under way
+		w.fail("%s was forgotten, and is there again", rec.called())
 		rec = nil
 	}
 	if rec == nil && may {
@@ -186,6 +184,9 @@ func (w *world) read(at, name string, may bool) *record {
 	rec.facts = f
 	return rec
 }
+
+// there tells whether there is a record, and not only what is left of one that was deleted.
+func (w *world) there(key string) bool { return w.redis.HGet(key, "plan") != "" }
 
 // called is how messages name it.
 func (rec *record) called() string {
@@ -286,7 +287,7 @@ func (w *world) join(rec *record) {
 // checkRecord holds a record to what it was, and to what led there.
 func (w *world) checkRecord(rec *record) {
 	name, was := rec.called(), rec.was
-	if !w.redis.Exists(rec.key()) {
+	if !w.there(rec.key()) {
 		w.checkForgotten(rec)
 		return
 	}
@@ -365,7 +366,7 @@ func (w *world) checkForgotten(rec *record) {
 	case rec.kind == leg && rec.of.forgotten || rec.request.deleting && rec.kind != shared:
 	case rec.kind == shared:
 		for _, s := range rec.parts {
-			if w.redis.Exists(s.key()) {
+			if w.there(s.key()) {
 				w.fail("%s is %s, and what it shared is gone", s.called(), s.status)
 			}
 		}
@@ -393,6 +394,9 @@ func (w *world) checkEvents(rec *record) {
 		return
 	}
 	for i, event := range events[len(rec.events):] {
+		if w.late[bodyOf(event)] {
+			w.fail("%s tells of %q, which came late", rec.called(), bodyOf(event))
+		}
 		if kind := strings.Fields(event)[1]; kind == "progress" || strings.HasPrefix(kind, "progress/") {
 			rec.owes("progress", len(rec.events)+i+1)
 			for _, s := range rec.parts {

@@ -151,7 +151,7 @@ func (w *world) labor() bool {
 
 // forgotten sees that nothing is left behind of requests that are forgotten.
 func (w *world) forgotten() {
-	w.redis.FastForward(config.Retention + time.Second)
+	w.redis.FastForward(config.Retention + time.Minute) // as long as a deleted one is remembered
 	for _, key := range w.redis.Keys() {
 		_, kind, name := parse(key)
 		switch kind {

@@ -52,7 +52,7 @@ func (w *world) workEnds(rec *record) bool {
 			return first.kind == kind && (kind == "retry" || first.body == rec.reply)
 		}
 		return slices.ContainsFunc(rec.arrived, func(r *reply) bool {
-			return r.attempt == rec.attempt && r.kind == kind && (kind == "retry" || r.body == rec.reply)
+			return !w.late[r.body] && r.attempt == rec.attempt && r.kind == kind && (kind == "retry" || r.body == rec.reply)
 		})
 	}
 	silent := func() bool {
@@ -65,7 +65,7 @@ func (w *world) workEnds(rec *record) bool {
 		case leg:
 			return rec.of.status == rec.status && rec.of.reason == rec.reason
 		case shared: // nobody waits for it any more
-			return !slices.ContainsFunc(rec.parts, func(s *record) bool { return !s.ended() && w.redis.Exists(s.key()) })
+			return !slices.ContainsFunc(rec.parts, func(s *record) bool { return !s.ended() && w.there(s.key()) })
 		}
 		return rec.request.canceling || rec.request.deleting
 	case "canceled scatter":

@@ -131,6 +131,8 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "acknowledged first", acks: true},
 		{name: "an outcome is written over", good: "if TERMINAL[r.status] then\n    local again", bad: "if false then\n    local again"},
 		{name: "canceled after its outcome", good: "if TERMINAL[r.status] then return { 'terminal', '', (view(ARGV[2], tonumber(ARGV[3]))) } end", bad: ""},
+		{name: "a plain reply that came late counts", good: "if at > latest then return false end", bad: ""},
+		{name: "a reply that came late counts", good: "if at > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and at > clock(r)) then", bad: "if false then"},
 		{name: "the second of two replies read together counts", good: "c, all[first[id]] = nil, nil", bad: "first[id] = i"},
 		{name: "nobody is told of a plain outcome", good: "if callback and all.calls then", bad: "if false then"},
 		{name: "a plain request is looked at for ever", good: "if placed or not all.together then dues[#dues + 1] = c.id end", bad: "dues[#dues + 1] = '-'"},

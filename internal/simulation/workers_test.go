@@ -162,10 +162,16 @@ func (w *world) take(r *reply) {
 	started := r.attempt > 1 || rec.start == 0 || r.claimed.Before(rec.created.Add(rec.start-2*time.Millisecond))
 	sure := !dropped && rec == r.record && !rec.ended() && rec.attempt == r.attempt && started &&
 		early(rec.deadline) && (rec.run == 0 || early(r.claimed.Add(rec.run))) && early(r.alive.Add(rec.rest))
+	past := func(end time.Time) bool { return now.After(end.Add(2 * time.Millisecond)) }
+	unstarted := r.attempt == 1 && rec.start > 0 && r.claimed.After(rec.created.Add(rec.start+2*time.Millisecond))
+	late := unstarted || past(rec.deadline) || rec.run > 0 && past(r.claimed.Add(rec.run))
+	if _, taken := w.late[r.body]; !taken { // a repeat may be late, and the first of it counts
+		w.late[r.body] = late
+	}
 	switch {
 	case r.decides():
 		rec.arrived = append(rec.arrived, r)
-		if first == nil && !dropped {
+		if first == nil && !dropped && !late {
 			rec.decided[r.attempt] = &deciding{r, sure, now}
 		}
 	case sure && first == nil:

@@ -59,4 +59,8 @@ local function forget(r)
   for leg = 1, r.legs or 0 do redis.call('DEL', record_key(r.id .. '/' .. leg), reply_key(r.id .. '/' .. leg)) end
   forsake(r)
   redis.call('DEL', r.key, events_key(r.id), reply_key(r.id), binding(r))
+  if NOW < r.created + UNDERWAY then
+    redis.call('HSET', r.key, 'nonce', r.nonce)
+    redis.call('PEXPIREAT', r.key, int(r.created + UNDERWAY))
+  end
 end

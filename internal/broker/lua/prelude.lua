@@ -7,7 +7,8 @@
 --
 -- The record, a hash at <prefix>request:<id>. It never expires while the request is
 -- open, nor does what belongs to it: the outcome says when they are forgotten, see
--- expire. Values of up to 64 bytes keep it in Redis' compact encoding:
+-- expire. With a nonce alone it is what forget leaves. Values of up to 64 bytes keep it in
+-- Redis' compact encoding:
 --
 --   service tenant nonce trace callback retry_of idem tags set by submit or redrive (idem by submit alone)
 --   plan      "created timeout start run lease max retention events ordinal

@@ -22,6 +22,7 @@ local legs_n = (#ARGV - first + 1) / PARTS
 local known = redis.call('HMGET', key, 'nonce', 'plan', 'status')
 if known[1] then
   if known[1] ~= nonce then return { 'collision' } end
+  if not known[2] then return { 'gone' } end
   return { 'accepted', string.match(known[2], '^%d+'), '', '0', known[3] }
 end
 if idem ~= '' then

@@ -22,8 +22,9 @@
 --                 and whether nothing else will do (1)
 --       batch, item, ends    the batch and the number in it, and until when the batch is
 --                 remembered at least
--- Returns for each {'accepted' | 'collision' | 'full' | 'replayed' | 'item' | 'mismatch' |
---     'moved' | 'uncached' | 'error', …}: accepted: created, entry or '', ordinal or 0,
+-- Returns for each {'accepted' | 'collision' | 'gone' | 'full' | 'replayed' | 'item' |
+--     'mismatch' | 'moved' | 'uncached' | 'error', …}: gone: it was accepted by an earlier
+--     try, and forgotten since; accepted: created, entry or '', ordinal or 0,
 --     status, and miss, shared, hit or ''; replayed: the ID of the earlier request; item:
 --     the same, of one that this item was before, whether or not it is still known;
 --     error: its text, and what became of the request is unknown
@@ -117,6 +118,7 @@ local function submit(s)
   if redis.call('EXISTS', key) == 1 then
     local known = redis.call('HMGET', key, 'nonce', 'plan', 'entry', 'status', 'shared')
     if known[1] ~= s.nonce then return { 'collision' } end
+    if not known[2] then return { 'gone' } end
     local created, ordinal = string.match(known[2], '^(%d+) .* (%d+) %d+$')
     return { 'accepted', created, known[3] or '', ordinal, known[4], string.match(known[5] or '', '^%S+ (%S+)') or '' }
   end
