@@ -30,24 +30,30 @@ end
 -- dead_letter splits a member of the index.
 local function dead_letter(member) return string.match(member, '^(%S+) (%S+) (.*)$') end
 
--- bury puts r, whose outcome is recorded, into the index.
+-- bury puts r, whose outcome is recorded, into the index: that counts also where the index
+-- is none.
 local function bury(r)
   local v = redis.call('HMGET', r.key, 'tenant', 'code')
   local tenant, code, at = v[1] or '', v[2] or '', int(r.finished)
   local member, all = r.id .. ' ' .. r.service .. ' ' .. code, dead_key(tenant, '', '')
-  redis.call('ZADD', P .. 'graves', int(r.finished + r.retention), r.id .. ' ' .. r.service .. ' ' .. #tenant .. ' ' .. tenant .. code)
-  redis.call('ZADD', all, at, member)
-  redis.call('ZADD', dead_key(tenant, r.service, ''), at, member)
+  try('ZADD', P .. 'graves', int(r.finished + r.retention), r.id .. ' ' .. r.service .. ' ' .. #tenant .. ' ' .. tenant .. code)
+  try('ZADD', all, at, member)
+  try('ZADD', dead_key(tenant, r.service, ''), at, member)
   if code ~= '' then
-    redis.call('ZADD', dead_key(tenant, '', code), at, member)
-    redis.call('ZADD', dead_key(tenant, r.service, code), at, member)
+    try('ZADD', dead_key(tenant, '', code), at, member)
+    try('ZADD', dead_key(tenant, r.service, code), at, member)
   end
-  if redis.call('ZCARD', all) <= MOST_DEAD then return end
+  local n = try('ZCARD', all)
+  if type(n) ~= 'number' or n <= MOST_DEAD then return end
   local id, service, other = dead_letter(redis.call('ZRANGE', all, 0, 0)[1])
   unbury(id, tenant, service, other)
 end
 
--- forget deletes the record of r, which is terminal, and all that belongs to it.
+local UNDERWAY = 60000 -- ms after which no submit is sent again any more, with much to spare
+
+-- forget deletes the record of r, which is terminal, and all that belongs to it. While its
+-- submit may still be sent again, since an answer was lost, its nonce stays: that is not
+-- to bring it back.
 local function forget(r)
   if r.status == 'failed' or r.status == 'timed_out' then
     local v = redis.call('HMGET', r.key, 'tenant', 'code')

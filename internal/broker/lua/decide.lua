@@ -22,9 +22,9 @@ even_when_full()
 local report, budget = {}, tonumber(ARGV[2])
 local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
--- decide returns 'settle' where a reply must be settled first: the clock that
+-- move returns 'settle' where a reply must be settled first: the clock that
 -- ran out may have done so after the instant at which r was to be looked at.
-local function decide(id)
+local function move(id)
   local r = load(id)
   if not r or TERMINAL[r.status] then
     redis.call('ZREM', KEYS[1], id)
@@ -44,6 +44,13 @@ local function decide(id)
   end
 end
 
+-- decide is move, and later again where that can't be: it would stop this script each time.
+local function decide(id)
+  local fine, said = pcall(move, id)
+  if fine then return said end
+  redis.call('ZADD', KEYS[1], int(NOW + (hopeless(said) and 5000 or error(said))), id)
+end
+
 -- keep has those of ids wait together whom a group, the member, is left with.
 local function keep(member, at, accepted, due, tenant, ids)
   local left = #ids > 0 and group(int(accepted), int(due), tenant, ids)
@@ -60,9 +67,9 @@ local function look(member)
   accepted, due, length = tonumber(accepted), tonumber(due), tonumber(length)
   local tenant, ids, open = string.sub(rest, 1, length), {}, {}
   for id in string.gmatch(string.sub(rest, length + 1), '%S+') do ids[#ids + 1] = id end
-  local listed = redis.call('ZMSCORE', listing_key('open', tenant), unpack(ids))
+  local listed = try('ZMSCORE', listing_key('open', tenant), unpack(ids))
   for i = 1, #ids do
-    if listed[i] then open[#open + 1] = ids[i] end
+    if listed.err or listed[i] then open[#open + 1] = ids[i] end
   end
   local stopped
   while NOW >= due and #open > 0 and not stopped do

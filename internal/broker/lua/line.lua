@@ -204,11 +204,12 @@ end
 -- Services in which a script made room; conclude gives it to who waits.
 local touched = {}
 
--- write_gathered does what was gathered.
+-- write_gathered does what was gathered. What it is of is recorded: where something else
+-- stands in the place of one key, that is nothing to the others.
 local function write_gathered()
-  for i = 1, #gathered do redis.call(unpack(gathered[gathered[i]])) end
+  for i = 1, #gathered do try(unpack(gathered[gathered[i]])) end
   for key, fields in pairs(sums) do
-    for field, by in pairs(fields) do redis.call('HINCRBY', key, field, int(by)) end
+    for field, by in pairs(fields) do try('HINCRBY', key, field, int(by)) end
   end
 end
 
@@ -216,11 +217,17 @@ local function publish_wakes()
   for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids, ' ')) end
 end
 
+-- make_room gives the room of a service to who waits.
+local function make_room(service)
+  if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
+end
+
 -- conclude is the last call of a script that moved requests.
 local function conclude()
   write_gathered()
   for service in pairs(touched) do
-    if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
+    local fine, said = pcall(make_room, service)
+    if not fine and not hopeless(said) then error(said) end
   end
   publish_wakes()
 end

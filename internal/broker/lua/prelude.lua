@@ -92,6 +92,22 @@ local function even_when_full() redis.call('DEL', P .. 'none') end
 -- grow it, and does nothing.
 local function unless_full() redis.call('RPUSHX', P .. 'none', '') end
 
+-- hopeless is the text of an error that comes each time, since what somebody else wrote
+-- stands in the place of something of ours; nil for any other, which may pass.
+local function hopeless(said)
+  local text = type(said) == 'table' and said.err or tostring(said)
+  for _, of in ipairs({ 'WRONGTYPE', 'not an integer', 'attempt to ', 'bad argument' }) do
+    if string.find(text, of, 1, true) then return text end
+  end
+end
+
+-- try calls a command that nothing else is to hang on where that is hopeless.
+local function try(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err and not hopeless(answer) then error(answer) end
+  return answer
+end
+
 -- int writes a whole number. To write one costs as much as a command, and most of the
 -- large ones are written more than once: their text is kept. (Small ones would make an
 -- array of the table in an embedded Redis.)
@@ -134,19 +150,21 @@ local function policy(r, text)
   r.gate = gate and gate ~= '-' and gate or nil
 end
 
--- load reads what the moves need, or returns nil.
+-- load reads what the moves need, or returns nil; also where something else than a record
+-- of ours stands in its place: a script that this stopped would be stopped again and again.
 local function load(id)
   local key = record_key(id)
-  local v = redis.call('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
+  local v = try('HMGET', key, 'service', 'plan', 'status', 'attempt', 'entry',
     'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release', 'callback', 'finished', 'policy', 'tenant', 'parents', 'scatter',
     'shared', 'sharing', 'batch', 'place', 'acked')
-  if not v[1] or not v[2] then return nil end
+  if v.err or not v[1] or not v[2] then return nil end
   local r = { id = id, key = key, service = v[1], status = v[3], attempt = tonumber(v[4]),
     entry = v[5], started = tonumber(v[6] or nil), worker = v[7], wseq = tonumber(v[8] or 0),
     seq = tonumber(v[9] or 0), waiters = v[10], nonce = v[11], idem = v[12],
     release = tonumber(v[13] or nil), callback = v[14], finished = tonumber(v[15] or nil), tenant = v[17] }
   local created, timeout, start, run, lease, max, retention, events, ordinal, backoff =
     string.match(v[2], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+)$')
+  if not created then return nil end
   r.created, r.start, r.run, r.lease = tonumber(created), tonumber(start), tonumber(run), tonumber(lease)
   r.deadline = r.created + tonumber(timeout)
   r.max, r.retention, r.events, r.backoff = tonumber(max), tonumber(retention), events, tonumber(backoff)
@@ -185,7 +203,7 @@ local function later(command, key, group, ...)
   local name = command .. key
   local list = gathered[name]
   if list and #list > 500 then -- not all that unpack can hold
-    redis.call(unpack(list))
+    try(unpack(list))
     list = nil
   end
   if not list then
@@ -456,9 +474,9 @@ local function owes(r, by)
   return redis.call('HINCRBY', r.key, 'owed', by)
 end
 
--- owe stores the intent to tell the client about an event.
+-- owe stores the intent to tell the client about an event. An outcome is not to hang on it.
 local function owe(r, kind, number)
-  redis.call('XADD', P .. 'callbacks', '*', 'id', r.id, 'type', kind, 'number', int(number), 'attempt', '1')
+  try('XADD', P .. 'callbacks', '*', 'id', r.id, 'type', kind, 'number', int(number), 'attempt', '1')
   owes(r, 1)
 end
 
@@ -467,8 +485,8 @@ end
 -- callback outlives its binding.
 local function binding(r)
   local key = r.idem and P .. 'idempotency:' .. r.idem
-  local bound = key and redis.call('GET', key)
-  if bound and string.sub(bound, 1, #r.id) == r.id then return key end
+  local bound = key and try('GET', key)
+  if type(bound) == 'string' and string.sub(bound, 1, #r.id) == r.id then return key end
 end
 
 -- outlast keeps a shared run, once it is over, until the last of those who refer to

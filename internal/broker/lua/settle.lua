@@ -118,12 +118,13 @@ end
 -- waits for no more than a worker, nobody has heard of one, and what its end has to
 -- tell others is told here.
 local function plain_request(c)
-  local v = call('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
+  local v = redis.pcall('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
     'callback', 'waiters', 'seq')
   if v[1] ~= 'queued' or v[2] ~= c.nonce or v[3] ~= '1' or not v[4] or not v[5] or not v[6] or v[8] then return false end
   if v[14] then return false end -- it was heard of while nobody held its entry, see renew
   if v[7] and not match(v[7], '^%d+ %d+ %- ') then return false end -- it has a gate
-  local created, rest = match(v[6], '^(%d+) (.+) %d+ %d+$')
+  local created, rest = match(v[6], '^(%d+) (%d+ %d+ %d+ %d+ %d+ %d+ %S+) %d+ %d+$')
+  if not created then return false end
   c.record, c.created_text, c.created, c.clocks = v, created, tonumber(created), clocks[rest] or clocks_of(rest)
   c.service = services[v[5]] or service_of(v[5])
   if c.service.judged or c.clocks.minimal then return false end
@@ -186,7 +187,7 @@ local function apply_plain(c, at)
 
   local more, expires = nothing, all.expires
   if callback and all.calls then
-    call('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
+    try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
     more = with(more, 'owed', '1')
     expires = int(math.max(all.forgotten, NOW + CALLBACK_WINDOW))
   end
@@ -227,7 +228,7 @@ local function apply_plain(c, at)
   return true
 end
 
--- conclude_plain does what is done once for all plain replies.
+-- conclude_plain does what is done once for all plain replies, as write_gathered does.
 local function conclude_plain()
   if applied == 0 then return end
   for _, c in pairs(clocks) do
@@ -238,17 +239,17 @@ local function conclude_plain()
   end
   for _, t in pairs(tenants) do
     if t.n > 0 then
-      call(unpack(t.ended))
-      call(unpack(t.opened))
+      try(unpack(t.ended))
+      try(unpack(t.opened))
     end
   end
-  if #dues > 2 then call(unpack(dues)) end
+  if #dues > 2 then try(unpack(dues)) end
   for name, s in pairs(services) do
     if s.n > 0 then
       sum(P .. 'counts', 'f:' .. name, s.n)
       sum(P .. 'counts', 'b:' .. name, s.busy)
-      call(unpack(s.ack))
-      call(unpack(s.delete))
+      try(unpack(s.ack))
+      try(unpack(s.delete))
       touched[name] = true
     end
   end
@@ -292,6 +293,13 @@ local function fields(flat)
   return f
 end
 
+-- attend applies the reply n, which c is where it may be plain. Returns 'judge' where
+-- that has to come first.
+local function attend(n, c, entry, flat)
+  if c and apply_plain(c, stream_ms(entry)) then return nil end
+  return others().apply(entry, fields(flat), n)
+end
+
 local to_judge, left = {}, nil
 -- Small replies are read by growing handfuls, large ones one by one: a script
 -- must not hold a hundred replies of 10 MiB in memory at once. A handful is read
@@ -305,7 +313,12 @@ while done < most and bytes < budget and ended < most do
   local ids, stopped = {}, false
   for i = 1, #entries do
     local entry, c = entries[i][1], all[i]
-    if not (c and apply_plain(c, stream_ms(entry))) and others().apply(entry, fields(entries[i][2]), done + 1) == 'judge' then
+    local fine, said = pcall(attend, done + 1, c, entry, entries[i][2])
+    if not fine then -- it would stop this script again and again, and all that come after it
+      local f = fields(entries[i][2])
+      f.body = (hopeless(said) or error(said)) .. ': ' .. (f.body or '')
+      others().aside('garbage', 'error', entry, f)
+    elseif said == 'judge' then
       stopped = entry
       break
     end
@@ -325,7 +338,8 @@ end
 conclude_plain()
 write_gathered()
 for service in pairs(touched) do
-  if limit_of(service) then others().release(service) else close_line(service) end -- see conclude
+  local fine, said = pcall(function() if limit_of(service) then others().release(service) else close_line(service) end end) -- see conclude
+  if not fine and not hopeless(said) then error(said) end
 end
 publish_wakes()
 return { left or call('XLEN', replies), now, report, to_judge, plain }
