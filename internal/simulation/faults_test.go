@@ -100,12 +100,15 @@ func (w *world) heal() {
 			w.begin(g.number)
 		}
 	}
-	for w.broken == nil && (w.open() > 0 || len(w.calls) > 0 || w.owing() > 0) {
-		w.conclude(diligent)
-		w.tellAll() // meanwhile what was sent long ago may be accepted
-	}
-	for limit := time.Now().Add(services["slow"].Timeout); w.broken == nil && time.Now().Before(limit); {
-		w.flow() // who was answered is taken out of its group, or that is due
+	unfinished := func() bool { return w.broken == nil && (w.open() > 0 || len(w.calls) > 0 || w.owing() > 0) }
+	for again := true; again; again = unfinished() {
+		for unfinished() {
+			w.conclude(diligent)
+			w.tellAll() // meanwhile what was sent long ago may be accepted
+		}
+		for limit := time.Now().Add(services["slow"].Timeout); w.broken == nil && !unfinished() && time.Now().Before(limit); {
+			w.flow() // who was answered is taken out of its group, or that is due; the same here
+		}
 	}
 	w.steps++
 	for _, r := range w.requests {

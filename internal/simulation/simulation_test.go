@@ -137,7 +137,7 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "nobody is told of a plain outcome", good: "if callback and all.calls then", bad: "if false then"},
 		{name: "a plain request is looked at for ever", good: "if placed or not all.together then dues[#dues + 1] = c.id end", bad: "dues[#dues + 1] = '-'"},
 		{name: "who waits together is forgotten", good: "call('ZADD', CLOCKS, next_look(NOW, tonumber(k.due)), group(int(NOW), k.due, k.tenant, k.ids))", bad: ""},
-		{name: "who is open is taken for answered", good: "if listed[i] then open[#open + 1] = ids[i] end", bad: "if not listed[i] then open[#open + 1] = ids[i] end"},
+		{name: "who is open is taken for answered", good: "if listed.err or listed[i] then open[#open + 1] = ids[i] end", bad: "if not listed[i] then open[#open + 1] = ids[i] end"},
 		{name: "a group is given up at its first look", good: "if left then redis.call('ZADD', KEYS[2], at, left) end", bad: "left = nil"},
 		{name: "a reply to an earlier attempt counts", good: "if attempt ~= r.attempt or r.status == 'scheduled' then", bad: "if false then"},
 		{name: "an open record expires", good: "answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal", bad: "call('PEXPIREAT', key, int(deadline + WEEK))"},
