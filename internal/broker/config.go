@@ -206,14 +206,18 @@ func (b *Broker) plan(s Submission) ServiceConfig {
 	if p.StartTimeout > 0 {
 		p.StartTimeout += s.Delay
 	}
-	p.MaxQueued = b.shareOf(p.MaxQueued)
+	p.MaxQueued = b.mostQueued(p)
 	return p
 }
 
-// shareOf is what one partition may have of n.
-func (b *Broker) shareOf(n int) int {
+// mostQueued is how many requests of a service one partition may have without a worker:
+// its share, or all where the service is bounded and so lives in one partition.
+func (b *Broker) mostQueued(c ServiceConfig) int {
+	if c.Concurrency > 0 {
+		return c.MaxQueued
+	}
 	partitions := b.Partitions()
-	return (n + partitions - 1) / partitions
+	return (c.MaxQueued + partitions - 1) / partitions
 }
 
 // service is what holds for a service: configuration over announcement over defaults.

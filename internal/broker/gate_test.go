@@ -179,6 +179,22 @@ func TestQueueIsFullOfThoseWhoWait(t *testing.T) {
 	})
 }
 
+// Partitions share what may be queued, but not of a service that lives in one of them.
+func TestQueueOfABoundedServiceIsWhole(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) {
+			o.Partitions = 4
+			o.Services["echo"] = broker.ServiceConfig{MaxQueued: 6, Concurrency: 1}
+		})
+		for range 6 {
+			submit(t, b, "x")
+		}
+		if _, _, err := b.Submit(t.Context(), broker.Submission{Tenant: "acme", Service: "echo"}); !errors.Is(err, broker.ErrQueueFull) {
+			t.Errorf("the seventh: %v", err)
+		}
+	})
+}
+
 // Where those who wait stand, and when asking again is worth while.
 func TestPlaceOfThoseWhoWait(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

@@ -57,7 +57,7 @@ func (b *Broker) pursue(ctx context.Context, p partition, id correlation.ID) (mo
 	args := []any{id.String(), len(services) + 1}
 	for _, name := range append(services, "*") { // one that no gateway knows any more has the defaults
 		s := b.service(name)
-		args = append(args, name, b.shareOf(s.MaxQueued), s.Concurrency)
+		args = append(args, name, b.mostQueued(s), s.Concurrency)
 	}
 	for range pursueBatch {
 		args = append(args, b.mint(p, tenant).String(), newNonce())

@@ -77,7 +77,7 @@ func (b *Broker) retry(ctx context.Context, old Record) (verdict, made string, e
 		}
 		var raw any
 		raw, err = retryScript.run(ctx, b.redis, p, []string{p.request(old.ID), p.request(id)},
-			old.ID.String(), id.String(), nonce, b.shareOf(plan.MaxQueued), plan.Concurrency)
+			old.ID.String(), id.String(), nonce, b.mostQueued(plan), plan.Concurrency)
 		if err != nil {
 			unknown = unknown || !unsent(err)
 			if e := fault("redrive a request", err); errors.Is(e, ErrMemory) && !unknown {

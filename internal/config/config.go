@@ -87,7 +87,7 @@ type Limits struct {
 	Lease        time.Duration `yaml:"lease" env:"LEASE" meaning:"how long a silent worker keeps a request"`
 	MaxAttempts  int           `yaml:"max_attempts" env:"MAX_ATTEMPTS" meaning:"attempts before a request fails"`
 	Backoff      time.Duration `yaml:"backoff" env:"BACKOFF" meaning:"before the second attempt; doubles from there, with jitter"`
-	MaxQueued    int           `yaml:"max_queued" env:"MAX_QUEUED" meaning:"requests without a worker above which more are refused; each partition has its share"`
+	MaxQueued    int           `yaml:"max_queued" env:"MAX_QUEUED" meaning:"requests without a worker above which more are refused; each partition has its share, of a service with concurrency one has all"`
 
 	Concurrency    int `yaml:"concurrency" env:"CONCURRENCY" meaning:"requests of a service at workers at once; 0 for no limit"`
 	KeyConcurrency int `yaml:"key_concurrency" env:"KEY_CONCURRENCY" meaning:"the same of one Coatcheck-Concurrency-Key"`
