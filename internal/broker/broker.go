@@ -147,7 +147,8 @@ type Broker struct {
 	services refresher
 	pauses   pauses
 	counters counters
-	found    atomic.Int64 // of a Redis Cluster: when a group had something last, ns since 1970
+	hearing  atomic.Pointer[hearing] // nil while nobody hears of wake-ups
+	found    atomic.Int64            // of a Redis Cluster: when a group had something last, ns since 1970
 	closing  sync.Once
 
 	noneIsPlain bool // of a test: settle.lua leaves all replies to apply.lua

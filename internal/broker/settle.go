@@ -108,15 +108,17 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := b.part(p)
 	args := []any{
-		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), flag(b.noneIsPlain),
+		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), flag(b.noneIsPlain), b.name,
 	}
 	verdicts := args[len(args):]
 	for {
 		raw, err := settleScript.run(ctx, b.redis, part, []string{part.replies()}, append(args, verdicts...)...)
 		if err != nil {
+			b.mayHaveWoken(err)
 			return facts, false, fault("settle replies", err)
 		}
 		list := raw.([]any)
+		b.wakeOwn(list[5])
 		found := slices.Concat(parsePlain(list[4].([]any)), parseReport(texts(list[2])))
 		b.count(found)
 		b.remember(ctx, found)

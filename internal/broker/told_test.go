@@ -52,10 +52,14 @@ func TestToldAsRead(t *testing.T) {
 			settle(t, b)
 		}},
 	}
-	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+	check := func(t *testing.T, redis *redistest.Redis, another bool) {
 		for name, c := range cases {
 			t.Run(name, func(t *testing.T) {
 				b := open(t, redis)
+				by := b // settles
+				if another {
+					by = open(t, redis)
+				}
 				told := listen(t, b)
 				var change []func(*broker.Submission)
 				if c.change != nil {
@@ -66,7 +70,7 @@ func TestToldAsRead(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c.end(t, b, id)
+				c.end(t, by, id)
 				var got broker.Record
 				fits, over := false, false
 				for !over {
@@ -88,13 +92,25 @@ func TestToldAsRead(t *testing.T) {
 				}
 			})
 		}
+	}
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		t.Run("by the answer", func(t *testing.T) { check(t, redis, false) })
+		t.Run("published", func(t *testing.T) { check(t, redis, true) })
 	})
 }
 
 // listen passes on what the gateway of b is told.
 func listen(t *testing.T, b *broker.Broker) <-chan broker.Wake {
 	t.Helper()
-	told, ready := make(chan broker.Wake, 64), make(chan struct{}, 8)
+	told, resumed := hear(t, b)
+	<-resumed
+	return told
+}
+
+// hear passes on what the gateway of b is told, and when it may have missed something.
+func hear(t *testing.T, b *broker.Broker) (<-chan broker.Wake, <-chan struct{}) {
+	t.Helper()
+	told, resumed := make(chan broker.Wake, 64), make(chan struct{}, 8)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -103,9 +119,8 @@ func listen(t *testing.T, b *broker.Broker) <-chan broker.Wake {
 			for _, w := range wakes {
 				told <- w
 			}
-		}, func() { ready <- struct{}{} })
+		}, func() { resumed <- struct{}{} })
 	}()
-	<-ready
 	t.Cleanup(func() { stop(); <-done })
-	return told
+	return told, resumed
 }

@@ -12,19 +12,51 @@ const (
 	reconnectPause = 200 * time.Millisecond // between attempts to subscribe
 )
 
+// hearing is what Wakes calls.
+type hearing struct {
+	woken   func([]Wake)
+	resumed func()
+}
+
 // Wakes calls woken with requests whose state changed, of those that this process
 // attached to, and resumed after every (re)connection, when any may have been missed.
-// Both must return fast. Blocks until ctx ends.
+// What this process settles itself comes at once, other news by the subscription: so
+// both may be called twice at a time. Both must return fast. Blocks until ctx ends.
 func (b *Broker) Wakes(ctx context.Context, woken func([]Wake), resumed func()) error {
+	h := &hearing{woken, resumed}
+	b.hearing.Store(h)
+	defer b.hearing.CompareAndSwap(h, nil)
 	return b.subscribe(ctx, []string{wakeChannel + b.name, wakeChannel + toldSign + b.name}, func(_, payload string) {
-		wakes := parseWakes(payload)
-		if !b.isTold() {
-			for i := range wakes {
-				wakes[i].Outcome = nil
-			}
-		}
-		woken(wakes)
+		b.wake(h, payload)
 	}, resumed)
+}
+
+func (b *Broker) wake(h *hearing, message string) {
+	wakes := parseWakes(message)
+	if len(wakes) == 0 {
+		return
+	}
+	if !b.isTold() {
+		for i := range wakes {
+			wakes[i].Outcome = nil
+		}
+	}
+	h.woken(wakes)
+}
+
+// wakeOwn passes on the wake-ups of this process that a script's answer brought.
+func (b *Broker) wakeOwn(answer any) {
+	message, _ := answer.(string)
+	if h := b.hearing.Load(); h != nil {
+		b.wake(h, message)
+	}
+}
+
+// mayHaveWoken says that such an answer was lost, unless the script never ran.
+func (b *Broker) mayHaveWoken(err error) {
+	if h := b.hearing.Load(); h != nil && !unsent(err) {
+		h.resumed()
+	}
 }
 
 // toldSign stands before the name of a gateway that is told of outcomes with its

@@ -18,12 +18,12 @@
 --     keeps, a line "service events bytes" each, "*" for the others, [6] largest
 --     event, [7] largest reply that is kept, [8] services whose final replies are
 --     judged first, each between spaces, "*" for all, [9] 1 where no reply is
---     plain; then seven for each verdict:
---     [10] entry, 'pass', 'change' or 'fail', error code, message, content type, status
+--     plain, [10] gateway that calls; then seven for each verdict:
+--     [11] entry, 'pass', 'change' or 'fail', error code, message, content type, status
 --     code, body
 -- Returns {left on the stream, now, report lines, "entry service" to be judged, plain
---     outcomes}: the script stops before the first final reply that wants a verdict and
---     has none. A line is
+--     outcomes, wake-ups of the caller}: the script stops before the first final reply that
+--     wants a verdict and has none. A line is
 --     "outcome id service status reason total-ms run-ms attempt", or
 --     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service";
 --     of each plain outcome there are id, service, total-ms, run-ms.
@@ -32,7 +32,7 @@ local replies = KEYS[1]
 local most, budget, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[7])
 local report, plain = {}, {}
 local judged, verdicts = ARGV[8], {}
-for i = 10, #ARGV, 7 do verdicts[ARGV[i]] = i end
+for i = 11, #ARGV, 7 do verdicts[ARGV[i]] = i end
 local by_rule = ARGV[9] ~= '1'
 
 -- wants_verdict tells whether the final replies of a service are judged first.
@@ -300,6 +300,14 @@ local function attend(n, c, entry, flat)
   return others().apply(entry, fields(flat), n)
 end
 
+-- own are the wake-ups of the caller under one of its names. They are not published: the
+-- answer brings them sooner.
+local function own(gateway)
+  local list = wakes[gateway]
+  wakes[gateway] = nil
+  return list and table.concat(list, ' ') or ''
+end
+
 local to_judge, left = {}, nil
 -- Small replies are read by growing handfuls, large ones one by one: a script
 -- must not hold a hundred replies of 10 MiB in memory at once. A handful is read
@@ -341,5 +349,6 @@ for service in pairs(touched) do
   local fine, said = pcall(function() if limit_of(service) then others().release(service) else close_line(service) end end) -- see conclude
   if not fine and not hopeless(said) then error(said) end
 end
+local mine = own('+' .. ARGV[10]) .. ' ' .. own(ARGV[10])
 publish_wakes()
-return { left or call('XLEN', replies), now, report, to_judge, plain }
+return { left or call('XLEN', replies), now, report, to_judge, plain, mine }
