@@ -35,10 +35,17 @@ func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) 
 	return r, err
 }
 
-// Delete forgets a request now; an open one is canceled first. ErrGone,
-// ErrUnavailable (nothing happened), ErrUnknownOutcome.
+// Delete forgets a request now, or one that succeeded as soon as it is no longer Young;
+// an open one is canceled first. ErrGone, ErrUnavailable (nothing happened),
+// ErrUnknownOutcome.
 func (b *Broker) Delete(ctx context.Context, id correlation.ID) error {
-	verdict, _, again, err := b.end(ctx, deleteScript, id)
+	verdict, more, again, err := b.end(ctx, deleteScript, id)
+	for err == nil && verdict == "young" && loop.Rest(ctx, msec(texts([]any{more})[0])) {
+		verdict, more, again, err = b.end(ctx, deleteScript, id)
+	}
+	if err == nil && verdict == "young" {
+		err = fmt.Errorf("delete a request: %w: %w", ErrUnavailable, ctx.Err())
+	}
 	if err == nil && verdict == "gone" && !again {
 		err = ErrGone
 	}
@@ -57,7 +64,7 @@ func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict
 			break
 		}
 		var raw any
-		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), InlineReply); err == nil {
+		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), InlineReply, Young.Milliseconds()); err == nil {
 			v := texts(raw)
 			if v[0] == "gone" && s == cancelScript {
 				return "", nil, again, ErrGone

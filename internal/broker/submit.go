@@ -44,8 +44,26 @@ type Submission struct {
 	// the service allows.
 	OrderingKey, ConcurrencyKey string
 
+	// Await is told of the request where this process can be told of its outcome; nil for
+	// nobody.
+	Await Await
+
 	Cache CacheControl // where the service shares replies, see ServiceConfig; the zero value takes any
 }
+
+// Await is who expects that the reply of a submit will be waited for here.
+type Await interface {
+	// Minted says which ID it is about to have, more than once where one is taken.
+	// attach has it register this process for wake-ups, as Attach does.
+	Minted(id correlation.ID) (attach bool)
+	// Stored says that it was, with this process registered from the start. It need not
+	// come where the request was stored.
+	Stored(r Record)
+}
+
+// Young is for how long after it was sent a request may be shown as this process
+// remembers it. For as long it is not deleted once it has its outcome.
+const Young = 200 * time.Millisecond
 
 // submission is a Submission on its way through the batch.
 type submission struct {
@@ -60,6 +78,7 @@ type submission struct {
 	policy      string    // "weight limit gate flow", see prelude.lua; "" where nothing holds
 	until       time.Time // zero, or when the home of the key moves
 	register    bool      // the tenant, see tenants
+	waiter      string    // gateway that is registered for wake-ups, "" for none
 	home        string    // key that finds its partition; "" for any
 	scatter     *Scatter  // nil for a request to one service
 	legs        []leg     // of a scatter
@@ -123,6 +142,10 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			return Record{}, false, err
 		}
 		sub.register = b.tenants.due(sub.Tenant, sub.at)
+		sub.waiter = ""
+		if sub.Await != nil && sub.sharing == "" && b.isTold() && sub.Await.Minted(sub.id) {
+			sub.waiter = b.waiter()
+		}
 		answer, left, err := b.submits.do(ctx, sub, size)
 		if left {
 			return Record{}, false, fmt.Errorf("submit: %w: %w", ErrUnknownOutcome, err)
@@ -135,7 +158,11 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			if sub.register {
 				b.tenants.registered(sub.Tenant, sub.at)
 			}
-			return b.stored(ctx, sub, answer), false, nil
+			r := b.stored(ctx, sub, answer)
+			if sub.waiter != "" && !sub.unknown {
+				sub.Await.Stored(r)
+			}
+			return r, false, nil
 		case "full":
 			if len(answer) > 1 {
 				return Record{}, false, fmt.Errorf("%w: %s", ErrQueueFull, answer[1])
@@ -216,7 +243,7 @@ func (s *submission) record(answer []string) Record {
 	}
 	return Record{
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
-		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout),
+		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout.Truncate(time.Millisecond)),
 		Traceparent: s.Traceparent, Callback: s.Callback, Minimal: s.Minimal, Ordinal: number(answer[3]), Tags: s.Tags,
 		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
 		Cache: cache, Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),

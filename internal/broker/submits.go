@@ -26,8 +26,8 @@ type kind struct {
 }
 
 type kindKey struct {
-	service, plan, tenant, contentType, headers string
-	register                                    bool
+	service, plan, tenant, contentType, headers, waiter string
+	register                                            bool
 }
 
 // groupSubmits has one script a partition take all submits that may go straight to the
@@ -85,7 +85,7 @@ func (s *submission) script() *script {
 }
 
 func (s *submission) kind(plan string) kindKey {
-	return kindKey{s.Service, plan, tenantText(s.Tenant), s.ContentType, s.headers, s.register}
+	return kindKey{s.Service, plan, tenantText(s.Tenant), s.ContentType, s.headers, s.waiter, s.register}
 }
 
 // command is what the script is called with.
@@ -96,9 +96,9 @@ func (t *submits) command() (p partition, keys []string, args []any) {
 		keys, args = first.scatterCommand()
 		return p, keys, args
 	}
-	args = append(make([]any, 0, 1+8*len(t.kinds)+8*len(t.calls)), p.prefix())
+	args = append(make([]any, 0, 1+9*len(t.kinds)+8*len(t.calls)), p.prefix())
 	for _, k := range t.kinds {
-		args = append(args, k.service, k.plan, k.tenant, flag(k.register), k.contentType, k.headers, len(k.calls))
+		args = append(args, k.service, k.plan, k.tenant, flag(k.register), k.contentType, k.headers, k.waiter, len(k.calls))
 		for _, c := range k.calls {
 			options := c.ask.options()
 			args = append(append(args, c.ask.id.String(), c.ask.nonce, c.ask.Body, len(options)/2), options...)
@@ -126,7 +126,7 @@ func (s *submission) options() (options []any) {
 
 // rareOptions are what submit.lua alone takes by name.
 func (s *submission) rareOptions() []any {
-	options := named("tenant", tenantText(s.Tenant), "policy", s.policy, "sharing", s.sharing)
+	options := named("tenant", tenantText(s.Tenant), "policy", s.policy, "sharing", s.sharing, "waiter", s.waiter)
 	if ms := s.Delay.Milliseconds(); ms > 0 {
 		options = append(options, "delay", ms)
 	}

@@ -46,6 +46,10 @@ func (r Record) Ended(o *Outcome) (Record, bool) {
 	return r, true
 }
 
+// Lasts tells that, while the request is young, a read brings nothing but this outcome:
+// what failed may be redriven, and what was canceled may have been deleted.
+func (o *Outcome) Lasts() bool { return o.status == Succeeded && o.retention >= 2*Young }
+
 // The parts of what told in outcome.lua says, behind the ID.
 const (
 	toldQueued = iota

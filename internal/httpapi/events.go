@@ -16,6 +16,10 @@ import (
 // events, and the number stays within every integer on its way.
 const maxEventID = 9
 
+// moment is for how long a stream waits for an outcome before it reads what there is to
+// see until then: most replies come within it, and then nothing has to be read.
+const moment = 20 * time.Millisecond
+
 // events streams a request: snapshot, history, live tail, the outcome, end.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	id, err := s.streamed(r)
@@ -31,6 +35,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	f := &follower{server: s, notes: &callOf(r).notes, watch: s.Hub.Watch(id), code: http.StatusOK} // it watches before the first read, so that nothing falls between
 	defer f.leave()
+	if after == 0 && r.Method == http.MethodGet {
+		f.watch.Rest(r.Context().Done(), moment)
+	}
 	record, err := f.watch.Attach(context.WithoutCancel(r.Context()))
 	if err != nil {
 		return err

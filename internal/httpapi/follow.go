@@ -47,14 +47,11 @@ func shownOf(r broker.Record) shown { return shown{r.Status, r.Attempt} }
 func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.Record) {
 	f.server.streams.Add(1)
 	f.stream = sse.Open(w, f.code)
-	err := f.status(r.Context(), record) // the snapshot
-	if err == nil && !f.unsure && record.Status.Terminal() && f.after == record.Events-1 {
-		// All there is to tell goes out in one piece.
-		var outcome []byte
-		if outcome, err = f.frames(watch.Answer{Record: record}); err == nil {
-			err = f.stream.Add(outcome)
-		}
+	var err error
+	if !f.unsure && record.Status.Terminal() && f.after == record.Events-1 {
+		err = f.whole(record)
 	} else {
+		err = f.status(r.Context(), record) // the snapshot
 		if err == nil {
 			err = f.stream.Flush()
 		}
@@ -71,6 +68,17 @@ func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.
 	if err != nil {
 		f.server.log(r).Debug("a stream ended early", "error", err)
 	}
+}
+
+// whole is all there is to tell of a request that has its outcome: the snapshot and the
+// outcome, which are one document. It goes out in one piece.
+func (f *follower) whole(record broker.Record) error {
+	document, err := broker.EncodeJSON(f.hide.status(broker.Document(record, f.server.PublicURL)))
+	if err != nil {
+		return fmt.Errorf("encode the outcome: %w", err)
+	}
+	b := sse.AppendFrame(make([]byte, 0, 2*len(document)+128), "status", "", document)
+	return f.stream.Add(sse.AppendFrame(b, "outcome", strconv.Itoa(record.Events), document))
 }
 
 // handled follows by the handler. An error says why the stream ended before its

@@ -61,9 +61,11 @@ func (s *Server) look(r *http.Request, id correlation.ID, prefer preference, kno
 	defer s.waiting.Add(-1)
 	ctx, stop := context.WithTimeout(r.Context(), prefer.wait)
 	defer stop()
-	return s.Hub.Wait(ctx, id, func(now broker.Record) bool {
-		return known != "" && !matches(known, etag(now))
-	})
+	var enough func(broker.Record) bool
+	if known != "" {
+		enough = func(now broker.Record) bool { return !matches(known, etag(now)) }
+	}
+	return s.Hub.Wait(ctx, id, enough)
 }
 
 // etag covers what a waiter waits for, and no estimates: so a long-poll rests

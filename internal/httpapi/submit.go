@@ -28,6 +28,7 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return fail("unknown-service", "No worker ever announced the service %s and no configuration names it, so nothing would answer. Nothing was accepted; start its worker, or see /v1/services.", quoted(service))
 	}
+	sub.Await = s.Hub.Expect(service, preferences(r.Header).wait > 0)
 	record, replayed, err := s.accept(w, r, sub)
 	if err != nil {
 		return s.refused(r, err, service)
@@ -116,7 +117,7 @@ func (s *Server) await(r *http.Request, record broker.Record, p preference) brok
 	defer s.waiting.Add(-1)
 	ctx, stop := context.WithTimeout(r.Context(), p.wait)
 	defer stop()
-	newer, err := s.Hub.Wait(ctx, record.ID, func(broker.Record) bool { return false })
+	newer, err := s.Hub.Wait(ctx, record.ID, nil)
 	if err != nil {
 		s.log(r).Debug("wait for the outcome", "error", err)
 		return record

@@ -76,6 +76,9 @@ func (w *Watch) Events(ctx context.Context, after int) (Answer, error) {
 // looked before the change that the caller was woken for.
 func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, after int) (Answer, error) {
 	h.mu.Lock()
+	if t.turn == nil {
+		t.turn = make(chan struct{}, 1)
+	}
 	f := t.next[after]
 	first := f == nil
 	if first {
@@ -145,7 +148,7 @@ func (h *Hub) learn(f *flight, t *topic) {
 		t.told = nil // a failover lost the outcome
 	}
 	news := t.seen != found && t.seen != (broker.Sight{})
-	t.seen, t.base = found, nil
+	t.seen, t.base, t.unread = found, nil, false
 	if !over(found) {
 		base := f.answer.Record // not what came with it
 		t.base = &base

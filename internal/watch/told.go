@@ -10,7 +10,7 @@ import "github.com/coatcheck/coatcheck/internal/broker"
 // end notes the outcome that was told; nil is a hint alone. It is called with the hub's
 // mu held.
 func (t *topic) end(o *broker.Outcome) {
-	if o == nil || t.base == nil {
+	if o == nil || t.base == nil || t.unread && !o.Lasts() {
 		return
 	}
 	if r, ok := t.base.Ended(o); ok {

@@ -22,30 +22,36 @@ func (w *Watch) Pause() time.Duration {
 }
 
 // Wait returns the record once it is terminal or enough says so, or the newest
-// there is, without an error, when ctx ends or the process drains. Errors are
-// those of broker.Attach where nothing could be read at first, and ErrGone; an
-// outage that begins later is waited out.
+// there is, without an error, when ctx ends or the process drains. A nil enough is
+// never so. Errors are those of broker.Attach where nothing could be read at first,
+// and ErrGone; an outage that begins later is waited out.
 func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Record) bool) (broker.Record, error) {
 	w := h.Watch(id)
 	defer w.Close()
-	newest, err := w.Attach(context.WithoutCancel(ctx))
-	if err != nil {
-		return broker.Record{}, err
+	newest, unread := w.accepted()
+	if unread = unread && enough == nil; !unread {
+		var err error
+		if newest, err = w.Attach(context.WithoutCancel(ctx)); err != nil {
+			return broker.Record{}, err
+		}
 	}
 	var failed <-chan time.Time
-	for !newest.Status.Terminal() && !enough(newest) {
+	for !newest.Status.Terminal() && (enough == nil || !enough(newest)) {
 		select {
 		case <-w.Again():
 		case <-failed:
 		case <-ctx.Done():
-			return w.last(ctx, newest)
+			return w.last(ctx, newest, unread)
 		case <-h.drain:
+			if unread {
+				return w.last(ctx, newest, unread)
+			}
 			return newest, nil
 		}
 		r, err := w.Attach(ctx)
 		switch {
 		case err == nil:
-			newest, failed = r, nil
+			newest, failed, unread = r, nil, false
 		case errors.Is(err, broker.ErrGone):
 			return broker.Record{}, err
 		default:
@@ -56,15 +62,16 @@ func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Re
 }
 
 // last looks once more when the time is over: that a worker has begun is known
-// to who asks, no hint tells it.
-func (w *Watch) last(ctx context.Context, newest broker.Record) (broker.Record, error) {
+// to who asks, no hint tells it. What is unread is not shown unless that succeeds: it
+// may be older than what others saw.
+func (w *Watch) last(ctx context.Context, newest broker.Record, unread bool) (broker.Record, error) {
 	if errors.Is(ctx.Err(), context.Canceled) { // nobody is there to read the answer
 		return newest, nil
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
 	defer stop()
 	r, err := w.Attach(ctx)
-	if errors.Is(err, broker.ErrGone) {
+	if errors.Is(err, broker.ErrGone) || err != nil && unread {
 		return broker.Record{}, err
 	}
 	if err != nil {

@@ -13,7 +13,8 @@
 // There is one subscription a process, however many wait. A wake-up is a hint: who is
 // woken reads the record, and all who wait for the same request share that read. One
 // that tells of the outcome stands for that read to who has seen the request open: see
-// told.go. Since hints can be lost, every ID that is waited for is also re-read every
+// told.go. Who waits for what was handed in here a moment ago is told without any read:
+// see expect.go. Since hints can be lost, every ID that is waited for is also re-read every
 // five seconds and after each reconnect. Who only polls, by Poll, shares reads where a
 // crowd does.
 //
@@ -50,8 +51,12 @@ type Hub struct {
 	drain  chan struct{} // closed by Drain
 	once   sync.Once
 
-	mu     sync.Mutex // guards topics and what is in them
+	mu     sync.Mutex // guards topics and what is in them, and what is expected
 	topics map[correlation.ID]*topic
+
+	expected map[correlation.ID]*expected
+	order    []*expected       // oldest first; some are expected no more
+	habits   map[string]*habit // by service
 
 	listeners map[correlation.ID]map[*Listener]struct{} // of batches; guarded by mu
 
@@ -60,12 +65,13 @@ type Hub struct {
 
 // topic is one request that somebody waits for.
 type topic struct {
-	watches map[*Watch]struct{}
+	watches []*Watch        // in no order
 	seen    broker.Sight    // what the latest read found; zero: nothing read yet
 	base    *broker.Record  // that read, while it is open and fresh; see told.go
 	told    *Answer         // base with its outcome; nil: none was told
+	unread  bool            // base is what was accepted here: nobody has read it yet
 	next    map[int]*flight // by the event number asked from: reads that have not left yet
-	turn    chan struct{}   // capacity 1: one read of this request at a time
+	turn    chan struct{}   // capacity 1: one read of this request at a time; nil before the first
 }
 
 // Watch is one waiter for one request.
@@ -73,6 +79,7 @@ type Watch struct {
 	hub   *Hub
 	id    correlation.ID
 	topic *topic
+	place int           // among the watches of the topic; guarded by the hub
 	seen  bool          // it has attached; guarded by the hub
 	again chan struct{} // capacity 1; the hub sends, the waiter receives, nobody closes
 	tell  func()        // instead of again, once it is set; guarded by the hub
@@ -82,6 +89,7 @@ type Watch struct {
 func New(b *broker.Broker, log *slog.Logger) *Hub {
 	return &Hub{
 		broker: b, log: log, topics: map[correlation.ID]*topic{}, listeners: map[correlation.ID]map[*Listener]struct{}{},
+		expected: map[correlation.ID]*expected{}, habits: map[string]*habit{},
 		resume: make(chan struct{}, 1), drain: make(chan struct{}),
 		polls: polls{paid: map[correlation.ID]time.Time{}, next: map[correlation.ID]*poll{}},
 	}
@@ -91,7 +99,10 @@ func New(b *broker.Broker, log *slog.Logger) *Hub {
 func (h *Hub) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	all.Go(func() {
-		h.broker.Wakes(ctx, h.wake, func() { poke(h.resume) })
+		h.broker.Wakes(ctx, h.wake, func() {
+			h.unexpect()
+			poke(h.resume)
+		})
 	})
 	all.Go(func() {
 		next := rereadEvery
@@ -138,11 +149,12 @@ func (h *Hub) Watch(id correlation.ID) *Watch {
 	defer h.mu.Unlock()
 	t := h.topics[id]
 	if t == nil {
-		t = &topic{watches: map[*Watch]struct{}{}, turn: make(chan struct{}, 1)}
+		t = &topic{}
 		h.topics[id] = t
 	}
-	w := &Watch{hub: h, id: id, topic: t, again: make(chan struct{}, 1)}
-	t.watches[w] = struct{}{}
+	w := &Watch{hub: h, id: id, topic: t, place: len(t.watches), again: make(chan struct{}, 1)}
+	t.watches = append(t.watches, w)
+	h.meet(w)
 	return w
 }
 
@@ -179,12 +191,16 @@ func (w *Watch) Again() <-chan struct{} { return w.again }
 func (w *Watch) Close() {
 	h := w.hub
 	h.mu.Lock()
-	delete(w.topic.watches, w)
-	last := len(w.topic.watches) == 0
+	t := w.topic
+	n := len(t.watches) - 1
+	t.watches[w.place] = t.watches[n]
+	t.watches[w.place].place = w.place
+	t.watches[n], t.watches = nil, t.watches[:n]
+	last := n == 0
 	if last {
 		delete(h.topics, w.id)
 	}
-	open := last && !over(w.topic.seen)
+	open := last && !over(t.seen)
 	h.mu.Unlock()
 	if !open || h.broker.Ready() != nil {
 		return
@@ -214,6 +230,8 @@ func (h *Hub) wake(wakes []broker.Wake) {
 		if t := h.topics[w.ID]; t != nil {
 			t.end(w.Outcome)
 			t.signal(nil)
+		} else if e := h.expected[w.ID]; e != nil {
+			e.happened(w.Outcome)
 		}
 		for l := range h.listeners[w.ID] {
 			poke(l.again)
@@ -223,7 +241,7 @@ func (h *Hub) wake(wakes []broker.Wake) {
 
 // signal tells every waiter but those that know already to look again.
 func (t *topic) signal(know map[*Watch]struct{}) {
-	for w := range t.watches {
+	for _, w := range t.watches {
 		if _, ok := know[w]; !ok {
 			w.poke()
 		}
@@ -235,6 +253,7 @@ func (t *topic) signal(know map[*Watch]struct{}) {
 func (h *Hub) reread(ctx context.Context) error {
 	topics, ids := map[correlation.ID]*topic{}, []correlation.ID{}
 	h.mu.Lock()
+	h.forgetOld(time.Now())
 	for id, t := range h.topics {
 		topics[id] = t
 		ids = append(ids, id)

@@ -35,6 +35,7 @@ type room struct {
 	looks   int        // of them, those that read one record
 	away    bool       // Redis refuses everything
 	refused int        // reads of a record that will fail
+	cut     bool       // the next script does not run, and its connection ends
 
 	hold chan struct{} // scripts wait until it is closed; nil: they don't
 }
@@ -89,6 +90,11 @@ func (r *room) hook(c *server.Peer, cmd string, args ...string) bool {
 	defer r.mu.Unlock()
 	if script {
 		r.reads++
+	}
+	if script && r.cut {
+		r.cut = false
+		c.Close()
+		return true
 	}
 	refuse := r.away
 	if n := read(args); script && n > 0 {

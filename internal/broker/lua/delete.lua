@@ -3,11 +3,13 @@
 -- nothing may be left behind.
 --
 -- KEYS[1] record
--- ARGV[2] id
--- Returns {'deleted', report line or ''} | {'gone'}.
+-- ARGV[2] id, [4] ms for which a gateway may show from memory that it succeeded
+-- Returns {'deleted', report line or ''} | {'gone'} | {'young', '', ms to wait}.
 even_when_full()
 local r = load(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
+local young = r.created + tonumber(ARGV[4]) - NOW
+if r.status == 'succeeded' and young > 0 then return { 'young', '', int(young) } end
 local line = ''
 if not TERMINAL[r.status] then
   r.callback = nil -- forgetting also forgets the callback

@@ -8,8 +8,8 @@
 --
 -- KEYS[1] any of the partition
 -- ARGV[2…] of each kind: service, plan as in submit.lua, tenant, '1' where that is to
---     be registered, content type, headers, how many requests follow; and of each of
---     them: id, nonce, body, how many options follow, name and value of each. The
+--     be registered, content type, headers, gateway to wake or '', how many requests follow;
+--     and of each of them: id, nonce, body, how many options follow, name and value of each. The
 --     options are trace, callback, events, tags, idem and fingerprint of submit.lua.
 -- Returns {now, …}, and of each request its entry and its ordinal; '' and 0 where it is
 --     left to submit.lua
@@ -66,6 +66,7 @@ local function fields(k, o)
   set('idem', o.idem)
   set('tags', o.tags)
   set('trace', o.trace)
+  set('waiters', k.waiter)
   return all
 end
 
@@ -116,9 +117,10 @@ end
 local kinds = {}
 while at < #ARGV do
   local k = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
-    content_type = ARGV[at + 4], headers = ARGV[at + 5], ids = {}, open = { 'ZADD', listing_key('open', ARGV[at + 2]) } }
-  local n = tonumber(ARGV[at + 6])
-  at = at + 7
+    content_type = ARGV[at + 4], headers = ARGV[at + 5], waiter = ARGV[at + 6],
+    ids = {}, open = { 'ZADD', listing_key('open', ARGV[at + 2]) } }
+  local n = tonumber(ARGV[at + 7])
+  at = at + 8
   read(k, n)
   kinds[#kinds + 1] = k
 end

@@ -20,6 +20,7 @@
 --                 nothing, whether it may join an open run (1), whether others may join
 --                 its own (1), ms of the oldest cached reply that will do, -1 for none,
 --                 and whether nothing else will do (1)
+--       waiter    the gateway to wake
 --       batch, item, ends    the batch and the number in it, and until when the batch is
 --                 remembered at least
 -- Returns for each {'accepted' | 'collision' | 'gone' | 'full' | 'replayed' | 'item' |
@@ -160,6 +161,7 @@ local function submit(s)
   set('callback', s.callback)
   set('idem', s.idem)
   set('tags', s.tags)
+  set('waiters', s.waiter)
   set('batch', s.batch and s.batch .. ' ' .. s.item)
   store(s, r, s.plan.clocks, s.events or '-', f)
   if s.batch then open_item(s, r) end
