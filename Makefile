@@ -51,8 +51,8 @@ ledger: tools ## kill gateways, workers and Redis under load, 50 times, and coun
 	$(GO) test -count=1 -v -timeout 20m -run 'TestLedger$$' ./internal/ledger -full $(if $(SEED),-seed $(SEED))
 
 .PHONY: soak
-soak: tools ## 200 requests a second with faults, for half an hour: does anything grow? (MINUTES=n, SEED=n)
-	cd internal/ledger && $(GO) test -count=1 -timeout 0 -run 'TestSoak$$' -minutes $(or $(MINUTES),30) $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
+soak: tools ## 200 requests a second with faults, for half an hour: does anything grow? (MINUTES=n, SEED=n; PLANT=goroutines plants what does)
+	cd internal/ledger && $(GO) test -count=1 -timeout 0 $(if $(PLANT),-run 'TestSoakPlants/$(PLANT)' -plant,-run 'TestSoak$$') -minutes $(or $(MINUTES),30) $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
 
 .PHONY: powercut
 powercut: tools ## cut the power of Redis under load, ten times a durability, and count what was accepted (strace; PLANT=1 must fail)
@@ -62,8 +62,8 @@ powercut: tools ## cut the power of Redis under load, ten times a durability, an
 	POWERCUT=1 POWERCUT_PLANT=$(PLANT) $(GO) test -count=1 -v -timeout 30m ./internal/powercut
 
 .PHONY: faults
-faults: tools ## break the network, Redis, workers and gateways, one line for each fault (SEED=n, RUN=part of its name)
-	cd internal/faults && $(GO) test -count=1 -timeout 40m -run 'TestFaults/$(RUN)' -full $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
+faults: tools ## break the network, Redis, workers and gateways, one line for each fault (SEED=n, RUN=part of its name; PLANT=1 plants bugs that they must show)
+	cd internal/faults && $(GO) test -count=1 -timeout 40m -run '$(if $(PLANT),TestPlants,TestFaults)/$(RUN)' $(if $(PLANT),-plant,-full) $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
 
 .PHONY: cluster
 cluster: tools ## the same in a Redis Cluster: slots migrate, masters go and replicas take over

@@ -3,7 +3,8 @@
 // its criterion; its comment says which bug was planted to see it fail, where one was.
 //
 // `make faults` runs all of them, asserts times, and prints a line for each; the
-// short ones run with the other tests. -seed repeats what was drawn.
+// short ones run with the other tests. -seed repeats what was drawn. `make faults
+// PLANT=1` plants the bugs, one after the other, and wants each fault to fail.
 package faults_test
 
 import (
@@ -31,13 +32,15 @@ const (
 	oneRun   = "one acceptance and one run a key, the same ID on every repeat"
 )
 
-// faults are all there are.
-var faults = []struct {
+type fault struct {
 	name      string
 	criterion string
 	long      bool // for -full alone
 	test      func(*round)
-}{
+}
+
+// faults are all there are.
+var faults = []fault{
 	{"black hole of 1 s", recovers, false, blackHole(time.Second)},
 	{"black hole of 10 s", recovers, true, blackHole(10 * time.Second)},
 	{"black hole of 60 s", recovers, true, blackHole(time.Minute)},

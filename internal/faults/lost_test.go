@@ -15,6 +15,8 @@ import (
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
+const leastLost = 1000 // answers
+
 // losses is how often the answer to each submit is still to be lost, by its key,
 // which is in its bodies.
 type losses struct {
@@ -40,10 +42,10 @@ func (l *losses) lose(sent []byte) (doomed bool) {
 }
 
 // lost loses the answers of submits that Redis has run, one to five times for a
-// key: up to three are sent again by the gateway, beyond that by the client.
+// key, a thousand in all: up to three are sent again by the gateway, beyond that by the client.
 //
 // Planted: a nonce of its own for each try of a gateway, so that the second is a
-// request of its own where there is no key to stop it, …
+// request of its own where there is no key to stop it; keys that are not bound.
 func lost(r *round) {
 	h := open(r, redistest.Start(r), func(c *config.Config) { c.Defaults.Lease = time.Minute })
 	h.work(h.redis.URL, func(w *worker.Worker) { w.Handle("twin", h.echo) })
@@ -56,6 +58,10 @@ func lost(r *round) {
 	planned := 0
 	for _, n := range l.left {
 		planned += n
+	}
+	for n := 0; planned < of(leastLost, 0); n++ { // where less was drawn
+		l.left[fmt.Sprintf("lost-%d-", n)]++
+		planned++
 	}
 	h.on(func(p *redistest.Proxy) { p.Lose(l.lose) })
 	var clients sync.WaitGroup

@@ -72,8 +72,11 @@ func program(t testing.TB, name string) string {
 		}
 		built.dir, built.done = dir, map[string]string{}
 	}
-	path := filepath.Join(built.dir, filepath.Base(name))
-	if out, err := exec.Command("go", "build", "-o", path, module+"/"+name).CombinedOutput(); err != nil {
+	path, args := filepath.Join(built.dir, filepath.Base(name)), []string{"build"}
+	if overlay := os.Getenv(overlaid); overlay != "" {
+		args = append(args, "-overlay", overlay)
+	}
+	if out, err := exec.Command("go", append(args, "-o", path, module+"/"+name)...).CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}
 	built.done[name] = path

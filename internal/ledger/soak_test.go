@@ -34,7 +34,8 @@ callbacks: {secret: "` + secret + `", allow_cidrs: ["127.0.0.0/8"]}
 `
 
 // TestSoak has one gateway answer requests of all kinds, with faults all the time, and
-// measures whether anything of it grows. `make soak` runs half an hour.
+// measures whether anything of it grows. `make soak` runs half an hour; which bugs it was
+// seen to show says soakplants_test.go.
 func TestSoak(t *testing.T) {
 	if *seed == 0 {
 		*seed = rand.Uint64()
@@ -56,7 +57,7 @@ func TestSoak(t *testing.T) {
 	s.warm(ctx)
 	before := s.measure()
 
-	t.Logf("seed %d", *seed)
+	s.say("seed %d", *seed)
 	random := rand.New(rand.NewPCG(*seed, 2))
 	begun := time.Now()
 	ticks, samples, faults, lines := time.NewTicker(5*time.Millisecond), time.NewTicker(sampled), time.NewTicker(min(struck, lasts/4)), time.NewTicker(time.Minute)
