@@ -110,6 +110,8 @@ func failover(r *round) {
 }
 
 // stands has a master stand still for 10 s, without a replica.
+//
+// Planted: a master that was away once is taken for away for ever.
 func stands(r *round) {
 	underCluster(r, 0, func(h *house, c *redistest.Cluster) {
 		gone := r.one(c)
@@ -122,6 +124,8 @@ func stands(r *round) {
 }
 
 // bereaved kills a master that has no replica, and starts it after 10 s.
+//
+// Planted: where one master is away, Redis is taken for away.
 func bereaved(r *round) {
 	underCluster(r, 0, func(h *house, c *redistest.Cluster) {
 		gone := r.one(c)

@@ -53,8 +53,20 @@ var plants = []struct {
 	{"path of the wake-ups killed", fleet.Plant{ // and nobody looks again by himself
 		File: "internal/watch/watch.go", Good: "rereadEvery  = 5 * time.Second", Bad: "rereadEvery  = time.Hour",
 	}},
+	{"poison", fleet.Plant{ // stays where it is
+		File: "internal/broker/lua/prelude.lua", Good: "local function disown(found, f)\n  drop(found)", Bad: "local function disown(found, f)\n  if not f then drop(found) end",
+	}},
 	{"workers in a crash loop", fleet.Plant{ // by a request that has no end of attempts
 		File: "internal/broker/lua/outcome.lua", Good: "if r.attempt >= r.max then", Bad: "if false then",
+	}},
+	{"outcome races", fleet.Plant{ // a late reply counts
+		File: "internal/broker/lua/settle.lua", Good: "if at > latest then return false end", Bad: "",
+	}},
+	{"cluster: a master stands still for 10 s", fleet.Plant{ // and is taken for away for ever
+		File: "internal/broker/health.go", Good: "b.redis.nodes.down.LoadAndDelete(m.name)", Bad: "b.redis.nodes.down.Load(m.name)",
+	}},
+	{"cluster: a master is gone for 10 s", fleet.Plant{ // and with it all are taken for gone
+		File: "internal/broker/health.go", Good: "if down == len(all) {", Bad: "if down > 0 {",
 	}},
 }
 

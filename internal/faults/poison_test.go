@@ -20,6 +20,8 @@ const (
 
 // poisoned writes what nobody understands on the stream of a service that is under
 // load and among the replies, and has a worker panic.
+//
+// Planted: entries that nobody understands stay on their stream.
 func poisoned(r *round) {
 	h := open(r, redistest.Start(r))
 	h.work(h.redis.URL, func(w *worker.Worker) { w.Handle("brittle", brittle) })
