@@ -102,7 +102,7 @@ func TestAnsweredLeavesItsGroup(t *testing.T) {
 // The clocks of who waits together run out in their time, also of more than one call of
 // the script decides, and not before what Redis took by then is settled.
 func TestClocksOfAGroup(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+	redistest.Still(t, func(t *testing.T, redis *redistest.Redis) {
 		b := open(t, redis)
 		late := together(t, b, 300, func(s *broker.Submission) { s.Timeout = 700 * time.Millisecond })
 		idle := together(t, b, 5, func(s *broker.Submission) { s.StartTimeout, s.Timeout = 600*time.Millisecond, time.Hour })
@@ -110,7 +110,10 @@ func TestClocksOfAGroup(t *testing.T) {
 		long := together(t, b, 5, func(s *broker.Submission) { s.Timeout = time.Hour })
 		answered := claim(t, b)
 		send(t, b, answered, broker.WorkerReply{Type: "final", Body: []byte("in time")})
-		until(t, b, slices.MaxFunc(late, func(a, b broker.Record) int { return a.Deadline.Compare(b.Deadline) }).Deadline)
+		came(t, redis, slices.MinFunc(late, func(a, b broker.Record) int { return a.Created.Compare(b.Created) }).Created)
+		for _, r := range slices.Concat(late, idle, slow) {
+			until(t, b, r.Created.Add(700*time.Millisecond))
+		}
 		if kinds := decide(t, b); !slices.Equal(kinds, []string{"settle"}) {
 			t.Errorf("before the reply was settled, it decided %v", kinds)
 		}

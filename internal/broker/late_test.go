@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -21,6 +22,38 @@ func until(t testing.TB, b *broker.Broker, at time.Time) {
 		if now.After(at) {
 			return
 		}
+		select { // or no time would pass in a bubble
+		case <-t.Context().Done():
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// came has the replies that wait have come at an instant. A busy machine may take any
+// time until Redis has one, and then it is too late for a clock that runs out soon.
+func came(t testing.TB, redis *redistest.Redis, at time.Time) {
+	t.Helper()
+	const replies = "cc:{0}:replies"
+	entries := redis.Client.XRange(t.Context(), replies, "-", "+").Val()
+	redis.Client.Del(t.Context(), replies) // with its last ID
+	for i, e := range entries {
+		again := xadd(replies)
+		again.ID, again.Values = fmt.Sprintf("%d-%d", at.UnixMilli(), i+1), e.Values
+		if err := redis.Client.XAdd(t.Context(), again).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(entries) == 0 {
+		t.Fatal("no reply waits")
+	}
+}
+
+// taken has a worker have taken a delivery at an instant, and been silent since.
+func taken(t testing.TB, redis *redistest.Redis, d broker.Delivery, at time.Time) {
+	t.Helper()
+	claim := []any{"XCLAIM", "cc:{0}:queue:" + d.Service, "workers", "w1", 0, d.Entry, "TIME", at.UnixMilli(), "JUSTID"}
+	if got, err := redis.Client.Do(t.Context(), claim...).StringSlice(); err != nil || len(got) != 1 {
+		t.Fatalf("%v, %v", got, err)
 	}
 }
 
@@ -43,8 +76,9 @@ func TestReplyBetweenLookAndDeadline(t *testing.T) {
 				b := open(t, redis)
 				r := submit(t, b, "x", change)
 				d := claim(t, b)
-				until(t, b, r.Created.Add(110*time.Millisecond))
 				send(t, b, d, broker.WorkerReply{Type: "final", Body: []byte("in time")})
+				taken(t, redis, d, r.Created)
+				came(t, redis, r.Created.Add(200*time.Millisecond))
 				until(t, b, r.Created.Add(400*time.Millisecond))
 				if got := decide(t, b); !cmp.Equal(got, []string{"settle"}) {
 					t.Errorf("decided %v before the reply was settled", got)

@@ -228,6 +228,7 @@ func TestShareFailedInTime(t *testing.T) {
 			submit(t, b, reason, func(s *broker.Submission) { s.MaxAttempts = 1 })
 			short := submit(t, b, reason, timeout(50*time.Millisecond))
 			send(t, b, claim(t, b), reply)
+			came(t, redis, short.Deadline)
 			pass(t, b, short.Deadline)
 			settle(t, b)
 			if r := status(t, b, short.ID); r.Status != broker.Failed || r.Reason != reason {
@@ -460,7 +461,7 @@ func TestSharePosition(t *testing.T) {
 
 // One script ends a bounded number of requests, however many share the runs.
 func TestShareCrowdIsSettledInSteps(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+	redistest.Still(t, func(t *testing.T, redis *redistest.Redis) {
 		b := open(t, redis, sharing)
 		for body := range 4 {
 			for range 100 {

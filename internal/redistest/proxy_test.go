@@ -84,7 +84,7 @@ func echoed(t *testing.T) *Proxy {
 			go func() { defer c.Close(); io.Copy(c, c) }()
 		}
 	}()
-	return attach(t, "redis://"+l.Addr().String(), nil).Proxy(t)
+	return attach(t, "redis://"+l.Addr().String(), nil, nil).Proxy(t)
 }
 
 func cause(ends error) error {

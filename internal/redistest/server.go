@@ -55,7 +55,7 @@ func launch(t testing.TB, port, dir string, args []string) *Redis {
 			t.Logf("redis-server said:\n%s", tail(p.log.Bytes(), 2000))
 		}
 	})
-	r := attach(t, "redis://127.0.0.1:"+port, p)
+	r := attach(t, "redis://127.0.0.1:"+port, nil, p)
 	r.Restart(t)
 	return r
 }
