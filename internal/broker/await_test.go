@@ -1,7 +1,10 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,6 +123,24 @@ func TestDeleteWaitsWhileYoung(t *testing.T) {
 		}
 		if _, err := b.Status(t.Context(), id); !errors.Is(err, broker.ErrGone) {
 			t.Errorf("after that: %v", err)
+		}
+	})
+}
+
+// It is not waited for longer where Redis' clock stepped back since it was accepted.
+func TestDeleteWaitsForNoClock(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		r := submit(t, b, "x")
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		settle(t, b)
+		record := "cc:{0}:request:" + r.ID.String()
+		_, rest, _ := strings.Cut(redis.Client.HGet(t.Context(), record, "plan").Val(), " ")
+		redis.Client.HSet(t.Context(), record, "plan", fmt.Sprint(r.Created.Add(time.Hour).UnixMilli(), " ", rest))
+		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		defer stop()
+		if err := b.Delete(ctx, r.ID); err != nil {
+			t.Error(err)
 		}
 	})
 }

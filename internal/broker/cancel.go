@@ -24,7 +24,7 @@ var (
 // with the record, where there is an outcome already; ErrGone, ErrUnavailable
 // (nothing happened), ErrUnknownOutcome.
 func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) {
-	verdict, view, again, err := b.end(ctx, cancelScript, id)
+	verdict, view, again, err := b.end(ctx, cancelScript, id, 0)
 	if err != nil {
 		return Record{}, err
 	}
@@ -39,12 +39,13 @@ func (b *Broker) Cancel(ctx context.Context, id correlation.ID) (Record, error) 
 // an open one is canceled first. ErrGone, ErrUnavailable (nothing happened),
 // ErrUnknownOutcome.
 func (b *Broker) Delete(ctx context.Context, id correlation.ID) error {
-	verdict, more, again, err := b.end(ctx, deleteScript, id)
-	for err == nil && verdict == "young" && loop.Rest(ctx, msec(texts([]any{more})[0])) {
-		verdict, more, again, err = b.end(ctx, deleteScript, id)
-	}
+	verdict, more, again, err := b.end(ctx, deleteScript, id, Young)
 	if err == nil && verdict == "young" {
-		err = fmt.Errorf("delete a request: %w: %w", ErrUnavailable, ctx.Err())
+		if !loop.Rest(ctx, msec(texts([]any{more})[0])) {
+			return fmt.Errorf("delete a request: %w: %w", ErrUnavailable, ctx.Err())
+		}
+		// It is not asked again whether it is young: Redis' clock may have stepped back.
+		verdict, _, again, err = b.end(ctx, deleteScript, id, 0)
 	}
 	if err == nil && verdict == "gone" && !again {
 		err = ErrGone
@@ -52,9 +53,10 @@ func (b *Broker) Delete(ctx context.Context, id correlation.ID) error {
 	return err
 }
 
-// end runs one of the two scripts. again says that an earlier try, whose answer
-// was lost, may have done the work; view is what cancel.lua shows of the record.
-func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict string, view any, again bool, err error) {
+// end runs one of the two scripts; young is for delete.lua. again says that an earlier
+// try, whose answer was lost, may have done the work; view is what cancel.lua shows of
+// the record.
+func (b *Broker) end(ctx context.Context, s *script, id correlation.ID, young time.Duration) (verdict string, view any, again bool, err error) {
 	if err := b.Ready(); err != nil {
 		return "", nil, false, err
 	}
@@ -64,7 +66,7 @@ func (b *Broker) end(ctx context.Context, s *script, id correlation.ID) (verdict
 			break
 		}
 		var raw any
-		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), InlineReply, Young.Milliseconds()); err == nil {
+		if raw, err = s.run(ctx, b.redis, p, []string{p.request(id)}, id.String(), InlineReply, young.Milliseconds()); err == nil {
 			v := texts(raw)
 			if v[0] == "gone" && s == cancelScript {
 				return "", nil, again, ErrGone
