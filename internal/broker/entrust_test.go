@@ -160,3 +160,22 @@ func TestUnclaim(t *testing.T) {
 		}
 	})
 }
+
+// What was put back is not waited for any more once it has its outcome.
+func TestUnclaimedIsNotDueAfterItsEnd(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		r := submit(t, b, "x")
+		if err := b.Unclaim(t.Context(), reserve(t, b)); err != nil {
+			t.Fatal(err)
+		}
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		settle(t, b)
+		if got := status(t, b, r.ID); got.Status != broker.Succeeded {
+			t.Errorf("it is %s", got.Status)
+		}
+		if due := redis.Client.ZRange(t.Context(), "cc:{0}:due", 0, -1).Val(); len(due) > 0 {
+			t.Errorf("due are %v", due)
+		}
+	})
+}

@@ -16,6 +16,8 @@ if not f then return 0 end
 local old = { entry = r.entry, service = r.service }
 count('a', r.service, -1) -- it counts as added once, as claimed not at all
 readmit(r, f)
+local plan, together = string.gsub(redis.call('HGET', r.key, 'plan'), 'd (%d+ %d+)$', '- %1')
+if together > 0 then redis.call('HSET', r.key, 'plan', plan) end -- it is in due as well by now, and its end is to look there
 drop(old)
 touched[r.service] = true
 conclude()
