@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,19 @@ func TestWrongAddressIsSaidAtOnce(t *testing.T) {
 				t.Errorf("took %v", took)
 			}
 		})
+	}
+}
+
+// So is a proxy that is not there.
+func TestWrongProxyIsSaidAtOnce(t *testing.T) {
+	proxy := &url.URL{Scheme: "http", Host: free(t)}
+	c := client.New("http://gateway.invalid", client.HTTP(&http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}}))
+	began := time.Now()
+	if _, err := c.Status(t.Context(), id); !errors.Is(err, client.ErrNoGateway) {
+		t.Errorf("%v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("took %v", took)
 	}
 }
 

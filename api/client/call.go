@@ -137,7 +137,7 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 	if ctx.Err() != nil || untrusted {
 		return err
 	}
-	if dial, ok := errors.AsType[*net.OpError](err); !ok || dial.Op != "dial" {
+	if !undialed(err) {
 		c.reached.Store(true) // a connection that broke had been made: a gateway is there
 	}
 	if !c.reached.Load() {
@@ -150,6 +150,12 @@ func (c *Client) unanswered(ctx context.Context, err error) error {
 		}
 	}
 	return retryable{err, 0}
+}
+
+// undialed tells whether no connection was made, also where that is by way of a proxy.
+func undialed(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && (op.Op == "dial" || undialed(op.Err))
 }
 
 // refusal reads an answer of 400 and above: a problem of the gateway, or what a
