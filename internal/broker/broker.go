@@ -248,11 +248,20 @@ func (b *Broker) Secret() []byte { return b.ring()[0] }
 
 func (b *Broker) ring() correlation.Keyring { return b.shared.Load().ring }
 
+// mostHost is how much of a host's name is in that of a process. What is longer than 64
+// bytes in a record, with a sign before it, has all of that take twice the memory.
+const mostHost = 40
+
 func processName() string {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
 		host = "gateway"
 	}
+	return nameOn(host)
+}
+
+func nameOn(host string) string {
+	host = host[:min(len(host), mostHost)]
 	var n [3]byte
 	rand.Read(n[:])
 	return fmt.Sprintf("%s-%d-%s", strings.Map(plain, host), os.Getpid(), hex.EncodeToString(n[:]))

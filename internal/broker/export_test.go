@@ -111,3 +111,5 @@ func Resent(ctx context.Context, b *Broker, s Submission, legs []Submission, lef
 	}
 	return answer[0], nil
 }
+
+var NameOn = nameOn

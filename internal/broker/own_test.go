@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,5 +71,16 @@ func TestLostAnswerMayHaveWoken(t *testing.T) {
 	case <-resumed:
 	case <-time.After(10 * time.Second):
 		t.Error("nobody was told to look again")
+	}
+}
+
+// The name of a gateway does not make the records large of those who wait by way of it,
+// however long that of its host is.
+func TestNameOfAProcessIsShort(t *testing.T) {
+	redis := redistest.Start(t)
+	b := open(t, redis, func(o *broker.Options) { o.Name = broker.NameOn(strings.Repeat("host.", 20)) })
+	r := submit(t, b, "x", func(s *broker.Submission) { s.Await = &awaited{attach: true} })
+	if how, err := redis.Client.ObjectEncoding(t.Context(), "cc:{0}:request:"+r.ID.String()).Result(); err != nil || how != "listpack" {
+		t.Errorf("the record is a %s, %v", how, err)
 	}
 }
