@@ -52,7 +52,7 @@ ledger: tools ## kill gateways, workers and Redis under load, 50 times, and coun
 
 .PHONY: soak
 soak: tools ## 200 requests a second with faults, for half an hour: does anything grow? (MINUTES=n, SEED=n; PLANT=goroutines plants what does)
-	cd internal/ledger && $(GO) test -count=1 -timeout 0 $(if $(PLANT),-run 'TestSoakPlants/$(PLANT)' -plant,-run 'TestSoak$$') -minutes $(or $(MINUTES),30) $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
+	cd internal/ledger && $(GO) test -count=1 -timeout 0 $(if $(PLANT),-run 'TestSoakPlants/$(PLANT)' -plant,-run 'TestSoak$$') -minutes $(or $(MINUTES),$(if $(PLANT),1,30)) $(if $(SEED),-seed $(SEED)) # here, so that lines come as they are written
 
 .PHONY: powercut
 powercut: tools ## cut the power of Redis under load, ten times a durability, and count what was accepted (strace; PLANT=1 must fail)
