@@ -137,10 +137,12 @@ func TestSweepWaitsForReplies(t *testing.T) {
 			}
 			return kinds
 		}
+		found := redis.Client.Time(t.Context()).Val()
 		if got, want := sweep(), []string{"acked"}; !cmp.Equal(got, want) {
 			t.Fatalf("swept %v, want %v", got, want)
 		}
 		send(t, b, d, broker.WorkerReply{Type: "final"})
+		came(t, redis, found)
 		until(t, b, time.Now().Add(150*time.Millisecond))
 		if got := sweep(); got != nil {
 			t.Errorf("swept %v before the reply was settled", got)
