@@ -50,6 +50,9 @@ var plants = []struct {
 	{"groups destroyed", fleet.Plant{ // nobody makes them again
 		File: "internal/broker/connect.go", Good: `return err != nil && (strings.Contains(err.Error(), "NOGROUP")`, Bad: `return false && (strings.Contains(err.Error(), "NOGROUP")`,
 	}},
+	{"stewards stopped past their lease", fleet.Plant{ // which has no end
+		File: "internal/broker/lua/steward.lua", Good: "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])", Bad: "redis.call('SET', KEYS[1], ARGV[2])",
+	}},
 	{"path of the wake-ups killed", fleet.Plant{ // and nobody looks again by himself
 		File: "internal/watch/watch.go", Good: "rereadEvery  = 5 * time.Second", Bad: "rereadEvery  = time.Hour",
 	}},
@@ -61,6 +64,9 @@ var plants = []struct {
 	}},
 	{"outcome races", fleet.Plant{ // a late reply counts
 		File: "internal/broker/lua/settle.lua", Good: "if at > latest then return false end", Bad: "",
+	}},
+	{"a gateway killed", fleet.Plant{ // whose partitions nobody has for long
+		File: "internal/steward/steward.go", Good: "lease        = 1500 * time.Millisecond", Bad: "lease        = 5 * time.Second",
 	}},
 	{"cluster: a master stands still for 10 s", fleet.Plant{ // and is taken for away for ever
 		File: "internal/broker/health.go", Good: "b.redis.nodes.down.LoadAndDelete(m.name)", Bad: "b.redis.nodes.down.Load(m.name)",
