@@ -56,6 +56,9 @@ var plants = []struct {
 	{"path of the wake-ups killed", fleet.Plant{ // and nobody looks again by himself
 		File: "internal/watch/watch.go", Good: "rereadEvery  = 5 * time.Second", Bad: "rereadEvery  = time.Hour",
 	}},
+	{"Redis full", fleet.Plant{ // which refuses to record timeouts
+		File: "internal/broker/lua/decide.lua", Good: "even_when_full()", Bad: "",
+	}},
 	{"poison", fleet.Plant{ // stays where it is
 		File: "internal/broker/lua/prelude.lua", Good: "local function disown(found, f)\n  drop(found)", Bad: "local function disown(found, f)\n  if not f then drop(found) end",
 	}},
