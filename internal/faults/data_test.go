@@ -32,7 +32,7 @@ func flushed(r *round) {
 
 // restarted has Redis come back without its data.
 //
-// Planted: as for flushed.
+// Planted: who waits is not told that it is gone.
 func restarted(r *round) {
 	forgetful(r, redistest.Start(r), func(h *house) {
 		h.redis.Kill()

@@ -47,6 +47,9 @@ var plants = []struct {
 		File: "internal/broker/lua/direct.lua", Good: "call('SET', o.binding, id .. ' ' .. o.fingerprint)", Bad: "",
 	}},
 	{"FLUSHALL", keyAnew},
+	{"restart without data", fleet.Plant{ // who waits is not told that it is gone
+		File: "internal/watch/wait.go", Good: "case errors.Is(err, broker.ErrGone):", Bad: "case false && errors.Is(err, broker.ErrGone):",
+	}},
 	{"groups destroyed", fleet.Plant{ // nobody makes them again
 		File: "internal/broker/connect.go", Good: `return err != nil && (strings.Contains(err.Error(), "NOGROUP")`, Bad: `return false && (strings.Contains(err.Error(), "NOGROUP")`,
 	}},
