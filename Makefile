@@ -76,7 +76,7 @@ life: tools ## draw 2,000 histories of requests, and hold each to what is promis
 
 .PHONY: simulation
 simulation: ## live the life of requests, gateways and stewards from 20,000 seeds, and hold each step to what is promised (SEEDS=n, SEED=n shows one)
-	$(GO) test -count=1 -v -timeout 60m -run 'TestSimulation$$' ./internal/simulation -args -seeds $(or $(SEEDS),20000) -heals 4 -split $$(nproc 2>/dev/null || echo 2) $(if $(SEED),-seed $(SEED))
+	$(GO) test -count=1 -v -timeout 60m -run 'TestSimulation$$' ./internal/simulation -args -seeds $(or $(SEEDS),20000) -heals 16 -split $$(nproc 2>/dev/null || echo 2) $(if $(SEED),-seed $(SEED))
 
 .PHONY: linear
 linear: tools ## ask three gateways the same at once while connections break, for a minute, and look for an order that explains every answer (SEED=n)

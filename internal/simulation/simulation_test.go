@@ -9,7 +9,7 @@
 // answer, a gateway can crash there, be cut off for seconds and come back, and two
 // stewards can work at once. After each command of Redis everything is held to what is
 // promised, see check_test.go; what clients were told is held to that too. At its end a
-// seed heals (one in four, where there are many), everything must have its outcome, every
+// seed heals (one in sixteen, where there are many), everything must have its outcome, every
 // receiver must have been told, and once all is over nothing may be left behind.
 //
 // Clients submit requests of all kinds: delayed, one after the other by an ordering key,
