@@ -217,17 +217,14 @@ local function publish_wakes()
   for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids, ' ')) end
 end
 
--- make_room gives the room of a service to who waits.
-local function make_room(service)
-  if limit_of(service) then release(service) else close_line(service) end -- the limit may go before the last that it let through
+-- make_room gives the room of a service to who waits, whom let_in releases.
+local function make_room(service, let_in)
+  if limit_of(service) then let_in(service) else close_line(service) end -- the limit may go before the last that it let through
 end
 
 -- conclude is the last call of a script that moved requests.
 local function conclude()
   write_gathered()
-  for service in pairs(touched) do
-    local fine, said = pcall(make_room, service)
-    if not fine and not hopeless(said) then error(said) end
-  end
+  for service in pairs(touched) do risk(make_room, service, release) end
   publish_wakes()
 end

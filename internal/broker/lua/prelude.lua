@@ -108,6 +108,12 @@ local function try(...)
   return answer
 end
 
+-- risk calls a function that nothing else is to hang on in that case.
+local function risk(f, ...)
+  local fine, said = pcall(f, ...)
+  if not fine and not hopeless(said) then error(said) end
+end
+
 -- int writes a whole number. To write one costs as much as a command, and most of the
 -- large ones are written more than once: their text is kept. (Small ones would make an
 -- array of the table in an embedded Redis.)

@@ -345,10 +345,8 @@ while done < most and bytes < budget and ended < most do
 end
 conclude_plain()
 write_gathered()
-for service in pairs(touched) do
-  local fine, said = pcall(function() if limit_of(service) then others().release(service) else close_line(service) end end) -- see conclude
-  if not fine and not hopeless(said) then error(said) end
-end
+local function let_in(service) others().release(service) end
+for service in pairs(touched) do risk(make_room, service, let_in) end -- as conclude does
 local mine = own('+' .. ARGV[10]) .. ' ' .. own(ARGV[10])
 publish_wakes()
 return { left or call('XLEN', replies), now, report, to_judge, plain, mine }
