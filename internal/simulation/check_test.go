@@ -152,11 +152,10 @@ func (w *world) check(touched map[string]bool) {
 // read reads a record anew, nil where there was and is none.
 func (w *world) read(at, name string, may bool) *record {
 	rec := w.named[name]
-	key := at + "request:" + name
-	if !w.there(key) {
+	get := w.fields(at + "request:" + name)
+	if get("plan") == "" {
 		return rec
 	}
-	get := func(field string) string { return w.redis.HGet(key, field) }
 	if rec != nil && rec.forgotten { // though a submit may still have been under way
 		w.fail("%s was forgotten, and is there again", rec.called())
 		rec = nil
@@ -186,7 +185,13 @@ func (w *world) read(at, name string, may bool) *record {
 }
 
 // there tells whether there is a record, and not only what is left of one that was deleted.
-func (w *world) there(key string) bool { return w.redis.HGet(key, "plan") != "" }
+func (w *world) there(key string) bool { return w.fields(key)("plan") != "" }
+
+// fields are those that Redis holds of a record, "" for one that it has not. Nothing else
+// here knows how it holds them.
+func (w *world) fields(key string) (get func(field string) string) {
+	return func(field string) string { return w.redis.HGet(key, field) }
+}
 
 // called is how messages name it.
 func (rec *record) called() string {
