@@ -179,6 +179,7 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	b := &Broker{options: o, name: o.Name, log: o.Logger}
+	b.keeper.look, b.roster.read, b.services.read, b.pauses.read = newTurn(), newTurn(), newTurn(), newTurn()
 	b.samples.init()
 	if b.redis, err = connect(o, b.looker()); err != nil {
 		return nil, err

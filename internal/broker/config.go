@@ -262,9 +262,11 @@ type announced struct {
 // refreshServices reads the known services, adds the configured ones, and sees
 // to it that each has its streams.
 func (b *Broker) refreshServices(ctx context.Context) error {
-	b.services.mu.Lock()
-	defer b.services.mu.Unlock()
-	b.services.last = time.Now()
+	if err := b.services.read.take(ctx); err != nil {
+		return err
+	}
+	defer b.services.read.give()
+	b.services.begins()
 	pipe := b.redis.commands.Pipeline()
 	services, cacheable := pipe.HGetAll(ctx, servicesKey), pipe.SMembers(ctx, cacheableKey)
 	if _, err := pipe.Exec(ctx); err != nil {
@@ -314,7 +316,7 @@ func (b *Broker) refreshServices(ctx context.Context) error {
 }
 
 // ignoreMisnamed drops what a foreign worker announced under a name that can't
-// be in URLs and keys. It is called with services.mu held.
+// be in URLs and keys. It is called with services.read taken.
 func (b *Broker) ignoreMisnamed(known map[string]string) {
 	for name := range known {
 		if api.ValidService(name) {

@@ -106,7 +106,7 @@ func (k Kept) String() string {
 
 // keeper looks after the durability.
 type keeper struct {
-	mu   sync.Mutex // one look at a time; guards last and off
+	look turn // one at a time; guards last and off
 	last time.Time
 	off  bool // at the last look, a server had no append-only file
 
@@ -178,9 +178,11 @@ func (b *Broker) startKeeping(ctx context.Context) error {
 // inspectIfDue looks every 30 s, and each second where something is wrong.
 func (b *Broker) inspectIfDue(ctx context.Context) {
 	k := &b.keeper
-	k.mu.Lock()
+	if k.look.take(ctx) != nil {
+		return
+	}
 	age := time.Since(k.last)
-	k.mu.Unlock()
+	k.look.give()
 	unfit := false
 	k.unfit.Range(func(any, any) bool { unfit = true; return false })
 	if b.options.Durability.Mode == Unpromised || age < inspectAgain || age < inspectEvery && !k.soon.Load() && b.Kept().Wrong == nil && !unfit {
@@ -196,8 +198,10 @@ func (b *Broker) inspectIfDue(ctx context.Context) {
 // is demanded; ErrUnavailable.
 func (b *Broker) inspect(ctx context.Context) error {
 	k := &b.keeper
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	if err := k.look.take(ctx); err != nil {
+		return err
+	}
+	defer k.look.give()
 	k.soon.Store(false)
 	k.last = time.Now()
 	ctx, stop := context.WithTimeout(ctx, inspectTimeout)

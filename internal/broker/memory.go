@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"strconv"
-	"sync"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
@@ -26,7 +25,7 @@ type memory struct {
 	full    atomic.Bool  // new requests are refused
 	spent   atomic.Bool  // nothing fits, not even a sign of life of a worker
 	credit  atomic.Int64 // bytes that may be taken in before the next look
-	look    sync.Mutex   // one look at a time
+	look    turn         // one look at a time
 }
 
 // memoryAt is that of the server that has a partition.
@@ -36,7 +35,7 @@ func (b *Broker) memoryOf(server string) *memory {
 	if m, ok := b.memories.Load(server); ok {
 		return m.(*memory)
 	}
-	m, _ := b.memories.LoadOrStore(server, &memory{})
+	m, _ := b.memories.LoadOrStore(server, &memory{look: newTurn()})
 	return m.(*memory)
 }
 
@@ -47,14 +46,16 @@ func (b *Broker) admitBytes(ctx context.Context, p partition, n int) error {
 	if m.limited.Load() && !m.full.Load() {
 		cost := int64(n + requestOverhead)
 		if m.credit.Add(-cost) < 0 {
-			m.look.Lock()
+			if err := m.look.take(ctx); err != nil {
+				return err
+			}
 			if m.credit.Load() < 0 { // nobody looked meanwhile
 				if c, err := b.redis.at(ctx, p.due()); err == nil {
 					b.checkMemory(ctx, c, m)
 				}
 				m.credit.Add(-cost)
 			}
-			m.look.Unlock()
+			m.look.give()
 		}
 	}
 	if m.full.Load() {

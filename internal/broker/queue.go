@@ -52,11 +52,13 @@ type sampler struct {
 }
 
 type sample struct {
-	mu        sync.Mutex // one measurement at a time; guards the rest
-	at        time.Time
-	queue     Queue
-	shards    map[partition]shard
-	holds     map[string]int // entries held, by consumer
+	mu     sync.Mutex // guards what it found, which is replaced as a whole
+	at     time.Time
+	queue  Queue
+	shards map[partition]shard
+	holds  map[string]int // entries held, by consumer
+
+	look      turn // one at a time; guards the rest, and alone writes what is above
 	totals    totals
 	past      []pastTotals // at most one a second; the first is a minute old, if there is one
 	firstSeen bool
@@ -83,7 +85,7 @@ func (s *sampler) of(service string) *sample {
 	defer s.mu.Unlock()
 	found := s.services[service]
 	if found == nil {
-		found = &sample{}
+		found = &sample{look: newTurn()}
 		s.services[service] = found
 	}
 	return found
@@ -98,10 +100,15 @@ func (b *Broker) Queue(ctx context.Context, service string) (Queue, error) {
 
 func (b *Broker) sample(ctx context.Context, service string) (Queue, map[partition]shard, error) {
 	s := b.samples.of(service)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if time.Since(s.at) < sampleAge {
-		return s.queue, s.shards, nil
+	if q, shards, recent := s.recent(); recent {
+		return q, shards, nil
+	}
+	if err := s.look.take(ctx); err != nil {
+		return Queue{}, nil, err
+	}
+	defer s.look.give()
+	if q, shards, recent := s.recent(); recent { // somebody looked meanwhile
+		return q, shards, nil
 	}
 	if err := b.Ready(); err != nil {
 		return Queue{}, nil, err
@@ -110,6 +117,12 @@ func (b *Broker) sample(ctx context.Context, service string) (Queue, map[partiti
 		return Queue{}, nil, err
 	}
 	return s.queue, s.shards, nil
+}
+
+func (s *sample) recent() (Queue, map[partition]shard, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queue, s.shards, time.Since(s.at) < sampleAge
 }
 
 // measure asks every partition in one pipeline.
@@ -196,17 +209,20 @@ func (b *Broker) measure(ctx context.Context, service string, s *sample) error {
 			q.RunTime = time.Duration((sum.busy-s.totals.busy)/done) * time.Millisecond
 		}
 	}
-	s.at, s.shards, s.holds, s.totals, s.firstSeen = time.Now(), shards, holds, sum, true
-	q.Attempts = s.attempts()
-	s.queue = q
+	s.totals, s.firstSeen = sum, true
+	now = time.Now()
+	q.Attempts = s.attempts(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at, s.queue, s.shards, s.holds = now, q, shards, holds
 	return nil
 }
 
 // attempts remembers the present totals and compares them with those of a
 // minute ago.
-func (s *sample) attempts() Attempts {
-	s.past = append(s.past, pastTotals{s.totals, s.at})
-	for len(s.past) > 2 && s.at.Sub(s.past[1].at) >= attemptWindow {
+func (s *sample) attempts(now time.Time) Attempts {
+	s.past = append(s.past, pastTotals{s.totals, now})
+	for len(s.past) > 2 && now.Sub(s.past[1].at) >= attemptWindow {
 		s.past = s.past[1:]
 	}
 	first := s.past[0]
@@ -214,7 +230,7 @@ func (s *sample) attempts() Attempts {
 		s.past = s.past[len(s.past)-1:]
 		return Attempts{}
 	}
-	return Attempts{s.at.Sub(first.at), int(s.totals.started - first.started), int(s.totals.retried - first.retried)}
+	return Attempts{now.Sub(first.at), int(s.totals.started - first.started), int(s.totals.retried - first.retried)}
 }
 
 // pace is what the workers take when they have enough to do. Claims tell that

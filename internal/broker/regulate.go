@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -133,7 +132,7 @@ func (b *Broker) Paused(service string) time.Time { return b.shared.Load().pause
 
 // pauses is the deployment whose partitions have heard of every pause.
 type pauses struct {
-	mu         sync.Mutex // guards the rest, and lets one refresh at a time
+	read       turn // one refresh at a time; guards the rest
 	founded    string
 	partitions int
 }
@@ -142,8 +141,10 @@ type pauses struct {
 // lost it, and tells the partitions where some may not have heard of it: they are
 // new, or this process is.
 func (b *Broker) refreshPaused(ctx context.Context) error {
-	b.pauses.mu.Lock()
-	defer b.pauses.mu.Unlock()
+	if err := b.pauses.read.take(ctx); err != nil {
+		return err
+	}
+	defer b.pauses.read.give()
 	now := b.shared.Load()
 	if b.pauses.founded != "" && b.pauses.founded != now.founded {
 		for service, since := range now.paused {

@@ -10,8 +10,10 @@ const refreshInterval = time.Second // how soon every gateway knows a new servic
 
 // refresher remembers when the services were last read.
 type refresher struct {
-	mu      sync.Mutex // guards the rest, and lets one read at a time
-	last    time.Time
+	mu   sync.Mutex // guards last
+	last time.Time
+
+	read    turn            // one at a time; guards the rest
 	ignored map[string]bool // announced names that no service may have, said once
 	owed    []string        // services whose streams Redis refused to make, sorted
 }
@@ -21,6 +23,12 @@ func (r *refresher) age() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return time.Since(r.last)
+}
+
+func (r *refresher) begins() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = time.Now()
 }
 
 // Run does the upkeep of this process until ctx ends: health, durability, new services,

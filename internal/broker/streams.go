@@ -14,7 +14,7 @@ import (
 // ensureStreams makes the streams of fresh services, and those that Redis refused
 // the last time, since a key of that name is something else. That is no reason
 // not to start, and the other services have theirs. It is called with
-// services.mu held.
+// services.read taken.
 func (b *Broker) ensureStreams(ctx context.Context, partitions int, fresh []string) error {
 	wanted := map[string]bool{}
 	for _, name := range append(fresh, b.services.owed...) {

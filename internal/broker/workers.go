@@ -38,10 +38,12 @@ func (w Worker) Claims() bool { return !w.Draining || !w.Obeys }
 
 // roster is who announced itself, as read off the stream of announcements.
 type roster struct {
-	mu       sync.Mutex // one read at a time; guards the rest
+	read turn   // one at a time, which alone writes at, err, workers and draining
+	last string // entry read last; guarded by read
+
+	mu       sync.Mutex // guards the rest
 	at       time.Time
 	err      error
-	last     string            // entry read last
 	workers  map[string]Worker // replaced as a whole
 	draining map[string]bool   // replaced as a whole
 	live     map[string]int    // by service, as far as somebody asked since the last read
@@ -51,28 +53,44 @@ type roster struct {
 // not be changed.
 func (b *Broker) announced(ctx context.Context, fresh bool) (map[string]Worker, error) {
 	r := &b.roster
+	if known, err, recent := r.recent(); recent && !fresh {
+		return known, err
+	}
+	if err := r.read.take(ctx); err != nil {
+		return nil, err
+	}
+	defer r.read.give()
+	if known, err, recent := r.recent(); recent && !fresh { // somebody read it meanwhile
+		return known, err
+	}
+	err := b.Ready()
+	if err == nil {
+		err = b.muster(ctx, r)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !fresh && time.Since(r.at) < rosterAge {
-		return r.workers, r.err
-	}
-	if r.err = b.Ready(); r.err == nil {
-		r.err = b.muster(ctx, r)
-	}
-	r.at, r.live = time.Now(), map[string]int{}
-	return r.workers, r.err
+	r.at, r.err, r.live = time.Now(), err, map[string]int{}
+	return r.workers, err
 }
 
+func (r *roster) recent() (map[string]Worker, error, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.workers, r.err, time.Since(r.at) < rosterAge
+}
+
+// muster reads who is there, and who of them is told to drain. It is called with
+// roster.read taken.
 func (b *Broker) muster(ctx context.Context, r *roster) error {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer stop()
-	workers := maps.Clone(r.workers)
+	workers, last := maps.Clone(r.workers), r.last
 	if len(workers) == 0 { // also after Redis lost its data, whose clock may be behind
-		workers, r.last = map[string]Worker{}, "-"
+		workers, last = map[string]Worker{}, "-"
 	}
 	pipe := b.redis.commands.Pipeline()
 	told, clock := pipe.HKeys(ctx, drainingKey), b.clockIn(ctx, pipe)
-	more := pipe.XRangeN(ctx, workersKey, r.last, "+", rosterBatch)
+	more := pipe.XRangeN(ctx, workersKey, last, "+", rosterBatch)
 	if _, err := pipe.Exec(ctx); err != nil {
 		return fault("read the announcements of workers", err)
 	}
@@ -82,7 +100,7 @@ func (b *Broker) muster(ctx context.Context, r *roster) error {
 	}
 	for {
 		for _, entry := range more.Val() {
-			r.last = after(entry.ID)
+			last = after(entry.ID)
 			w, gone, ok := enlisted(entry)
 			if gone {
 				delete(workers, w.Name)
@@ -93,24 +111,27 @@ func (b *Broker) muster(ctx context.Context, r *roster) error {
 		if len(more.Val()) < rosterBatch {
 			break
 		}
-		more = b.redis.commands.XRangeN(ctx, workersKey, r.last, "+", rosterBatch)
+		more = b.redis.commands.XRangeN(ctx, workersKey, last, "+", rosterBatch)
 		if err := more.Err(); err != nil {
 			return fault("read the announcements of workers", err)
 		}
 	}
-	r.draining = map[string]bool{}
+	draining := map[string]bool{}
 	for _, name := range told.Val() {
-		r.draining[name] = true
+		draining[name] = true
 	}
 	for name, w := range workers {
 		if now.Sub(w.Seen) > aliveFor {
 			delete(workers, name)
-		} else if r.draining[name] {
+		} else if draining[name] {
 			w.Draining = true
 			workers[name] = w
 		}
 	}
-	r.workers = workers
+	r.last = last
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.workers, r.draining = workers, draining
 	return nil
 }
 
