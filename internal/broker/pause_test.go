@@ -65,6 +65,42 @@ func TestPauseAfterAFlush(t *testing.T) {
 	})
 }
 
+// A gateway that ends before it has told all partitions of a pause, or of its end, leaves
+// that to the stewards.
+func TestPauseThatWasToldToNobody(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis, func(o *broker.Options) { o.Partitions = 2 })
+		tend := func() {
+			t.Helper()
+			if err := broker.Refresh(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			for p := range b.Partitions() {
+				services, err := b.Regulated(t.Context(), p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if slices.Contains(services, "echo") {
+					regulate(t, b, "echo")
+				}
+			}
+		}
+		for i := range 20 {
+			submit(t, b, fmt.Sprint(i))
+		}
+		redis.Client.HSet(t.Context(), "cc:paused", "echo", time.Now().UnixMilli())
+		tend()
+		if got := take(t, b, 10); len(got) != 0 {
+			t.Fatalf("a paused service gave out %s", got[0].Body)
+		}
+		redis.Client.HDel(t.Context(), "cc:paused", "echo")
+		tend()
+		if got := serve(t, b); len(got) != 20 {
+			t.Errorf("after the pause ran %v", got)
+		}
+	})
+}
+
 // Of two who say different things at once one has its way, in all partitions.
 func TestPauseAgainstResume(t *testing.T) {
 	redis := redistest.Start(t)

@@ -12,18 +12,42 @@ var regulateScript = newScript("regulate")
 
 // Regulate has the stream of a service hold what it may, in one partition: it
 // sets the limit, takes back what is above, and releases what there is room for.
+// It also has the partition hear of a pause, or of the end of one, that it missed since
+// the gateway that was about to tell it is no more.
 // more says that there is more to move. ErrUnavailable.
 func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool, err error) {
-	return b.regulate(ctx, b.part(p), service, "")
+	part := b.part(p)
+	more, heard, err := b.regulate(ctx, part, service, "")
+	if err != nil || heard != b.Paused(service).IsZero() {
+		return more, err
+	}
+	for { // one of the two is wrong, or what this process knows is old
+		paused, err := b.redis.commands.HExists(ctx, pausedKey, service).Result()
+		if err != nil || paused == heard {
+			return more, fault("look whether a service is paused", err)
+		}
+		if more, heard, err = b.regulate(ctx, part, service, pauseOrResume(paused)); err != nil {
+			return false, err
+		}
+	}
 }
 
-func (b *Broker) regulate(ctx context.Context, p partition, service, change string) (more bool, err error) {
+func pauseOrResume(paused bool) (change string) {
+	if paused {
+		return "pause"
+	}
+	return "resume"
+}
+
+// regulate also tells whether the partition takes the service for paused.
+func (b *Broker) regulate(ctx context.Context, p partition, service, change string) (more, paused bool, err error) {
 	raw, err := regulateScript.run(ctx, b.redis, p, []string{p.queue(service)},
 		service, change, b.service(service).Concurrency, b.slots(ctx, service))
 	if err != nil {
-		return false, fault("regulate a queue", err)
+		return false, false, fault("regulate a queue", err)
 	}
-	return texts(raw)[1] == "1", nil
+	v := texts(raw)
+	return v[1] == "1", v[2] == "1", nil
 }
 
 // slots is how many requests the live workers of a service take at once, in each
@@ -37,7 +61,7 @@ func (b *Broker) slots(ctx context.Context, service string) int {
 }
 
 // Regulated lists the services of a partition that have a limit, or are to have
-// one: the others need no Regulate. ErrUnavailable.
+// one, as all do that are paused: the others need no Regulate. ErrUnavailable.
 func (b *Broker) Regulated(ctx context.Context, p int) ([]string, error) {
 	fields, err := b.redis.commands.HKeys(ctx, b.part(p).limits()).Result()
 	if err != nil {
@@ -51,7 +75,11 @@ func (b *Broker) Regulated(ctx context.Context, p int) ([]string, error) {
 		}
 		services[name] = true
 	}
-	for name := range b.shared.Load().services {
+	now := b.shared.Load()
+	for name := range now.paused {
+		services[name] = true
+	}
+	for name := range now.services {
 		if b.service(name).Concurrency > 0 {
 			services[name] = true
 		}
@@ -108,13 +136,9 @@ func (b *Broker) enforcePause(ctx context.Context, service string) error {
 		if err != nil {
 			return fault("look whether a service is paused", err)
 		}
-		change := "resume"
-		if paused {
-			change = "pause"
-		}
 		for _, p := range b.parts() {
-			more, err := b.regulate(ctx, p, service, change)
-			for ; err == nil && more && paused; more, err = b.regulate(ctx, p, service, "") {
+			more, _, err := b.regulate(ctx, p, service, pauseOrResume(paused))
+			for ; err == nil && more && paused; more, _, err = b.regulate(ctx, p, service, "") {
 			} // what a resume releases, the stewards go on with
 			if err != nil {
 				return err

@@ -10,7 +10,7 @@
 -- KEYS[1] stream of the service
 -- ARGV[2] service, [3] 'pause', 'resume' or '' for as it is, [4] concurrency or 0,
 --     [5] slots of its live workers in this partition
--- Returns {limit or '', 1 where there is more to move, else 0}.
+-- Returns {limit or '', 1 where there is more to move, else 0, 1 while paused, else 0}.
 local SPARE = 8    -- entries ahead of workers that announced nothing
 local BATCH = 256  -- entries taken back at once
 local READ = 67108864 -- bytes of entries that are passed over to get at those to take back
@@ -103,4 +103,4 @@ else
   more = release(service)
 end
 conclude()
-return { limit and int(limit) or '', more and 1 or 0 }
+return { limit and int(limit) or '', more and 1 or 0, flags[1] and 1 or 0 }
