@@ -36,6 +36,8 @@ type record struct {
 	gate                        string    // "" for none
 	turn                        float64   // at its gate
 	told                        string    // letters of the events that its client is told of, "" for none
+	tenant                      string    // "" for the one without a name
+	minimal                     bool      // its reply is not kept
 	of                          *record   // of a leg the whole, of a sharer the run
 	parts                       []*record // of a whole its legs, of a shared run its sharers
 
@@ -57,7 +59,8 @@ type facts struct {
 	again                      string // what it was redriven as
 	attempt, seq, owed         int
 	started, finished, release time.Time
-	parked, long               bool // its body is in the record; its reply is not
+	place                      float64 // in the line
+	parked, long               bool    // its body is in the record; its reply is not
 }
 
 const (
@@ -174,6 +177,7 @@ func (w *world) read(at, name string, may bool) *record {
 	f.attempt, _ = strconv.Atoi(get("attempt"))
 	f.seq, _ = strconv.Atoi(get("seq"))
 	f.owed, _ = strconv.Atoi(get("owed"))
+	f.place, _ = strconv.ParseFloat(get("place"), 64)
 	if elsewhere, err := w.redis.Get(at + "reply:" + name); err == nil {
 		if f.reply != "" || len(elsewhere) <= short {
 			w.fail("%s has the reply %q, and %q beside it", rec.called(), f.reply, elsewhere)
@@ -232,6 +236,7 @@ func (w *world) found(at, name string, get func(string) string) *record {
 	rec.created = instant(plan[0])
 	rec.deadline, rec.start, rec.run, rec.rest, rec.retention = rec.created.Add(ms(1)), ms(2), ms(3), ms(4), ms(6)
 	rec.max, _ = strconv.Atoi(plan[5])
+	rec.tenant, rec.minimal = get("tenant"), strings.Contains(plan[7], "m")
 	if get("callback") != "" {
 		rec.told = plan[7]
 	}
@@ -311,6 +316,9 @@ func (w *world) checkRecord(rec *record) {
 	}
 	if rec.attempt < 1 || rec.attempt > config.MaxAttempts {
 		w.fail("%s has attempt %d", name, rec.attempt)
+	}
+	if rec.minimal && rec.reply != "" {
+		w.fail("%s keeps the reply %q, and is to keep none", name, rec.reply)
 	}
 	if rec.status == "running" && rec.started.IsZero() {
 		w.fail("%s is running since never", name)

@@ -100,6 +100,7 @@ func (w *world) heal() {
 			w.begin(g.number)
 		}
 	}
+	w.resumeAll()
 	unfinished := func() bool { return w.broken == nil && (w.open() > 0 || len(w.calls) > 0 || w.owing() > 0) }
 	for again := true; again; again = unfinished() {
 		for unfinished() {

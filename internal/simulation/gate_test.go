@@ -57,6 +57,9 @@ func (w *world) begin(i int) {
 	w.running.Go(func() {
 		var parts sync.WaitGroup
 		parts.Go(func() { g.hub.Run(ctx) })
+		if w.pausing { // it hears of what the others did
+			parts.Go(func() { b.Run(ctx) })
+		}
 		if !both || i == 0 {
 			parts.Go(func() { steward.New(b, log).Run(ctx) })
 		}
@@ -81,6 +84,7 @@ func (w *world) crash(g *gate) {
 	g.dead = true
 	w.mu.Unlock()
 	w.cut(g)
+	w.unheard(g)
 	g.stop()
 	synctest.Wait()
 	w.finish()

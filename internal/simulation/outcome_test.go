@@ -47,13 +47,14 @@ func (w *world) checkOutcome(rec *record) {
 func (w *world) workEnds(rec *record) bool {
 	first, now := rec.decided[rec.attempt], time.Now()
 	sure := first != nil && first.sure
+	said := func(r *reply, kind string) bool {
+		return r.kind == kind && (kind == "retry" || rec.minimal || r.body == rec.reply)
+	}
 	of := func(kind string) bool { // a reply of that kind led to it
 		if sure {
-			return first.kind == kind && (kind == "retry" || first.body == rec.reply)
+			return said(first.reply, kind)
 		}
-		return slices.ContainsFunc(rec.arrived, func(r *reply) bool {
-			return !w.late[r.body] && r.attempt == rec.attempt && r.kind == kind && (kind == "retry" || r.body == rec.reply)
-		})
+		return slices.ContainsFunc(rec.arrived, func(r *reply) bool { return !w.late[r.body] && r.attempt == rec.attempt && said(r, kind) })
 	}
 	silent := func() bool {
 		d := rec.deliveries[rec.attempt]

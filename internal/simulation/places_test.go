@@ -3,11 +3,9 @@ package simulation_test
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
-
-// gated is the score of what waits for its gate.
-const gated = 9007199254740991
 
 // places are what refers to requests in one partition.
 type places struct {
@@ -32,6 +30,7 @@ func (w *world) checkPlaces(at string) {
 			}
 		}
 		waits, _ := w.redis.SortedSet(at + "waiting:" + service)
+		w.checkLine(at, service, len(entries), waits)
 		maps.Copy(p.waiting, waits)
 	}
 	due, _ := w.redis.SortedSet(at + "due")
@@ -42,12 +41,12 @@ func (w *world) checkPlaces(at string) {
 	}
 	groups, _ := w.redis.SortedSet(at + "clocks")
 	for member, score := range groups {
-		for _, id := range strings.Fields(member)[3:] { // the tenant has no name
+		for _, id := range grouped(member) {
 			p.clocks[id] = score
 		}
 	}
-	open, listed := 0, 0
-	gates := map[string][]string{} // who is at which, first come first
+	open, listed := 0, map[string]int{} // by tenant
+	gates := map[string][]string{}      // who is at which, first come first
 	for _, rec := range w.records {
 		if rec.at != at || rec.forgotten {
 			continue
@@ -64,7 +63,7 @@ func (w *world) checkPlaces(at string) {
 			open++
 		}
 		if rec.listed() {
-			listed++
+			listed[rec.tenant]++
 		}
 		if rec.works() {
 			delete(p.stream, rec.service+" "+rec.entry)
@@ -80,14 +79,23 @@ func (w *world) checkPlaces(at string) {
 	if len(p.due) != open {
 		w.fail("%d requests are due some time, of which %d are open", len(p.due), open)
 	}
-	if known, _ := w.redis.SortedSet(at + "listing:open:"); len(known) != listed {
-		w.fail("%d requests are open, and %d are listed as that", listed, len(known))
+	for _, tenant := range tenants {
+		if known, _ := w.redis.SortedSet(at + "listing:open:" + tenant); len(known) != listed[tenant] {
+			w.fail("%d requests of the tenant %q are open, and %d are listed as that", listed[tenant], tenant, len(known))
+		}
 	}
 	for gate, order := range gates {
 		if there, _ := w.redis.ZMembers(gate); !slices.Equal(there, order) {
 			w.fail("at %s are %v, and %v should be, in this order", gate, there, order)
 		}
 	}
+}
+
+// grouped are the IDs in a group: "accepted due length tenant" and they follow at once.
+func grouped(member string) []string {
+	f := strings.SplitN(member, " ", 4)
+	length, _ := strconv.Atoi(f[2])
+	return strings.Fields(f[3][length:])
 }
 
 func (w *world) checkPlace(rec *record, p places, gates map[string][]string) {

@@ -13,8 +13,9 @@
 // receiver must have been told, and once all is over nothing may be left behind.
 //
 // Clients submit requests of all kinds: delayed, one after the other by an ordering key,
-// of a content that others ask for too, to several services at once; with callbacks, to
-// one or two partitions. They poll, wait, read events, cancel, delete, redrive.
+// of a content that others ask for too, to several services at once, to one of which few
+// run at once; as another tenant, with a priority, for no reply; with callbacks, to one or
+// two partitions. They poll, wait, read events, cancel, delete, redrive, and pause services.
 //
 // The same seed is the same trace, byte for byte:
 //
@@ -23,8 +24,8 @@
 //
 // Pitfalls: it shows what the scripts and the gateways make of an order of commands, not
 // what a real Redis does with a command (the suites of broker run on one), nor what data
-// races there are between the goroutines of a gateway. Of batches, of pauses, limits and
-// priorities, and of claims over HTTP nothing is drawn.
+// races there are between the goroutines of a gateway. Of batches, and of claims over HTTP
+// nothing is drawn.
 package simulation_test
 
 import (
@@ -161,6 +162,13 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "legs outlive their scatter", good: "if r and not TERMINAL[r.status] then\n      local as", bad: "if false then\n      local as"},
 		{name: "everybody is let in", good: "return not rank or rank < r.gate_limit", bad: "return true"},
 		{name: "nobody is let in", good: "if let_in(next[i]) then readmit(next[i]) end", bad: ""},
+		{name: "a pause lets through", good: "if redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0 then", bad: "if limit > 0 and (redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0) then"},
+		{name: "a pause takes nothing back", good: "if limit and ahead > spare and (limit == firm or ahead > 2 * spare) then", bad: "if false then"},
+		{name: "more at once than may be", good: "least(concurrency)", bad: "least(concurrency + 1)"},
+		{name: "forgotten in the line", good: "for service in pairs(touched) do risk(make_room, service, release) end", bad: ""},
+		{name: "nobody knows its place in the line", good: "if r.place then redis.call('HSET', r.key, 'place', string.format('%.6f', r.place)) end", bad: ""},
+		{name: "listed as another tenant's", good: "P .. 'listing:' .. status .. ':' .. (tenant or '')", bad: "P .. 'listing:' .. status .. ':'"},
+		{name: "a reply that nobody wants is kept", good: "if string.find(r.events, 'm', 1, true) then", bad: "if false then"},
 		{name: "one partition does it all", good: "local P = ARGV[1]", bad: "local P = 'cc:{0}:'"},
 		{name: "redriven twice", good: "if earlier then return { earlier == ARGV[3] and 'accepted' or 'replayed', earlier } end", bad: ""},
 		{name: "forgotten late", good: "local over = r.finished + r.retention", bad: "local over = r.finished + 2 * r.retention"},

@@ -18,12 +18,18 @@ var callbacks = [][]string{
 func (w *world) submitNew(g *gate) {
 	r := &request{world: w, name: fmt.Sprintf("r%d", len(w.requests))}
 	r.body = "body of " + r.name
-	r.wants = broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Tags: []string{r.name}}
+	r.wants = broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Tags: []string{r.name}, Minimal: w.draw.IntN(8) == 0}
+	if w.lining && w.draw.IntN(3) == 0 {
+		r.wants.Tenant = tenants[1]
+	}
+	if w.lining && w.draw.IntN(3) == 0 {
+		r.wants.Priority = broker.Priorities[w.draw.IntN(len(broker.Priorities))]
+	}
 	if w.draw.IntN(3) == 0 {
 		r.wants.Callback = &broker.Callback{URL: "https://receiver.example/", Events: callbacks[w.draw.IntN(len(callbacks))]}
 		w.calling = true
 	}
-	switch w.draw.IntN(8) {
+	switch w.draw.IntN(9) {
 	case 0: // after a while
 		r.wants.Delay = time.Duration(1+w.draw.IntN(800)) * time.Millisecond
 	case 1, 2: // one after the other
@@ -35,6 +41,8 @@ func (w *world) submitNew(g *gate) {
 		r.scatter()
 	case 6: // that has time
 		r.wants.Service = "slow"
+	case 7: // of which few run at once
+		r.wants.Service = "left"
 	}
 	// One without a key goes to any partition, which hangs on chance and not on the seed.
 	if len(w.partitions) > 1 || w.draw.IntN(2) == 0 {

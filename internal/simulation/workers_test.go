@@ -100,6 +100,7 @@ func (w *world) given(k *worker, flat []string) {
 	case f["body"] != rec.request.body || f["id"] != id || f["service"] != rec.service:
 		w.fail("%s was given %q of %s at %s for %s", k.name, f["body"], f["id"], f["service"], rec.called())
 	}
+	w.checkPaused(rec, k.name, flat[1])
 	for _, earlier := range w.records {
 		if earlier == rec {
 			break

@@ -24,12 +24,19 @@ var config = broker.ServiceConfig{
 	Lease: 700 * time.Millisecond, MaxAttempts: 3, Backoff: 100 * time.Millisecond, Retention: 6 * time.Second,
 }
 
-// services are all that there are: a scatter goes to the first two or three, requests to
-// "same" share their runs, and "slow" has but one clock, which runs for long.
+// services are all that there are: a scatter goes to the first two or three, of "left" two
+// requests run at once, those to "same" share their runs, and "slow" has but one clock,
+// which runs for long.
 var (
-	services     = map[string]broker.ServiceConfig{"echo": config, "left": config, "same": sharing(config), "slow": patient(config)}
+	services     = map[string]broker.ServiceConfig{"echo": config, "left": limited(config), "same": sharing(config), "slow": patient(config)}
 	serviceNames = slices.Sorted(maps.Keys(services))
+	tenants      = []string{"", "acme"} // as Redis has them: the first is broker.DefaultTenant
 )
+
+func limited(c broker.ServiceConfig) broker.ServiceConfig {
+	c.Concurrency = 2
+	return c
+}
 
 func sharing(c broker.ServiceConfig) broker.ServiceConfig {
 	c.Coalesce, c.CacheTTL = true, 800*time.Millisecond
@@ -64,10 +71,13 @@ type world struct {
 	flying   []*reply        // sent by a worker, and not taken by Redis
 	late     map[string]bool // body of a reply → whether a clock was over when Redis took it: it is to change nothing
 
-	partitions []string // prefixes of their keys
+	partitions []string         // prefixes of their keys
+	halts      map[string]*halt // by service
 
 	faults  bool // anything may break
 	calling bool // somebody wants callbacks
+	lining  bool // there are tenants and priorities, so there are lines
+	pausing bool // services are paused and resumed
 	steps   int
 	number  int // of the latest call
 	trace   bytes.Buffer
@@ -87,10 +97,10 @@ func live(t *testing.T, redis *store, seed uint64, steps int, heals, silent bool
 		cryptotest.SetGlobalRandom(t, seed)
 		w = &world{
 			t: t, draw: rand.New(rand.NewPCG(seed, 0)), redis: redis, begun: time.Now(), silent: silent,
-			sent: make(chan struct{}, 1), named: map[string]*record{}, late: map[string]bool{}, gates: make([]*gate, 2),
+			sent: make(chan struct{}, 1), named: map[string]*record{}, halts: map[string]*halt{}, late: map[string]bool{}, gates: make([]*gate, 2),
 		}
 		redis.clear()
-		w.faults = w.draw.IntN(4) > 0
+		w.faults, w.lining, w.pausing = w.draw.IntN(4) > 0, w.draw.IntN(2) == 0, w.draw.IntN(3) == 0
 		w.partitions = make([]string, 1+on(w.draw.IntN(4) == 0, 1))
 		for i := range w.gates {
 			w.begin(i)
