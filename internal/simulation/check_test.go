@@ -38,6 +38,7 @@ type record struct {
 	told                        string    // letters of the events that its client is told of, "" for none
 	tenant                      string    // "" for the one without a name
 	minimal                     bool      // its reply is not kept
+	item                        string    // "batch number", "" for none
 	of                          *record   // of a leg the whole, of a sharer the run
 	parts                       []*record // of a whole its legs, of a shared run its sharers
 
@@ -112,7 +113,7 @@ func (w *world) check(touched map[string]bool) {
 				changed = append(changed, rec)
 			}
 			places[at] = true
-		case "queue", "waiting", "due", "clocks", "gate", "callbacks":
+		case "queue", "waiting", "due", "clocks", "gate", "callbacks", "batch", "open", "outcomes":
 			places[at] = true
 		}
 		intents[at] = intents[at] || kind == "callbacks" || kind == "due" || kind == "request"
@@ -141,6 +142,9 @@ func (w *world) check(touched map[string]bool) {
 	for _, at := range w.partitions {
 		if places[at] && w.broken == nil {
 			w.checkPlaces(at)
+		}
+		if places[at] && len(w.batches) > 0 && w.broken == nil {
+			w.checkBatches(at)
 		}
 		if intents[at] && w.broken == nil {
 			w.checkIntents(at)
@@ -236,7 +240,7 @@ func (w *world) found(at, name string, get func(string) string) *record {
 	rec.created = instant(plan[0])
 	rec.deadline, rec.start, rec.run, rec.rest, rec.retention = rec.created.Add(ms(1)), ms(2), ms(3), ms(4), ms(6)
 	rec.max, _ = strconv.Atoi(plan[5])
-	rec.tenant, rec.minimal = get("tenant"), strings.Contains(plan[7], "m")
+	rec.tenant, rec.item, rec.minimal = get("tenant"), get("batch"), strings.Contains(plan[7], "m")
 	if get("callback") != "" {
 		rec.told = plan[7]
 	}

@@ -17,6 +17,7 @@ type request struct {
 	key   string // "" for none
 	wants broker.Submission
 	legs  *broker.Scatter // nil for a request to one service
+	batch *batch          // nil for none
 	id    correlation.ID
 	known bool // a client has its ID
 	seen  *broker.Record
@@ -87,6 +88,12 @@ func (w *world) client() {
 	if w.pausing && w.draw.IntN(8) == 0 {
 		w.pauseOrResume(g)
 		return
+	}
+	if len(w.batches) > 0 && w.draw.IntN(8) == 0 {
+		if b := w.batches[w.draw.IntN(len(w.batches))]; b.known {
+			b.read(g)
+			return
+		}
 	}
 	if len(w.requests) == 0 || w.draw.IntN(5) < 2 && len(w.requests) < 12 {
 		w.submitNew(g)
@@ -274,7 +281,8 @@ func (r *request) forgotten(id correlation.ID) bool {
 // excuse holds errors to what breaks them. Where gateways look after their health, Redis
 // may be too slow for them.
 func (w *world) excuse(err error) {
-	if !w.faults && !(w.pausing && errors.Is(err, broker.ErrUnavailable)) {
+	slow := w.pausing && errors.Is(err, broker.ErrUnavailable)
+	if !w.faults && !slow {
 		w.fail("nothing is broken, and a client hears: %v", err)
 	}
 }

@@ -155,11 +155,11 @@ func (w *world) labor() bool {
 
 // forgotten sees that nothing is left behind of requests that are forgotten.
 func (w *world) forgotten() {
-	w.redis.FastForward(config.Retention + time.Minute) // as long as a deleted one is remembered
+	w.redis.FastForward(config.Retention + 3*time.Minute) // a deleted one is remembered for one, a batch for longer
 	for _, key := range w.redis.Keys() {
 		_, kind, name := parse(key)
 		switch kind {
-		case "request", "reply", "events", "idempotency", "content", "gate", "waiting", "due", "clocks":
+		case "request", "reply", "events", "idempotency", "content", "gate", "waiting", "due", "clocks", "batch", "open", "outcomes":
 			w.fail("all is forgotten, and there is %s of %s", kind, name)
 		}
 	}

@@ -14,8 +14,9 @@
 //
 // Clients submit requests of all kinds: delayed, one after the other by an ordering key,
 // of a content that others ask for too, to several services at once, to one of which few
-// run at once; as another tenant, with a priority, for no reply; with callbacks, to one or
-// two partitions. They poll, wait, read events, cancel, delete, redrive, and pause services.
+// run at once; as another tenant, with a priority, for no reply, in batches; with
+// callbacks, to one or two partitions. They poll, wait, read events, cancel, delete,
+// redrive, and pause services.
 //
 // The same seed is the same trace, byte for byte:
 //
@@ -24,8 +25,7 @@
 //
 // Pitfalls: it shows what the scripts and the gateways make of an order of commands, not
 // what a real Redis does with a command (the suites of broker run on one), nor what data
-// races there are between the goroutines of a gateway. Of batches, and of claims over HTTP
-// nothing is drawn.
+// races there are between the goroutines of a gateway. Of claims over HTTP nothing is drawn.
 package simulation_test
 
 import (
@@ -169,6 +169,9 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "nobody knows its place in the line", good: "if r.place then redis.call('HSET', r.key, 'place', string.format('%.6f', r.place)) end", bad: ""},
 		{name: "listed as another tenant's", good: "P .. 'listing:' .. status .. ':' .. (tenant or '')", bad: "P .. 'listing:' .. status .. ':'"},
 		{name: "a reply that nobody wants is kept", good: "if string.find(r.events, 'm', 1, true) then", bad: "if false then"},
+		{name: "an item is not counted", good: "redis.call('HINCRBY', key, r.status, 1)", bad: ""},
+		{name: "an item is open for ever", good: "redis.call('SREM', P .. 'open:' .. batch, r.id)", bad: ""},
+		{name: "a batch is left behind", good: "redis.call('PEXPIREAT', list, int(last))", bad: ""},
 		{name: "one partition does it all", good: "local P = ARGV[1]", bad: "local P = 'cc:{0}:'"},
 		{name: "redriven twice", good: "if earlier then return { earlier == ARGV[3] and 'accepted' or 'replayed', earlier } end", bad: ""},
 		{name: "forgotten late", good: "local over = r.finished + r.retention", bad: "local over = r.finished + 2 * r.retention"},

@@ -16,10 +16,19 @@ var callbacks = [][]string{
 
 // submitNew has a client submit a request that nobody knows of.
 func (w *world) submitNew(g *gate) {
+	if w.batching && w.draw.IntN(4) == 0 {
+		w.submitBatch(g)
+		return
+	}
+	w.newRequest(false).submit(g)
+}
+
+// newRequest draws one, to one service where it is to be single.
+func (w *world) newRequest(single bool) *request {
 	r := &request{world: w, name: fmt.Sprintf("r%d", len(w.requests))}
 	r.body = "body of " + r.name
 	r.wants = broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Tags: []string{r.name}, Minimal: w.draw.IntN(8) == 0}
-	if w.lining && w.draw.IntN(3) == 0 {
+	if w.lining && !single && w.draw.IntN(3) == 0 {
 		r.wants.Tenant = tenants[1]
 	}
 	if w.lining && w.draw.IntN(3) == 0 {
@@ -38,7 +47,9 @@ func (w *world) submitNew(g *gate) {
 		r.wants.Service, r.body = "same", fmt.Sprint("content ", w.draw.IntN(2))
 		r.wants.Timeout = time.Duration(1000+w.draw.IntN(3000)) * time.Millisecond
 	case 5: // to several services
-		r.scatter()
+		if !single {
+			r.scatter()
+		}
 	case 6: // that has time
 		r.wants.Service = "slow"
 	case 7: // of which few run at once
@@ -50,7 +61,7 @@ func (w *world) submitNew(g *gate) {
 	}
 	r.wants.Body, r.wants.IdempotencyKey = []byte(r.body), r.key
 	w.requests = append(w.requests, r)
-	r.submit(g)
+	return r
 }
 
 // scatter has a request go to two or three services.
@@ -70,6 +81,10 @@ func (r *request) scatter() {
 }
 
 func (r *request) submit(g *gate) {
+	if r.batch != nil {
+		r.batch.submit(g)
+		return
+	}
 	w := r.world
 	r.tries++
 	w.call(g, "submit "+r.name, func() func() {
@@ -98,7 +113,7 @@ func (r *request) answered(got broker.Record, replayed bool, err error) {
 		w.excuse(err)
 	case r.key == "" && replayed:
 		w.fail("%s has no key, and was accepted before", r.name)
-	case r.known && r.forgotten(got.ID): // an answer that was long on its way
+	case (r.known || r.batch != nil && replayed) && r.forgotten(got.ID): // an answer that was long on its way
 	case r.known && got.ID != r.id && !r.forgotten(r.id):
 		w.fail("%s was accepted as %s and as %s", r.name, r.id, got.ID)
 	default:

@@ -65,6 +65,7 @@ type world struct {
 	running  sync.WaitGroup // everything that was started
 	calls    []*call        // under way, in the order in which they began
 	requests []*request
+	batches  []*batch
 	records  []*record          // in the order in which they were found
 	named    map[string]*record // by name
 	workers  []*worker
@@ -74,15 +75,16 @@ type world struct {
 	partitions []string         // prefixes of their keys
 	halts      map[string]*halt // by service
 
-	faults  bool // anything may break
-	calling bool // somebody wants callbacks
-	lining  bool // there are tenants and priorities, so there are lines
-	pausing bool // services are paused and resumed
-	steps   int
-	number  int // of the latest call
-	trace   bytes.Buffer
-	silent  bool  // nobody wants to see the trace
-	broken  error // the first thing that must not be
+	faults   bool // anything may break
+	calling  bool // somebody wants callbacks
+	batching bool // requests are submitted in batches
+	lining   bool // there are tenants and priorities, so there are lines
+	pausing  bool // services are paused and resumed
+	steps    int
+	number   int // of the latest call
+	trace    bytes.Buffer
+	silent   bool  // nobody wants to see the trace
+	broken   error // the first thing that must not be
 }
 
 // trace lives a seed for so many steps, and to its end. It tells all that happened, and
@@ -100,7 +102,7 @@ func live(t *testing.T, redis *store, seed uint64, steps int, heals, silent bool
 			sent: make(chan struct{}, 1), named: map[string]*record{}, halts: map[string]*halt{}, late: map[string]bool{}, gates: make([]*gate, 2),
 		}
 		redis.clear()
-		w.faults, w.lining, w.pausing = w.draw.IntN(4) > 0, w.draw.IntN(2) == 0, w.draw.IntN(3) == 0
+		w.faults, w.lining, w.pausing, w.batching = w.draw.IntN(4) > 0, w.draw.IntN(2) == 0, w.draw.IntN(3) == 0, w.draw.IntN(3) == 0
 		w.partitions = make([]string, 1+on(w.draw.IntN(4) == 0, 1))
 		for i := range w.gates {
 			w.begin(i)
