@@ -36,6 +36,7 @@ var (
 	notNames    = regexp.MustCompile(`'[^'\n]*'|--.*`) // literals and comments at the end of a line
 	members     = regexp.MustCompile(`([\w\])])\.\w+`) // of a table
 	declaration = regexp.MustCompile(`(?m)^(?:local function (\w+)|local ([\w, ]+)|(\w+) = function)`)
+	function    = regexp.MustCompile(`(?m)^(?:local function \w+|\w+ = function)\(([\w, ]*)(?:.*end$|(?s:.*?)^end$)`)
 )
 
 func luaFile(name string) *file {
@@ -54,16 +55,34 @@ func luaFile(name string) *file {
 			end = found[i+1][0]
 		}
 		u := unit{text: f.text[at[0]:end]}
-		for group := 2; group < len(at); group += 2 {
-			if at[group] >= 0 {
-				u.names = words(f.text[at[group]:at[group+1]])
-			}
-		}
-		u.words = slices.DeleteFunc(words(u.text), func(w string) bool { return slices.Contains(u.names, w) })
+		u.names, u.words = declared(u.text), wanted(u.text)
 		f.units = append(f.units, u)
 	}
 	luaRead[name] = f
 	return f
+}
+
+// declared are the names that a text declares.
+func declared(text string) (names []string) {
+	for _, found := range declaration.FindAllStringSubmatch(text, -1) {
+		names = append(names, words(strings.Join(found[1:], " "))...)
+	}
+	return names
+}
+
+// wanted are the words of a text that may be names declared before it: neither its own
+// nor, within a function, those of the parameters of that.
+func wanted(text string) []string {
+	own := declared(text)
+	var all []string
+	rest := function.ReplaceAllStringFunc(text, func(f string) string {
+		parameters := words(function.FindStringSubmatch(f)[1])
+		all = append(all, slices.DeleteFunc(words(f), func(w string) bool { return slices.Contains(parameters, w) })...)
+		return ""
+	})
+	all = slices.DeleteFunc(append(all, words(rest)...), func(w string) bool { return slices.Contains(own, w) })
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // words are those of a text of Lua that may be names of its own, each once.
@@ -81,11 +100,11 @@ func words(text string) []string {
 // is made only when Redis comes to it.
 func needed(files []string, verb string) string {
 	var units []unit
-	declared := map[string][]int{} // name → places in units
+	places := map[string][]int{} // name → in units
 	for _, name := range files {
 		for _, u := range luaFile(name).units {
 			for _, n := range u.names {
-				declared[n] = append(declared[n], len(units))
+				places[n] = append(places[n], len(units))
 			}
 			units = append(units, u)
 		}
@@ -93,8 +112,8 @@ func needed(files []string, verb string) string {
 	kept := make([]bool, len(units))
 	behind := func(text string) string {
 		before := slices.Clone(kept)
-		for queue := words(text); len(queue) > 0; queue = queue[1:] {
-			for _, i := range declared[queue[0]] {
+		for queue := wanted(text); len(queue) > 0; queue = queue[1:] {
+			for _, i := range places[queue[0]] {
 				if !kept[i] {
 					kept[i] = true
 					queue = append(queue, units[i].words...)

@@ -32,6 +32,34 @@ func TestScriptHasWhatItNeeds(t *testing.T) {
 	}
 }
 
+// What settle.lua needs for replies that are not plain is made when one comes.
+func TestSettleMakesWhatPlainRepliesNeed(t *testing.T) {
+	before, _, found := strings.Cut(settleScript.source, "local function others(")
+	if !found {
+		t.Fatal("settle.lua has no others")
+	}
+	for _, rare := range []string{"local function load(", "local function release(", "local function enqueue("} {
+		if strings.Contains(before, rare) || !strings.Contains(settleScript.source, rare) {
+			t.Errorf("settle.lua has %q before others, or not at all", rare)
+		}
+	}
+}
+
+// A text wants what it names, but not what it declares or takes as a parameter.
+func TestWhatATextWants(t *testing.T) {
+	for text, want := range map[string]string{
+		"local function f(a)\n  return a + b\nend\n":                        "b end function local return",
+		"local function f(a) return a + b end\nf(a)\n":                      "a b end function local return",
+		"local function f(a)\n  if a then\n    g()\n  end\nend\nprint(a)\n": "a end function g if local print then",
+		"local x, y = z, 1\nw = function(x) return q end\n":                 "1 end function local q return z",
+		"say('text', r.member, v[1].other) -- a note\n":                     "1 r say v",
+	} {
+		if got := strings.Join(wanted(text), " "); got != want {
+			t.Errorf("%q wants %q, not %q", text, got, want)
+		}
+	}
+}
+
 // What is left out depends on every shared name being declared from the start of a
 // line, once, and on those files doing nothing else.
 func TestSharedFilesOnlyDeclare(t *testing.T) {
