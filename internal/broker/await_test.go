@@ -134,7 +134,7 @@ func TestDeleteWaitsForNoClock(t *testing.T) {
 		r := submit(t, b, "x")
 		send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
 		settle(t, b)
-		record := "cc:{0}:request:" + r.ID.String()
+		record := unfolded(t.Context(), t, redis.Client, r.ID.String())
 		_, rest, _ := strings.Cut(redis.Client.HGet(t.Context(), record, "plan").Val(), " ")
 		redis.Client.HSet(t.Context(), record, "plan", fmt.Sprint(r.Created.Add(time.Hour).UnixMilli(), " ", rest))
 		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)

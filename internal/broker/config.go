@@ -20,7 +20,7 @@ import (
 const (
 	// protocolVersion is raised when an older gateway could no longer work on
 	// the same data.
-	protocolVersion = "2"
+	protocolVersion = "3"
 	// formerMemory is for how long a former number of partitions is remembered:
 	// longer than any idempotency key lives, which is bound to its home, also that
 	// of a request that is delayed for a month.

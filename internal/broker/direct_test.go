@@ -77,7 +77,7 @@ func alone(contents string) string {
 func contents(t *testing.T, redis *redistest.Redis, r broker.Record) string {
 	t.Helper()
 	ctx := t.Context()
-	record := redis.Client.HGetAll(ctx, "cc:{0}:request:"+r.ID.String()).Val()
+	record := recordOf(ctx, t, redis.Client, r.ID.String())
 	instants := regexp.MustCompile(`\b1[0-9]{12}\b`)
 	plain := strings.NewReplacer(r.ID.String(), "<id>", record["nonce"], "<nonce>", record["entry"], "<entry>")
 	var lines []string
@@ -100,7 +100,14 @@ func contents(t *testing.T, redis *redistest.Redis, r broker.Record) string {
 				values = append(values, fmt.Sprintf("%v@%.0f", z.Member, z.Score))
 			}
 		case "string":
-			values = append(values, redis.Client.Get(ctx, key).Val())
+			id, found := strings.CutPrefix(key, "cc:{0}:request:")
+			if !found {
+				values = append(values, redis.Client.Get(ctx, key).Val())
+				break
+			}
+			for field, value := range recordOf(ctx, t, redis.Client, id) {
+				values = append(values, field+"="+value)
+			}
 		}
 		slices.Sort(values)
 		line := fmt.Sprintf("%s expires=%t %s", key, redis.Client.PTTL(ctx, key).Val() > 0, strings.Join(values, "\n  "))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,6 +132,10 @@ func members(t *testing.T, redis *redistest.Redis, key, kind string) (names []st
 			names = append(names, "group="+group.Name)
 		}
 	case "zset", "list", "string":
+		if id, found := strings.CutPrefix(key, "cc:{0}:request:"); found {
+			names = slices.Collect(maps.Keys(recordOf(ctx, t, redis.Client, id)))
+			break
+		}
 		n := map[string]int64{
 			"zset": redis.Client.ZCard(ctx, key).Val(), "list": redis.Client.LLen(ctx, key).Val(), "string": 1,
 		}[kind]

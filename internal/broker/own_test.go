@@ -80,7 +80,7 @@ func TestNameOfAProcessIsShort(t *testing.T) {
 	redis := redistest.Start(t)
 	b := open(t, redis, func(o *broker.Options) { o.Name = broker.NameOn(strings.Repeat("host.", 20)) })
 	r := submit(t, b, "x", func(s *broker.Submission) { s.Await = &awaited{attach: true} })
-	if how, err := redis.Client.ObjectEncoding(t.Context(), "cc:{0}:request:"+r.ID.String()).Result(); err != nil || how != "listpack" {
+	if how, err := redis.Client.ObjectEncoding(t.Context(), unfolded(t.Context(), t, redis.Client, r.ID.String())).Result(); err != nil || how != "listpack" {
 		t.Errorf("the record is a %s, %v", how, err)
 	}
 }

@@ -145,12 +145,23 @@ func everything(t *testing.T, dial func(context.Context, string, string) (net.Co
 	c := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", Dialer: dial})
 	defer c.Close()
 	for i := 0; i < len(names); i += 2 {
-		if nonce := c.HGet(ctx, "cc:{0}:request:"+names[i], "nonce").Val(); nonce != "" {
+		if nonce := recordOf(ctx, t, c, names[i])["nonce"]; nonce != "" {
 			names = append(names, nonce, "<nonce>")
 		}
 	}
 	var lines []string
 	for _, key := range c.Keys(ctx, "cc:{0}:*").Val() {
+		if id, found := strings.CutPrefix(key, "cc:{0}:request:"); found && c.Type(ctx, key).Val() == "string" {
+			left := c.PTTL(ctx, key).Val()
+			unfolded(ctx, t, c, id)
+			if reply := c.HGet(ctx, key, "reply").Val(); len(reply) > 64 {
+				c.HDel(ctx, key, "reply")
+				lines = append(lines, fmt.Sprint("cc:{0}:reply:", id, " ", left, " ", reply))
+			}
+			if left > 0 {
+				c.PExpire(ctx, key, left)
+			}
+		}
 		var values []string
 		switch c.Type(ctx, key).Val() {
 		case "hash":

@@ -110,7 +110,7 @@ func poison(t *testing.T, redis *redistest.Redis, key string, r broker.Record) {
 	t.Helper()
 	ctx := t.Context()
 	if key == "plan" {
-		if err := redis.Client.HSet(ctx, "cc:{0}:request:"+r.ID.String(), "plan", "no plan").Err(); err != nil {
+		if err := redis.Client.HSet(ctx, unfolded(ctx, t, redis.Client, r.ID.String()), "plan", "no plan").Err(); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -20,11 +20,11 @@ var scripts []*script // all of them, for load
 // newScript reads the script of a verb that moves requests. with names what it needs
 // beside what all of those share.
 func newScript(verb string, with ...string) *script {
-	return scriptOf(slices.Concat([]string{"prelude", "line", "share", "dead", "outcome"}, with, []string{verb})...)
+	return scriptOf(slices.Concat([]string{"prelude", "record", "moves", "line", "share", "dead", "outcome"}, with, []string{verb})...)
 }
 
 // newPlainScript reads the script of a verb that moves none.
-func newPlainScript(verb string) *script { return scriptOf("prelude", verb) }
+func newPlainScript(verb string) *script { return scriptOf("prelude", "record", "moves", verb) }
 
 // scriptOf reads the last of files, behind what that needs of those before it. Where it
 // begins with a block, that comes first: it says that there is nothing to do, before

@@ -9,7 +9,7 @@ import (
 
 var (
 	submitScript = newScript("submit", "intake")
-	directScript = scriptOf("prelude", "clocks", "direct")
+	directScript = scriptOf("prelude", "record", "moves", "clocks", "direct")
 )
 
 // submits are calls that one script takes together, all of one partition.

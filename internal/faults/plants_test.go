@@ -63,7 +63,7 @@ var plants = []struct {
 		File: "internal/broker/lua/decide.lua", Good: "even_when_full()", Bad: "",
 	}},
 	{"poison", fleet.Plant{ // stays where it is
-		File: "internal/broker/lua/prelude.lua", Good: "local function disown(found, f)\n  drop(found)", Bad: "local function disown(found, f)\n  if not f then drop(found) end",
+		File: "internal/broker/lua/moves.lua", Good: "local function disown(found, f)\n  drop(found)", Bad: "local function disown(found, f)\n  if not f then drop(found) end",
 	}},
 	{"workers in a crash loop", fleet.Plant{ // by a request that has no end of attempts
 		File: "internal/broker/lua/outcome.lua", Good: "if r.attempt >= r.max then", Bad: "if false then",

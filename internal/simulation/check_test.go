@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/correlation"
+	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
 // kind is what a record is of.
@@ -198,6 +199,10 @@ func (w *world) there(key string) bool { return w.fields(key)("plan") != "" }
 // fields are those that Redis holds of a record, "" for one that it has not. Nothing else
 // here knows how it holds them.
 func (w *world) fields(key string) (get func(field string) string) {
+	if text, err := w.redis.Get(key); err == nil {
+		brief := redistest.Record(text)
+		return func(field string) string { return brief[field] }
+	}
 	return func(field string) string { return w.redis.HGet(key, field) }
 }
 

@@ -13,7 +13,7 @@ const (
 	memoryLeft     = 5                // bytes a request: less than any key
 	memoryKept     = 40 * time.Second // retention, above what it takes to answer all of them
 	memoryPatience = 90 * time.Second
-	settled        = 2 * time.Second // for what upkeep does after the last reply
+	settled        = 6 * time.Second // for what upkeep does after the last reply: who was accepted together waits for 5 s together
 )
 
 // memoryRow: what a request takes of Redis while it is pending, once it is

@@ -6,7 +6,7 @@
 -- KEYS[1] record   KEYS[2] reply stream of the partition
 -- ARGV[2] id, [3] attempt, [4] nonce, from [5] on the fields of the reply
 -- Returns {'taken' | 'gone' | 'foreign' | 'lost', status of the request}
-local r = load(ARGV[2])
+local r = peek(ARGV[2])
 if not r or gone(r) then return { 'gone', '' } end
 if r.nonce ~= ARGV[4] then return { 'foreign', '' } end
 if TERMINAL[r.status] then return { 'lost', r.status } end

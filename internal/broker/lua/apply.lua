@@ -86,7 +86,7 @@ end
 local function apply(entry, f, n)
   local id, attempt, nonce = named(f.token)
   if not id then return aside('garbage', 'token', entry, f) end
-  local r = load(id)
+  local r = peek(id)
   if not r then return note('orphan', id) end
   if nonce ~= r.nonce then return aside('foreign', 'nonce', entry, f) end
   attempt = tonumber(attempt)
@@ -97,6 +97,7 @@ local function apply(entry, f, n)
   end
   if attempt ~= r.attempt or r.status == 'scheduled' then return note('stale', id, r.service) end
   if at > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and at > clock(r)) then return note('late', id, r.service) end
+  unfold(r)
   local seq = number(f.seq)
   if seq then
     if seq <= r.wseq then return note('duplicate', id, r.service) end
@@ -171,7 +172,7 @@ local function look_ahead(from)
     local f, flat = {}, ahead[i][2]
     for j = 1, #flat, 2 do f[flat[j]] = flat[j + 1] end
     local id = named(f.token)
-    local r = id and f.type == 'final' and load(id)
+    local r = id and f.type == 'final' and peek(id)
     if r and not TERMINAL[r.status] and verdict(r, ahead[i][1]) == false then found[#found + 1] = ahead[i][1] .. ' ' .. r.service end
   end
   return found

@@ -8,10 +8,10 @@
 -- Returns {'canceled', report line, view} | {'terminal', '', view} | {'gone'}; the view
 --     as in view.go.
 even_when_full()
-local r = load(ARGV[2])
+local r = peek(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
 if TERMINAL[r.status] then return { 'terminal', '', (view(ARGV[2], tonumber(ARGV[3]))) } end
-local line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled',
+local line = finish(unfold(r), { status = 'canceled', reason = 'client', code = 'canceled',
   message = 'The request was canceled by its client.' })
 conclude()
 return { 'canceled', line, (view(ARGV[2], tonumber(ARGV[3]))) }

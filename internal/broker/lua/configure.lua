@@ -32,19 +32,16 @@ for key in string.gmatch(ARGV[4], '[^,]+') do
     known[key] = true
   end
 end
-local tags, more, protocol = {}, {}, c[1] or '1'
+local tags, more = {}, {}
 for tag in string.gmatch(c[5] or '', '[^,]+') do tags[#tags + 1] = tag end
 for tag in string.gmatch(ARGV[6], '[^,]+') do more[#more + 1] = tag end
 for i = #tags + 1, partitions do tags[i] = more[i] or int(i - 1) end
-for i = 1, partitions do
-  if tags[i] ~= int(i - 1) then protocol = ARGV[2] end -- who takes a tag for a number may not come near
-end
 tags, former = table.concat(tags, ','), table.concat(former, ' ')
 local founded = c[6] or int(NOW)
 -- Every gateway asks once a second: what is there already is not written.
-if not (c[1] == protocol and tonumber(c[2] or nil) == partitions and c[3] == keys and c[4] == former and c[5] == tags and c[6]) then
+if not (c[1] == ARGV[2] and tonumber(c[2] or nil) == partitions and c[3] == keys and c[4] == former and c[5] == tags and c[6]) then
   redis.call('HDEL', KEYS[1], '-') -- as even_when_full, in the slot of this key
-  redis.call('HSET', KEYS[1], 'protocol', protocol, 'partitions', int(partitions), 'tags', tags, 'id_keys', keys,
+  redis.call('HSET', KEYS[1], 'protocol', ARGV[2], 'partitions', int(partitions), 'tags', tags, 'id_keys', keys,
     'former', former, 'founded', founded)
 end
-return { protocol, int(partitions), keys, former, int(NOW), founded, tags }
+return { ARGV[2], int(partitions), keys, former, int(NOW), founded, tags }

@@ -25,7 +25,7 @@ local function note(kind, id, service) report[#report + 1] = kind .. ' ' .. id .
 -- move returns 'settle' where a reply must be settled first: the clock that
 -- ran out may have done so after the instant at which r was to be looked at.
 local function move(id)
-  local r = load(id)
+  local r = peek(id)
   if not r or TERMINAL[r.status] then
     redis.call('ZREM', KEYS[1], id)
     if not r then note('orphan', id, '-') end
@@ -35,9 +35,9 @@ local function move(id)
   local at, reason = clock(r)
   if NOW >= at then
     if unsettled(at) then return 'settle' end
-    report[#report + 1] = time_out(r, reason)
+    report[#report + 1] = time_out(unfold(r), reason)
   elseif r.release and NOW >= r.release then
-    readmit(r)
+    readmit(unfold(r))
     note('release', r.id, r.service)
   else
     schedule(r)

@@ -7,7 +7,7 @@
 --     they are over
 -- Returns {'deleted', report line or ''} | {'gone'} | {'young', '', ms to wait}.
 even_when_full()
-local r = load(ARGV[2])
+local r = peek(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
 local most = tonumber(ARGV[4])
 local young = r.created + most + 1 - NOW -- both are cut to the millisecond
@@ -15,7 +15,7 @@ if r.status == 'succeeded' and most > 0 and young > 0 then return { 'young', '',
 local line = ''
 if not TERMINAL[r.status] then
   r.callback = nil -- forgetting also forgets the callback
-  line = finish(r, { status = 'canceled', reason = 'client', code = 'canceled', forgotten = true,
+  line = finish(unfold(r), { status = 'canceled', reason = 'client', code = 'canceled', forgotten = true,
     message = 'The request was deleted by its client.' })
   conclude()
 end

@@ -4,12 +4,9 @@
 -- KEYS[1] record
 -- ARGV[2] id, [3] gateway
 -- Returns 1 where the gateway was on the list, else 0.
-local left, found = {}, 0
-for gateway in string.gmatch(redis.call('HGET', KEYS[1], 'waiters') or '', '%S+') do
+local r, left, found = peek(ARGV[2]), {}, 0
+for gateway in string.gmatch(r and r.waiters or '', '%S+') do
   if gateway == ARGV[3] then found = 1 else left[#left + 1] = gateway end
 end
-if found == 1 then
-  if #left > 0 then redis.call('HSET', KEYS[1], 'waiters', table.concat(left, ' '))
-  else redis.call('HDEL', KEYS[1], 'waiters') end
-end
+if found == 1 then await(r, table.concat(left, ' ')) end
 return found

@@ -54,20 +54,10 @@ local function fresh(k)
   return found
 end
 
--- fields are those of a record that not every one has, of a request of the kind k with
--- the options o.
-local function fields(k, o)
-  local all = {}
-  local function set(name, value)
-    if value and value ~= '' then all[#all + 1] = name; all[#all + 1] = value end
-  end
-  set('tenant', k.tenant)
-  set('callback', o.callback)
-  set('idem', o.idem)
-  set('tags', o.tags)
-  set('trace', o.trace)
-  set('waiters', k.waiter)
-  return all
+-- more is what not every record has, of a request of the kind k with the options o.
+local function more(k, o)
+  o.tenant, o.waiters = k.tenant, k.waiter
+  return lines(o)
 end
 
 -- take accepts those of the kind k that are plain.
@@ -85,7 +75,7 @@ local function take(k)
   if start ~= '0' then due = math.min(due, NOW + start) end
   if run ~= '0' then due = math.min(due, NOW + run) end
   local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '
-  local now, ends, plain, open, ids = int(NOW), int(deadline), fields(k, {}), k.open, k.ids
+  local now, ends, plain, open, ids = int(NOW), int(deadline), more(k, {}), k.open, k.ids
   k.due, backoff = int(due), ' ' .. backoff
   local ordinal = call('HINCRBY', P .. 'counts', 'a:' .. service, #found) - #found
   local begins, records, options, before, content_type, headers = k.begins, k.records, k.options, k.before, k.content_type, k.headers
@@ -95,8 +85,7 @@ local function take(k)
     local id, nonce = ARGV[begin], ARGV[begin + 1]
     ordinal = ordinal + 1
     local entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, ARGV[begin + 2])
-    call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff,
-      'status', 'queued', 'attempt', '1', 'entry', entry, unpack(o and fields(k, o) or plain))
+    call('SET', key, brief(service, nonce, entry, clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff) .. (o and more(k, o) or plain))
     if o and o.binding then call('SET', o.binding, id .. ' ' .. o.fingerprint) end
     open[2 * i + 1], open[2 * i + 2], ids[i] = now, id, id
     answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal

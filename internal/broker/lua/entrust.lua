@@ -5,7 +5,7 @@
 -- KEYS[1] record
 -- ARGV[2] id, [3] token, [4] entry, [5] worker
 -- Returns 1 where the worker has it, 0 where it is nobody's to have any more.
-local r = load(ARGV[2])
+local r = peek(ARGV[2])
 if not r or TERMINAL[r.status] or r.entry ~= ARGV[4] or token(r) ~= ARGV[3] then return 0 end
 if claim(r) then return r.worker == ARGV[5] and 1 or 0 end -- this ran before, or somebody else was faster
 if NOW >= clock(r) then return 0 end

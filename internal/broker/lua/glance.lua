@@ -9,7 +9,7 @@
 --     it is made of others, or this gateway is not registered with it
 local answers = {}
 for i = 3, #ARGV do
-  local r = load(ARGV[i])
+  local r = peek(ARGV[i])
   if not r or gone(r) then
     answers[i - 2] = 'gone'
   elseif r.via or r.legs or not string.find(' ' .. (r.waiters or '') .. ' ', ' ' .. ARGV[2] .. ' ', 1, true) then

@@ -6,7 +6,7 @@
 -- the earlier request, or 'mismatch' where that had another fingerprint.
 local function meaning(binding, fingerprint)
   local other, its = string.match(redis.call('GET', binding) or '', '^(%S+) (%S+)$')
-  local earlier = other and load(other)
+  local earlier = other and peek(other)
   if not earlier or gone(earlier) then return nil end
   if its ~= fingerprint then return 'mismatch' end
   return 'replayed', other

@@ -26,11 +26,11 @@ if #silent > 0 then unless_full() end
 local function look(entry, idle)
   local found = { entry = entry, service = service }
   local f = content(found)
-  local r = f and load(named(f.token) or f.id or '')
+  local r = f and peek(named(f.token) or f.id or '')
   if not r or TERMINAL[r.status] or r.entry ~= entry then return note(disown(found, f)) end
   if idle < r.lease then return end
   if unsettled(NOW - idle + r.lease) then return 'settle' end
-  report[#report + 1] = lapse(r, f)
+  report[#report + 1] = lapse(unfold(r), f)
 end
 
 local verdict = 'done'

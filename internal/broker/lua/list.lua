@@ -18,7 +18,7 @@ local service, beginning = ARGV[7], ARGV[8]
 local function fits(id)
   if string.sub(id, 1, #beginning) ~= beginning then return false end
   if service == '' and #ARGV < 9 then return true end
-  local v = redis.call('HMGET', record_key(id), 'service', 'tags')
+  local v = read(record_key(id), { 'service', 'tags' })
   if not v[1] or (service ~= '' and v[1] ~= service) then return false end
   local tags = ' ' .. (v[2] or '') .. ' '
   for i = 9, #ARGV do

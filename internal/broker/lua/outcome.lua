@@ -319,9 +319,12 @@ local function over(r, v, o, inline)
     from = r.via
     text = redis.call('HGET', record_key(from), 'reply')
   end
-  text = text or o[5] and redis.call('GETRANGE', reply_key(from), 0, inline) or '' -- a byte more than may be returned
-  local size = #text
-  if size > inline then size, text = reply_size(from), '' end
+  local size = text and #text
+  if not text then
+    text = o[5] and redis.call('GETRANGE', reply_key(from), 0, inline) or '' -- a byte more than may be returned
+    size = #text > inline and redis.call('STRLEN', reply_key(from)) or #text
+  end
+  if size > inline then text = '' end
   v[28], v[29] = int(size), text
 end
 
@@ -329,14 +332,14 @@ end
 -- only for a callback. Returns the view, and of the record what there was to read.
 local function view(id, inline, owed)
   local key = record_key(id)
-  local v = redis.call('HMGET', key, unpack(OPEN))
+  local v, f = read(key, OPEN)
   if not v[1] or not v[2] then return nil end
-  local r = { id = id, key = key, service = v[1], status = v[4], entry = v[6], started = tonumber(v[7] or nil), waiters = v[19] }
+  local r = { id = id, key = key, service = v[1], status = v[4], entry = v[6], started = tonumber(v[7] or nil), waiters = v[19], brief = f }
   if v[17] or v[18] then r = load(id) -- it is made of others
   elseif not v[6] then policy(r, v[15]) end
   local o
   if TERMINAL[v[4]] then
-    o = redis.call('HMGET', key, unpack(OVER))
+    o = read(key, OVER)
     r.finished, r.retention = tonumber(o[1] or nil), tonumber((string.match(v[2], '^%d+ %d+ %d+ %d+ %d+ %d+ (%d+)')))
     if gone(r) and not owed then return nil end
   elseif r.status == 'queued' and claim(r) then

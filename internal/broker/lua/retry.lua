@@ -7,7 +7,7 @@
 --     queued or wait, [6] concurrency of the service or 0
 -- Returns {'accepted' | 'replayed', ID of the new request} | {'refused' where it is
 --     open, succeeded or canceled} | {'full'} | {'lost'} | {'taken'} | {'gone'}.
-local r = load(ARGV[2])
+local r = peek(ARGV[2])
 if not r or gone(r) then return { 'gone' } end
 if r.status ~= 'failed' and r.status ~= 'timed_out' then return { 'refused' } end
 local earlier = redis.call('HGET', r.key, 'retried_as')

@@ -19,7 +19,7 @@ local key, bodies = KEYS[1], tonumber(ARGV[19])
 local PARTS, first = 12, 20 + bodies
 local legs_n = (#ARGV - first + 1) / PARTS
 
-local known = redis.call('HMGET', key, 'nonce', 'plan', 'status')
+local known = read(key, { 'nonce', 'plan', 'status' })
 if known[1] then
   if known[1] ~= nonce then return { 'collision' } end
   if not known[2] then return { 'gone' } end

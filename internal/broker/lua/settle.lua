@@ -62,8 +62,8 @@ local function others()
   return made
 end
 
-local call, sub, match = redis.call, string.sub, string.match
-local now, nothing = int(NOW), {}
+local call, sub, match, gmatch, gsub, find = redis.call, string.sub, string.match, string.gmatch, string.gsub, string.find
+local now = int(NOW)
 local services, tenants, clocks, types, codes = {}, {}, {}, {}, {} -- what is known of them, by their text
 local dues, applied = { 'ZREM', P .. 'due' }, 0
 
@@ -111,24 +111,38 @@ local function plain_reply(flat)
   local id = label and sub(label, 1, 36)
   if not may or kind ~= 'final' or not id or sub(label, 37, 39) ~= '.1.' or #body > largest then return bytes, id end
   return bytes, id, { id = id, nonce = sub(label, 40), ctype = ctype, code = code or false, headers = headers or false, body = body,
-    key = record_key(id), record = false, created = 0, created_text = '', clocks = false, service = false, tenant = false, held = false }
+    key = record_key(id), entry = '', brief = false, also = '', created = 0, created_text = '', clocks = false, service = false, tenant = false,
+    placed = false, idem = false, callback = false, waiters = false, held = false }
 end
 
--- plain_request reads the record for the reply c. Returns whether it is plain too: it
--- waits for no more than a worker, nobody has heard of one, and what its end has to
--- tell others is told here.
-local function plain_request(c)
-  local v = redis.pcall('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
-    'callback', 'waiters', 'seq')
-  if v[1] ~= 'queued' or v[2] ~= c.nonce or v[3] ~= '1' or not v[4] or not v[5] or not v[6] or v[8] then return false end
-  if v[14] then return false end -- it was heard of while nobody held its entry, see renew
-  if v[7] and not match(v[7], '^%d+ %d+ %- ') then return false end -- it has a gate
-  local created, rest = match(v[6], '^(%d+) (%d+ %d+ %d+ %d+ %d+ %d+ %S+) %d+ %d+$')
-  if not created then return false end
-  c.record, c.created_text, c.created, c.clocks = v, created, tonumber(created), clocks[rest] or clocks_of(rest)
-  c.service = services[v[5]] or service_of(v[5])
+-- plain_request reads the record for the reply c, which is brief where that is a text.
+-- Returns whether it is plain too: it waits for no more than a worker, nobody has heard of
+-- one, and what its end has to tell others is told here.
+local function plain_request(c, text)
+  local service, nonce, created, rest, policy, tenant
+  if text then
+    service, nonce, c.entry, created, rest, c.also = match(text, '^(%S+) (%x+) (%S+) (%d+) (%d+ %d+ %d+ %d+ %d+ %d+ %S+) %d+ %d+(.*)$')
+    if not service then return false end
+    if c.also ~= '' then
+      if string.byte(c.also) ~= 10 then return false end -- it has succeeded
+      local f = {}
+      for name, value in gmatch(c.also, '\n(%a+) ([^\n]*)') do f[name] = value end
+      c.placed, c.idem, c.callback, c.waiters, policy, tenant = f.place, f.idem, f.callback, f.waiters, f.policy, f.tenant
+    end
+  else
+    local v = redis.pcall('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
+      'callback', 'waiters', 'seq')
+    if v[1] ~= 'queued' or v[3] ~= '1' or not v[4] or not v[5] or not v[6] or v[8] then return false end
+    if v[14] then return false end -- it was heard of while nobody held its entry, see renew
+    created, rest = match(v[6], '^(%d+) (%d+ %d+ %d+ %d+ %d+ %d+ %S+) %d+ %d+$')
+    if not created then return false end
+    service, nonce, c.entry, c.placed, c.idem, c.callback, c.waiters, policy, tenant = v[5], v[2], v[4], v[9], v[11], v[12], v[13], v[7], v[10]
+  end
+  if nonce ~= c.nonce or policy and not match(policy, '^%d+ %d+ %- ') then return false end -- the second has a gate
+  c.brief, c.created_text, c.created, c.clocks = text, created, tonumber(created), clocks[rest] or clocks_of(rest)
+  c.service = services[service] or service_of(service)
   if c.service.judged or c.clocks.minimal then return false end
-  c.tenant = tenants[v[10] or ''] or tenant_of(v[10] or '')
+  c.tenant = tenants[tenant or ''] or tenant_of(tenant or '')
   return true
 end
 
@@ -145,9 +159,9 @@ end
 local function find_holders(s)
   local asked, n, held, missed = s.asked, s.waits, {}, 0
   if n > 1 and not s.apart then
-    local first, last = asked[1].record[4], asked[1].record[4]
+    local first, last = asked[1].entry, asked[1].entry
     for i = 2, n do
-      local entry = asked[i].record[4]
+      local entry = asked[i].entry
       if before(entry, first) then first = entry elseif before(last, entry) then last = entry end
     end
     local found = redis.pcall('XPENDING', s.queue, 'workers', first, last, 2 * n)
@@ -155,72 +169,83 @@ local function find_holders(s)
   end
   for i = 1, n do
     local c = asked[i]
-    c.held = held[c.record[4]]
+    c.held = held[c.entry]
     if not c.held then
       missed = missed + 1
-      c.held = redis.pcall('XPENDING', s.queue, 'workers', c.record[4], c.record[4], 1)[1]
+      c.held = redis.pcall('XPENDING', s.queue, 'workers', c.entry, c.entry, 1)[1]
     end
     asked[i] = nil
   end
   s.apart, s.waits = s.apart or n > 1 and missed * 2 > n, 0
 end
 
--- with is the list with a field more; nothing stays as it is.
-local function with(list, name, value)
-  if list == nothing then return { name, value } end
-  list[#list + 1] = name
-  list[#list + 1] = value
-  return list
+-- record writes the outcome into the record of the request that the plain reply c is
+-- to, with its reply.
+local function record(c, started, worker, rtype, rstatus, rheaders)
+  local all, callback = c.clocks, c.callback and c.clocks.calls
+  if c.brief and not callback and not find(worker .. rheaders, '\n', 1, true) then
+    local first, also = sub(c.brief, 1, #c.brief - #c.also), c.also
+    if c.waiters or c.placed then also = gsub(gsub(also, '\nwaiters [^\n]*', ''), '\nplace [^\n]*', '') end
+    also = also .. '\nworker ' .. worker .. '\nrtype ' .. rtype
+    if rstatus ~= '' then also = also .. '\nrstatus ' .. rstatus end
+    if rheaders ~= '' then also = also .. '\nrheaders ' .. rheaders end
+    if #c.body > WITHIN then call('SET', reply_key(c.id), c.body, 'PXAT', all.expires) else also = also .. '\n\n' .. c.body end
+    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. also, 'PXAT', all.expires)
+    return
+  end
+  local more, expires = {}, all.expires
+  local function set(name, value)
+    more[#more + 1] = name
+    more[#more + 1] = value
+  end
+  if callback then
+    try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
+    set('owed', '1')
+    expires = int(math.max(all.forgotten, NOW + CALLBACK_WINDOW))
+  end
+  if rstatus ~= '' then set('rstatus', rstatus) end
+  if rheaders ~= '' then set('rheaders', rheaders) end
+  if #c.body > SHORT then call('SET', reply_key(c.id), c.body, 'PXAT', expires)
+  elseif c.body ~= '' then set('reply', c.body) end
+  if c.brief then unfold({ id = c.id, key = c.key, brief = fields_of(c.brief) }) end
+  call('HSET', c.key, 'status', 'succeeded', 'finished', now, 'rtype', rtype, 'started', started, 'worker', worker, unpack(more))
+  call('PEXPIREAT', c.key, expires)
+  if c.waiters or c.placed then call('HDEL', c.key, 'waiters', 'place') end
 end
 
 -- apply_plain records the outcome of the plain reply c, which Redis took at an instant.
 -- Returns false, and has done nothing, where it is not plain after all: nobody holds
 -- its entry, or it came late.
 local function apply_plain(c, at)
-  local held, all = c.held, c.clocks
-  local entry, placed, idem, callback, waiters = c.record[4], c.record[9], c.record[11], c.record[12], c.record[13]
+  local held, all, entry, waiters = c.held, c.clocks, c.entry, c.waiters
   if not held or sub(held[2], 1, 5) == 'pull:' then return false end
   local started, latest = math.max(NOW - held[3], stream_ms(entry)), c.created + all.timeout
   if all.start > 0 and started > c.created + all.start then latest = math.min(latest, c.created + all.start) end
   if all.run > 0 then latest = math.min(latest, started + all.run) end
   if at > latest then return false end
 
-  local more, expires = nothing, all.expires
-  if callback and all.calls then
-    try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
-    more = with(more, 'owed', '1')
-    expires = int(math.max(all.forgotten, NOW + CALLBACK_WINDOW))
-  end
-  local rstatus, rheaders = '', nil
+  local rstatus, rheaders = '', ''
   if c.code then
     rstatus = codes[c.code] or status_code(c.code)
     codes[c.code] = rstatus
-    if rstatus ~= '' then more = with(more, 'rstatus', rstatus) end
   end
-  if c.headers and c.headers ~= '' and #c.headers <= MAX_REPLY_HEADERS then
-    rheaders = c.headers
-    more = with(more, 'rheaders', rheaders)
-  end
-  if #c.body > SHORT then call('SET', reply_key(c.id), c.body, 'PXAT', expires)
-  elseif c.body ~= '' then more = with(more, 'reply', c.body) end
+  if c.headers and #c.headers <= MAX_REPLY_HEADERS then rheaders = c.headers end
   local rtype = types[c.ctype] or content_type(c.ctype)
   types[c.ctype] = rtype
-  call('HSET', c.key, 'status', 'succeeded', 'finished', now, 'rtype', rtype, 'started', int(started), 'worker', held[2], unpack(more))
-  call('PEXPIREAT', c.key, expires)
-  if idem then
-    local bound = binding({ id = c.id, idem = idem })
+  record(c, int(started), held[2], rtype, rstatus, rheaders)
+  if c.idem then
+    local bound = binding({ id = c.id, idem = c.idem })
     if bound then call('PEXPIREAT', bound, all.expires) end
   end
   if waiters then
     local r = { id = c.id, entry = entry, waiters = waiters, attempt = 1, seq = 0, retention = all.retention, worker = held[2] }
     wake_for(c.id, waiters, told(r, { status = 'succeeded', reply = c.body, rtype = rtype, rstatus = rstatus, rheaders = rheaders }, started))
   end
-  if waiters or placed then call('HDEL', c.key, 'waiters', 'place') end
 
   local s, t, n = c.service, c.tenant, applied
   applied, ended, all.n = n + 1, ended + 1, all.n + 1
   plain[4 * n + 1], plain[4 * n + 2], plain[4 * n + 3], plain[4 * n + 4] = c.id, s.name, NOW - c.created, NOW - started
-  if placed or not all.together then dues[#dues + 1] = c.id end
+  if c.placed or not all.together then dues[#dues + 1] = c.id end
   s.ack[s.n + 4], s.delete[s.n + 3] = entry, entry
   s.n, s.busy = s.n + 1, s.busy + math.max(0, NOW - started)
   t.ended[2 * t.n + 3], t.ended[2 * t.n + 4], t.opened[t.n + 3] = c.created_text, c.id, c.id
@@ -258,7 +283,7 @@ end
 -- read_handful reads entries of the reply stream, and the records of those that may be
 -- plain. Returns the bytes of all, and by its place each that the plain way may take.
 local function read_handful(entries)
-  local bytes, first, all = 0, {}, {}
+  local bytes, first, all, keys, asks = 0, {}, {}, {}, {}
   for i = 1, #entries do
     local size, id, c = plain_reply(entries[i][2])
     bytes = bytes + size
@@ -270,15 +295,20 @@ local function read_handful(entries)
     all[i] = c
   end
   for i = 1, #entries do
-    local c = all[i]
-    if c then
-      if plain_request(c) then
-        local s = c.service
-        s.waits = s.waits + 1
-        s.asked[s.waits] = c
-      else
-        all[i] = nil
-      end
+    if all[i] then
+      local n = #keys + 1
+      keys[n], asks[n] = all[i].key, i
+    end
+  end
+  local texts = #keys > 0 and call('MGET', unpack(keys))
+  for n = 1, #keys do
+    local c = all[asks[n]]
+    if plain_request(c, texts[n]) then
+      local s = c.service
+      s.waits = s.waits + 1
+      s.asked[s.waits] = c
+    else
+      all[asks[n]] = nil
     end
   end
   for _, s in pairs(services) do

@@ -25,7 +25,7 @@ local function register(r)
     even_when_full()
     writes = true
   end
-  redis.call('HSET', r.key, 'waiters', n > 0 and known .. ' ' .. gateway or gateway)
+  await(r, n > 0 and known .. ' ' .. gateway or gateway)
 end
 
 local function status(id, attach)

@@ -64,19 +64,20 @@ local function open_item(s, r)
 end
 
 -- store writes the record of r, which came by the submission s, with its clocks as the
--- plan in the record has them.
-local function store(s, r, clocks, events, f)
-  local n = #f
-  local function set(name, value)
-    if value then f[n + 1], f[n + 2], n = name, value, n + 2 end
+-- plan in the record has them; of what it has besides, f can be brief, others not.
+local function store(s, r, clocks, events, f, others)
+  local plan = clocks .. ' ' .. events .. ' ' .. int(r.ordinal or 0) .. ' ' .. s.plan.backoff
+  f.trace, f.policy, f.place = s.trace, s.policy, r.place and string.format('%.6f', r.place)
+  if r.entry and not next(others) then
+    redis.call('SET', r.key, brief(r.service, r.nonce, r.entry, plan) .. lines(f))
+    return
   end
-  set('entry', r.entry)
-  set('release', r.release and int(r.release))
-  set('place', r.place and string.format('%.6f', r.place))
-  set('trace', s.trace)
-  set('policy', s.policy)
-  redis.call('HSET', r.key, 'service', r.service, 'nonce', r.nonce, 'plan', clocks .. ' ' .. events .. ' ' .. int(r.ordinal or 0) .. ' ' .. s.plan.backoff,
-    'status', r.status, 'attempt', '1', unpack(f))
+  local all = { 'service', r.service, 'nonce', r.nonce, 'plan', plan, 'status', r.status, 'attempt', '1' }
+  others.entry, others.release = r.entry, r.release and int(r.release)
+  for _, part in ipairs({ f, others }) do
+    for name, value in pairs(part) do all[#all + 1] = name; all[#all + 1] = value end
+  end
+  redis.call('HSET', r.key, unpack(all))
 end
 
 -- queue has r, which runs, go where it may.
@@ -103,7 +104,7 @@ local function share_run(s, r, sharing, run, how)
     run.start, run.run = 0, 0 -- those who share it have their own
     queue(s, run)
     local clocks = table.concat({ int(NOW), int(time), '0', '0', int(run.lease), s.plan.max, s.plan.retention }, ' ')
-    store(s, run, clocks, '-', { 'parents', r.id, 'sharing', sharing.content .. ' ' .. sharing.ttl, 'sharers', '1' })
+    store(s, run, clocks, '-', {}, { parents = r.id, sharing = sharing.content .. ' ' .. sharing.ttl, sharers = '1' })
     schedule(run)
     if sharing.bind then
       redis.call('SET', content_key(sharing.content), run.id)
@@ -117,7 +118,7 @@ end
 local function submit(s)
   local key, idem = record_key(s.id), s.idem and P .. 'idempotency:' .. s.idem
   if redis.call('EXISTS', key) == 1 then
-    local known = redis.call('HMGET', key, 'nonce', 'plan', 'entry', 'status', 'shared')
+    local known = read(key, { 'nonce', 'plan', 'entry', 'status', 'shared' })
     if known[1] ~= s.nonce then return { 'collision' } end
     if not known[2] then return { 'gone' } end
     local created, ordinal = string.match(known[2], '^(%d+) .* (%d+) %d+$')
@@ -145,29 +146,14 @@ local function submit(s)
     if queued >= s.plan.most then return { 'full' } end
   end
 
-  local r, f = request(s, s.id, deadline), {}
-  local function set(name, value)
-    if value then f[#f + 1] = name; f[#f + 1] = value end
-  end
-  if sharing then
-    local shared
-    shared, run = share_run(s, r, sharing, run, how)
-    set('shared', shared)
-  else
-    queue(s, r)
-  end
-  set('tenant', s.tenant)
-  set('delay', s.delay)
-  set('callback', s.callback)
-  set('idem', s.idem)
-  set('tags', s.tags)
-  set('waiters', s.waiter)
-  set('batch', s.batch and s.batch .. ' ' .. s.item)
-  store(s, r, s.plan.clocks, s.events or '-', f)
+  local r, shared = request(s, s.id, deadline), nil
+  if sharing then shared, run = share_run(s, r, sharing, run, how) else queue(s, r) end
+  store(s, r, s.plan.clocks, s.events or '-', { tenant = s.tenant, callback = s.callback, idem = s.idem, tags = s.tags, waiters = s.waiter },
+    { delay = s.delay, shared = shared, batch = s.batch and s.batch .. ' ' .. s.item })
   if s.batch then open_item(s, r) end
   enroll(r, s.tenant or '', s.register, idem, s.fingerprint)
   if how == 'hit' then
-    local v = redis.call('HMGET', run.key, 'rtype', 'rstatus', 'rheaders')
+    local v = read(run.key, { 'rtype', 'rstatus', 'rheaders' })
     finish(load(r.id), { status = 'succeeded', rtype = v[1] or '', rstatus = v[2] or nil, rheaders = v[3] or nil })
     r.status = 'succeeded'
   end

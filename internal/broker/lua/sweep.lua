@@ -17,16 +17,16 @@ local report = {}
 local function note(kind, id) report[#report + 1] = kind .. ' ' .. id .. ' ' .. service end
 
 local function look(entry, f)
-  local r = load(named(f.token) or f.id or '')
+  local r = peek(named(f.token) or f.id or '')
   if not r or TERMINAL[r.status] or r.entry ~= entry then return note(disown({ entry = entry, service = service }, f)) end
   local p = redis.pcall('XPENDING', KEYS[1], 'workers', entry, entry, 1)
   if p.err then return end
-  local seen = p[1] and NOW - p[1][3] or tonumber(redis.call('HGET', r.key, 'acked') or nil)
+  local seen = p[1] and NOW - p[1][3] or tonumber(r.acked or nil)
   if seen then -- a worker has it: how long has that been silent?
-    if NOW >= seen + r.lease and not unsettled(seen + r.lease) then report[#report + 1] = lapse(r, f) end
+    if NOW >= seen + r.lease and not unsettled(seen + r.lease) then report[#report + 1] = lapse(unfold(r), f) end
     return
   end
-  redis.call('HSET', r.key, 'acked', int(NOW))
+  redis.call('HSET', unfold(r).key, 'acked', int(NOW))
   if not r.started then
     r.started = NOW
     redis.call('HSET', r.key, 'status', 'running', 'started', int(NOW), 'worker', '')
