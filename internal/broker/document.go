@@ -113,7 +113,7 @@ func ClaimDocument(d Delivery, publicURL string) api.Claim {
 // encodeBody fits opaque bytes into a JSON document: as JSON where they say
 // that they are and it is true, as text where they can be, else as base64.
 func encodeBody(contentType string, body []byte) (encoding string, raw json.RawMessage) {
-	if isJSON(contentType) && utf8.Valid(body) && json.Valid(body) { // json.Valid lets broken UTF-8 pass
+	if isJSON(contentType) && utf8.Valid(body) && validJSON(body) { // which lets broken UTF-8 pass
 		return "json", body
 	}
 	if utf8.Valid(body) && bytes.IndexByte(body, 0) < 0 {

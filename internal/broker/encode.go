@@ -13,11 +13,17 @@ import (
 // as they are, so that a reply reads as its worker wrote it.
 func EncodeJSON(v any) ([]byte, error) {
 	if d, ok := v.(api.Status); ok {
-		if b, ok := appendStatus(make([]byte, 0, statusSize+len(d.Reply.Body)), &d); ok {
-			return b, nil
-		}
+		return EncodeStatus(&d)
 	}
 	return encodeJSON(v)
+}
+
+// EncodeStatus is EncodeJSON of a status document, which need not be copied for it.
+func EncodeStatus(d *api.Status) ([]byte, error) {
+	if b, ok := appendStatus(make([]byte, 0, statusSize+len(d.Reply.Body)), d); ok {
+		return b, nil
+	}
+	return encodeJSON(*d)
 }
 
 func encodeJSON(v any) ([]byte, error) {
@@ -201,9 +207,7 @@ func (o *object) string(s string) {
 func (o *object) raw(value []byte) {
 	for _, blank := range []byte(" \n\t\r") {
 		if bytes.IndexByte(value, blank) >= 0 {
-			b := bytes.NewBuffer(o.b)
-			o.failed = o.failed || json.Compact(b, value) != nil
-			o.b = b.Bytes()
+			o.b = appendCompact(o.b, value)
 			return
 		}
 	}

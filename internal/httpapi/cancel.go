@@ -24,6 +24,7 @@ func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("ETag", etag(record))
-	s.writeJSON(w, r, http.StatusOK, s.document(r.Context(), record))
+	d := s.document(r.Context(), record)
+	s.writeStatus(w, r, http.StatusOK, &d)
 	return nil
 }

@@ -73,12 +73,22 @@ func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.
 // whole is all there is to tell of a request that has its outcome: the snapshot and the
 // outcome, which are one document. It goes out in one piece.
 func (f *follower) whole(record broker.Record) error {
-	document, err := broker.EncodeJSON(f.hide.status(broker.Document(record, f.server.PublicURL)))
+	document, err := f.encode(broker.Document(record, f.server.PublicURL))
 	if err != nil {
-		return fmt.Errorf("encode the outcome: %w", err)
+		return err
 	}
 	b := sse.AppendFrame(make([]byte, 0, 2*len(document)+128), "status", "", document)
 	return f.stream.Add(sse.AppendFrame(b, "outcome", strconv.Itoa(record.Events), document))
+}
+
+// encode writes a status document as this reader may see it.
+func (f *follower) encode(d api.Status) ([]byte, error) {
+	f.hide.status(&d)
+	document, err := broker.EncodeStatus(&d)
+	if err != nil {
+		return nil, fmt.Errorf("encode a status: %w", err)
+	}
+	return document, nil
 }
 
 // handled follows by the handler. An error says why the stream ended before its
@@ -221,9 +231,13 @@ func (f *follower) frames(answer watch.Answer) (b []byte, err error) {
 		after = e.Number
 	}
 	if record.Status.Terminal() && after >= record.Events-1 {
-		b, err = appendEvent(b, "outcome", strconv.Itoa(record.Events), f.hide.status(broker.Document(record, f.server.PublicURL)))
+		document, err := f.encode(broker.Document(record, f.server.PublicURL))
+		if err != nil {
+			return nil, err
+		}
+		b = sse.AppendFrame(b, "outcome", strconv.Itoa(record.Events), document)
 	}
-	return b, err
+	return b, nil
 }
 
 // reset announces history that was asked for and has been cut: a gap must not
@@ -237,18 +251,19 @@ func (f *follower) reset(a watch.Answer, last int) error {
 		return nil
 	}
 	f.after = first - 1
-	return f.send("reset", api.Reset{First: first, Last: a.Record.Events})
+	return sendAs(f.stream, "reset", "", api.Reset{First: first, Last: a.Record.Events})
 }
 
 // status writes a snapshot or a transition. It has no number: it says where the
 // request stands, whatever was seen before.
 func (f *follower) status(ctx context.Context, record broker.Record) error {
 	f.shown = shownOf(record)
-	return f.send("status", f.hide.status(f.server.document(ctx, record)))
+	document, err := f.encode(f.server.document(ctx, record))
+	if err != nil {
+		return err
+	}
+	return f.stream.Send("status", "", document)
 }
-
-// send adds an event that has no number.
-func (f *follower) send(event string, v any) error { return sendAs(f.stream, event, "", v) }
 
 // sendAs adds an event; id "" means none.
 func sendAs(stream *sse.Stream, event, id string, v any) error {

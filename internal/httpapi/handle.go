@@ -83,6 +83,9 @@ func param(r *http.Request, name string) string {
 // query is a parameter after the question mark, "" where there is none. What
 // can't be read is refused, not passed over.
 func query(r *http.Request, name string) (string, error) {
+	if r.URL.RawQuery == "" {
+		return "", nil
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return "", fail("invalid-option", "The query after ? can't be read; write it as name=value&name=value, percent-encoded. Nothing was done.")
@@ -101,6 +104,16 @@ var (
 // callback. A client that left is nobody's error.
 func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
 	body, err := broker.EncodeJSON(v)
+	s.writeDocument(w, r, status, body, err)
+}
+
+// writeStatus is writeJSON of a status document.
+func (s *Server) writeStatus(w http.ResponseWriter, r *http.Request, status int, d *api.Status) {
+	body, err := broker.EncodeStatus(d)
+	s.writeDocument(w, r, status, body, err)
+}
+
+func (s *Server) writeDocument(w http.ResponseWriter, r *http.Request, status int, body []byte, err error) {
 	if err != nil {
 		s.log(r).Error("encode a document", "error", err)
 		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)

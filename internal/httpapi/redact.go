@@ -47,21 +47,19 @@ func (h redactor) of(service string) redactor {
 	return redactor{pointers: h.pointers}
 }
 
-func (h redactor) status(d api.Status) api.Status {
+func (h redactor) status(d *api.Status) {
 	if len(h.services) > 0 {
-		return h.gathered(d)
-	}
-	if len(h.pointers) > 0 && d.Reply.Body != nil {
+		h.gathered(d)
+	} else if len(h.pointers) > 0 && d.Reply.Body != nil {
 		d.Reply.Encoding, d.Reply.Body = "json", h.body(string(d.Reply.Encoding), d.Reply.Body)
 	}
-	return d
 }
 
 // gathered looks into each answer of a scatter.
-func (h redactor) gathered(d api.Status) api.Status {
+func (h redactor) gathered(d *api.Status) {
 	var set api.GatheredReplies
 	if d.Reply.Body == nil || json.Unmarshal(d.Reply.Body, &set) != nil {
-		return d
+		return
 	}
 	for i, one := range set.Replies {
 		if own := h.of(one.Service); len(own.pointers) > 0 && one.Body != nil {
@@ -69,7 +67,6 @@ func (h redactor) gathered(d api.Status) api.Status {
 		}
 	}
 	d.Reply.Body, _ = broker.EncodeJSON(set) // it was just read
-	return d
 }
 
 func (h redactor) event(e api.Event) api.Event {

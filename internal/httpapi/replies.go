@@ -60,7 +60,8 @@ func (s *Server) replies(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.More = page.After < last
 	if record.Status.Terminal() && !page.More {
-		d := hide.status(broker.Document(record, s.PublicURL))
+		d := broker.Document(record, s.PublicURL)
+		hide.status(&d)
 		page.Final, page.Error = d.Reply, d.Error
 	}
 	s.writeJSON(w, r, http.StatusOK, page)

@@ -27,7 +27,8 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request) error {
 	if !record.Status.Terminal() {
 		w.Header().Set("ETag", etag(record))
 		w.Header().Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
-		s.writeJSON(w, r, http.StatusAccepted, s.document(r.Context(), record))
+		d := s.document(r.Context(), record)
+		s.writeStatus(w, r, http.StatusAccepted, &d)
 		return nil
 	}
 	const final = " That outcome is final; submit again if the work is still wanted."

@@ -47,7 +47,9 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeJSON(w, r, http.StatusOK, hide.status(s.document(r.Context(), record)))
+	d := s.document(r.Context(), record)
+	hide.status(&d)
+	s.writeStatus(w, r, http.StatusOK, &d)
 	return nil
 }
 

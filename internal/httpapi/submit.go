@@ -76,7 +76,8 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 	if !record.Status.Terminal() {
 		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
 	}
-	s.writeJSON(w, r, http.StatusAccepted, s.document(r.Context(), record))
+	d := s.document(r.Context(), record)
+	s.writeStatus(w, r, http.StatusAccepted, &d)
 	return nil
 }
 
