@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -23,8 +24,9 @@ func (b *Broker) Observe(seen func(Fact)) { b.counters.facts.Store(&seen) }
 
 func (b *Broker) count(facts []Fact) {
 	seen := b.counters.facts.Load()
+	debug := b.log.Enabled(context.Background(), slog.LevelDebug)
 	for _, f := range facts {
-		if f.Kind == "outcome" {
+		if debug && f.Kind == "outcome" {
 			b.log.Debug("request has its outcome", "correlation_id", f.ID, "service", f.Service,
 				"status", f.Status, "reason", f.Reason, "attempt", f.Attempt, "total", f.Total)
 		}

@@ -1,8 +1,6 @@
 package httpapi
 
 import (
-	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -28,17 +26,15 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h := w.Header()
-	h.Set("ETag", etag(record))
-	h.Set("Cache-Control", "private, no-cache") // keep it, but ask: that is what the ETag is for
-	h.Set("Vary", "Authorization, Prefer")
+	h, tag := w.Header(), etag(record)
+	h["Etag"], h["Cache-Control"], h["Vary"] = []string{tag}, keepButAsk, byWhomAndHow
 	if prefer.applied != "" {
 		h.Set(api.HeaderPreferenceApplied, prefer.applied)
 	}
 	if !record.Status.Terminal() {
 		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
 	}
-	if prefer.wait == 0 && matches(known, etag(record)) {
+	if prefer.wait == 0 && matches(known, tag) {
 		h.Set(api.HeaderCorrelationID, id.String())
 		w.WriteHeader(http.StatusNotModified)
 		return nil
@@ -53,6 +49,12 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// Values of headers of a status, made once: nobody writes into them.
+var (
+	keepButAsk   = []string{"private, no-cache"} // that is what the ETag is for
+	byWhomAndHow = []string{"Authorization, Prefer"}
+)
+
 // look reads the record, resting first where the client asked for it: until
 // it differs from what is known, or with nothing known until it is terminal.
 func (s *Server) look(r *http.Request, id correlation.ID, prefer preference, known string) (broker.Record, error) {
@@ -61,22 +63,21 @@ func (s *Server) look(r *http.Request, id correlation.ID, prefer preference, kno
 	}
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
-	ctx, stop := context.WithTimeout(r.Context(), prefer.wait)
-	defer stop()
 	var enough func(broker.Record) bool
 	if known != "" {
 		enough = func(now broker.Record) bool { return !matches(known, etag(now)) }
 	}
-	return s.Hub.Wait(ctx, id, enough)
+	return s.Hub.Wait(r.Context(), id, prefer.wait, enough)
 }
 
 // etag covers what a waiter waits for, and no estimates: so a long-poll rests
 // and a poll gets its 304.
 func etag(r broker.Record) string {
+	tag := `W/"` + string(r.Status) + "." + strconv.Itoa(r.Attempt) + "." + strconv.Itoa(r.Events)
 	if r.RetriedAs != "" { // the one thing that changes after the outcome
-		return fmt.Sprintf(`W/"%s.%d.%d.retried"`, r.Status, r.Attempt, r.Events)
+		tag += ".retried"
 	}
-	return fmt.Sprintf(`W/"%s.%d.%d"`, r.Status, r.Attempt, r.Events)
+	return tag + `"`
 }
 
 // matches compares weakly (RFC 9110, section 13.1.2).

@@ -116,9 +116,7 @@ func (s *Server) refused(r *http.Request, err error, service string) error {
 func (s *Server) await(r *http.Request, record broker.Record, p preference) broker.Record {
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
-	ctx, stop := context.WithTimeout(r.Context(), p.wait)
-	defer stop()
-	newer, err := s.Hub.Wait(ctx, record.ID, nil)
+	newer, err := s.Hub.Wait(r.Context(), record.ID, p.wait, nil)
 	if err != nil {
 		s.log(r).Debug("wait for the outcome", "error", err)
 		return record

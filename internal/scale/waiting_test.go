@@ -44,7 +44,7 @@ func (c *crowd) grow(n int) {
 	})
 	for _, id := range ids {
 		c.all.Go(func() {
-			if _, err := c.hub.Wait(c.ctx, id, func(broker.Record) bool { return false }); err != nil && c.ctx.Err() == nil {
+			if _, err := c.hub.Wait(c.ctx, id, time.Hour, func(broker.Record) bool { return false }); err != nil && c.ctx.Err() == nil {
 				c.site.Error(err)
 			}
 		})

@@ -151,10 +151,9 @@ func (r *request) wait(g *gate) {
 	g.waited = true
 	patience := time.Duration(1+w.draw.IntN(6000)) * time.Millisecond
 	w.call(g, "wait for "+r.name, func() func() {
-		ctx, stop := context.WithTimeout(context.Background(), patience)
-		defer stop()
-		got, err := g.hub.Wait(ctx, id, func(broker.Record) bool { return false })
-		waited := ctx.Err() != nil
+		begun := time.Now()
+		got, err := g.hub.Wait(context.Background(), id, patience, func(broker.Record) bool { return false })
+		waited := time.Since(begun) >= patience
 		return func() {
 			g.waited = false
 			if err == nil && !waited && !got.Status.Terminal() {

@@ -66,7 +66,7 @@ func TestNewcomerIsNotTold(t *testing.T) {
 		if err := r.broker.Delete(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.hub.Wait(t.Context(), id, terminal); !errors.Is(err, broker.ErrGone) {
+		if _, err := r.hub.Wait(t.Context(), id, time.Hour, terminal); !errors.Is(err, broker.ErrGone) {
 			t.Errorf("a wait that began after its end: %v", err)
 		}
 		if record, err := first.Attach(t.Context()); err != nil || record.Status != broker.Succeeded {

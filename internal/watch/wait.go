@@ -22,10 +22,13 @@ func (w *Watch) Pause() time.Duration {
 }
 
 // Wait returns the record once it is terminal or enough says so, or the newest
-// there is, without an error, when ctx ends or the process drains. A nil enough is
-// never so. Errors are those of broker.Attach where nothing could be read at first,
-// and ErrGone; an outage that begins later is waited out.
-func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Record) bool) (broker.Record, error) {
+// there is, without an error, after most, when ctx ends or the process drains. A nil
+// enough is never so. Errors are those of broker.Attach where nothing could be read at
+// first, and ErrGone; an outage that begins later is waited out.
+func (h *Hub) Wait(ctx context.Context, id correlation.ID, most time.Duration, enough func(broker.Record) bool) (broker.Record, error) {
+	end := time.Now().Add(most)
+	late := time.NewTimer(most) // a context with a deadline costs what half of all else here does
+	defer late.Stop()
 	w := h.Watch(id)
 	defer w.Close()
 	newest, unread := w.accepted()
@@ -40,6 +43,8 @@ func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Re
 		select {
 		case <-w.Again():
 		case <-failed:
+		case <-late.C:
+			return w.last(ctx, newest, unread)
 		case <-ctx.Done():
 			return w.last(ctx, newest, unread)
 		case <-h.drain:
@@ -48,7 +53,7 @@ func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Re
 			}
 			return newest, nil
 		}
-		r, err := w.Attach(ctx)
+		r, err := w.attachUntil(ctx, end)
 		switch {
 		case err == nil:
 			newest, failed, unread = r, nil, false
@@ -59,6 +64,16 @@ func (h *Hub) Wait(ctx context.Context, id correlation.ID, enough func(broker.Re
 		}
 	}
 	return newest, nil
+}
+
+// attachUntil is Attach until end at the latest.
+func (w *Watch) attachUntil(ctx context.Context, end time.Time) (broker.Record, error) {
+	if a, ok := w.told(attach); ok {
+		return a.Record, nil
+	}
+	ctx, stop := context.WithDeadline(ctx, end)
+	defer stop()
+	return w.Attach(ctx)
 }
 
 // last looks once more when the time is over: that a worker has begun is known

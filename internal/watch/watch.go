@@ -3,7 +3,7 @@
 //
 //	h := watch.New(b, logger)
 //	go h.Run(ctx)
-//	r, err := h.Wait(ctx, id, enough) // a long-poll
+//	r, err := h.Wait(ctx, id, most, enough) // a long-poll
 //
 //	w := h.Watch(id)          // a stream: first watch, then attach and read,
 //	defer w.Close()           // so that no change falls between

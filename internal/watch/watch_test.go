@@ -163,9 +163,7 @@ type found struct {
 func (r *room) wait(id correlation.ID, limit time.Duration, enough func(broker.Record) bool) <-chan found {
 	out, begun := make(chan found, 1), time.Now()
 	go func() {
-		ctx, stop := context.WithTimeout(context.Background(), limit)
-		defer stop()
-		record, err := r.hub.Wait(ctx, id, enough)
+		record, err := r.hub.Wait(context.Background(), id, limit, enough)
 		out <- found{record, err, time.Since(begun)}
 	}()
 	return out
@@ -274,7 +272,7 @@ func TestOutageIsWaitedOut(t *testing.T) {
 		d := r.claim()
 		r.set(func() { r.away = true })
 		time.Sleep(20 * time.Second)
-		if _, err := r.hub.Wait(t.Context(), id, terminal); !errors.Is(err, broker.ErrUnavailable) {
+		if _, err := r.hub.Wait(t.Context(), id, time.Hour, terminal); !errors.Is(err, broker.ErrUnavailable) {
 			t.Errorf("a wait that begins without Redis: %v", err)
 		}
 		select {
@@ -321,7 +319,7 @@ func TestGoneEndsAWait(t *testing.T) {
 		if got := <-waited; got.err == nil && got.record.Status != broker.Canceled || got.after > time.Second {
 			t.Errorf("%s after %v, %v", got.record.Status, got.after, got.err)
 		}
-		if _, err := r.hub.Wait(t.Context(), id, terminal); !errors.Is(err, broker.ErrGone) {
+		if _, err := r.hub.Wait(t.Context(), id, time.Hour, terminal); !errors.Is(err, broker.ErrGone) {
 			t.Errorf("a wait for what is gone: %v", err)
 		}
 	})
