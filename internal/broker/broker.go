@@ -131,7 +131,7 @@ type Broker struct {
 	log     *slog.Logger
 	redis   clients
 
-	submits *lanes[*submission, []string]
+	submits *lanes[*submission, verdict]
 	reads   *lanes[readAsk, any]
 	sends   *lanes[outgoing, struct{}]
 	fences  *lanes[partition, struct{}]

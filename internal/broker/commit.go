@@ -20,7 +20,7 @@ const (
 
 // sendSubmits commits a batch. It re-sends what may not have arrived: the
 // nonce makes that harmless.
-func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
+func (b *Broker) sendSubmits(calls []*call[*submission, verdict]) {
 	ctx, stop := context.WithTimeout(context.Background(), submitBudget)
 	defer stop()
 	todo := calls
@@ -43,7 +43,7 @@ func (b *Broker) sendSubmits(calls []*call[*submission, []string]) {
 
 // trySubmits sends one pipeline and returns the calls that are still open. again says
 // that an earlier one may have had its effect.
-func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []string], again bool) (open []*call[*submission, []string]) {
+func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, verdict], again bool) (open []*call[*submission, verdict]) {
 	if b.redis.nodes == nil {
 		return b.submitTo(ctx, b.redis.commands, calls, again)
 	}
@@ -59,7 +59,7 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 		return calls
 	}
 	for _, m := range groups { // but for a moment after a move there is one: they came by its lane
-		var here []*call[*submission, []string]
+		var here []*call[*submission, verdict]
 		for i, c := range calls {
 			if slices.Contains(m.has, homes[i]) {
 				here = append(here, c)
@@ -72,7 +72,7 @@ func (b *Broker) trySubmits(ctx context.Context, calls []*call[*submission, []st
 
 // submitTo sends one pipeline to one server. It goes by no client of a whole cluster,
 // which would send it again by itself: what became of the first would not be known then.
-func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*call[*submission, []string], again bool) (open []*call[*submission, []string]) {
+func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*call[*submission, verdict], again bool) (open []*call[*submission, verdict]) {
 	pipe := server.Pipeline()
 	together := groupSubmits(calls)
 	answers := make([]*redis.Cmd, len(together))
@@ -84,7 +84,7 @@ func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*ca
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	broken := b.sealSubmits(end, calls)
 	reload := false
-	var left []*call[*submission, []string]
+	var left []*call[*submission, verdict]
 	for i, t := range together {
 		raw, err := answers[i].Result()
 		reload = reload || isNoScript(err) || isNoScript(broken)
@@ -100,7 +100,7 @@ func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*ca
 				c.err, c.ask.unknown = broken, true
 			}
 			switch {
-			case c.err == nil && c.answer == nil:
+			case c.err == nil && c.answer == verdict{}:
 				c.ask.left = true
 				left = append(left, c)
 			case c.err == nil:
@@ -126,6 +126,4 @@ func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*ca
 }
 
 // stores tells whether the answer is that the request is in Redis.
-func stores(answer []string) bool {
-	return answer != nil && (answer[0] == "accepted" || answer[0] == "replayed" || answer[0] == "item")
-}
+func stores(v verdict) bool { return v[0] == "accepted" || v[0] == "replayed" || v[0] == "item" }

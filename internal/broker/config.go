@@ -196,7 +196,7 @@ func infoField(info, name string) string {
 }
 
 // plan is what holds for one request: its own options over its service's.
-func (b *Broker) plan(s Submission) ServiceConfig {
+func (b *Broker) plan(s *Submission) ServiceConfig {
 	own := ServiceConfig{
 		Timeout: s.Timeout, StartTimeout: s.StartTimeout, RunTimeout: s.RunTimeout, Retention: s.Retention,
 		MaxAttempts: s.MaxAttempts, Backoff: s.Backoff,

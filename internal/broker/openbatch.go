@@ -58,7 +58,7 @@ func (b *Broker) OpenBatch(ctx context.Context, tenant, key string, payload []by
 	}
 	var lasts time.Duration
 	for _, s := range items {
-		p := b.plan(s)
+		p := b.plan(&s)
 		lasts = max(lasts, p.Timeout+p.Retention)
 	}
 	lasts = cmp.Or(lasts, b.options.Defaults.Retention) + batchSubmits

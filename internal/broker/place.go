@@ -42,6 +42,7 @@ func (b *Broker) place(ctx context.Context, s *submission) (r Record, found bool
 		}
 	}
 	s.id, s.at = b.mint(home, s.Tenant), home
+	s.name = s.id.String()
 	return Record{}, false, nil
 }
 
@@ -150,17 +151,17 @@ func (b *Broker) bound(ctx context.Context, s *submission, old partition) (Recor
 // homeKey is what finds the partition of a submission, "" where any will do. A
 // service with a limit of its own lives in one partition, so that one number
 // counts for all of it.
-func homeKey(s Submission, plan ServiceConfig) string {
-	scope := s.Tenant + "\x00" + s.Service + "\x00"
+func homeKey(s *Submission, plan *ServiceConfig) string {
+	scope := func() string { return s.Tenant + "\x00" + s.Service + "\x00" }
 	switch {
 	case plan.Concurrency > 0:
 		return "service\x00" + s.Service
 	case s.OrderingKey != "":
-		return scope + "o\x00" + s.OrderingKey
+		return scope() + "o\x00" + s.OrderingKey
 	case s.ConcurrencyKey != "":
-		return scope + "c\x00" + s.ConcurrencyKey
+		return scope() + "c\x00" + s.ConcurrencyKey
 	case s.IdempotencyKey != "":
-		return scope + s.IdempotencyKey
+		return scope() + s.IdempotencyKey
 	}
 	return ""
 }

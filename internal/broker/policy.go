@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -32,17 +33,15 @@ const (
 
 // policyOf writes what holds for a request while it waits, see prelude.lua, or
 // "" for nothing: such a request goes straight to the stream.
-func policyOf(s Submission, plan ServiceConfig) string {
-	if s.Priority == "" {
-		s.Priority = PriorityNormal
-	}
+func policyOf(s *Submission, plan *ServiceConfig) string {
+	priority := cmp.Or(s.Priority, PriorityNormal)
 	tenant := s.Tenant
 	if tenant == DefaultTenant {
 		tenant = ""
 	}
 	flow := ""
-	if tenant != "" || s.Priority != PriorityNormal {
-		flow = string(s.Priority) + " " + tenant
+	if tenant != "" || priority != PriorityNormal {
+		flow = string(priority) + " " + tenant
 	}
 	gate, limit := "-", 0
 	switch {
@@ -54,7 +53,7 @@ func policyOf(s Submission, plan ServiceConfig) string {
 	if flow == "" && gate == "-" {
 		return ""
 	}
-	return fmt.Sprintf("%d %d %s %s", weights[s.Priority], limit, gate, flow)
+	return fmt.Sprintf("%d %d %s %s", weights[priority], limit, gate, flow)
 }
 
 // gateOf names a gate: one tenant's key is not another's.
@@ -65,6 +64,9 @@ func gateOf(kind, tenant, key string) string {
 
 // priorityIn reads the priority back from what policyOf wrote.
 func priorityIn(policy string) Priority {
+	if policy == "" {
+		return PriorityNormal
+	}
 	f := strings.SplitN(policy, " ", 5)
 	if len(f) < 4 || f[3] == "" {
 		return PriorityNormal

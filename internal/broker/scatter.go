@@ -77,8 +77,8 @@ func (b *Broker) Scatter(ctx context.Context, s Scatter) (r Record, replayed boo
 func (b *Broker) addLegs(sub *submission, legs []Submission) error {
 	for _, s := range legs {
 		s.Tenant, s.Delay, s.Timeout = sub.Tenant, sub.Delay, sub.Timeout
-		l := leg{Submission: s, plan: b.plan(s)}
-		l.policy = policyOf(s, l.plan)
+		l := leg{Submission: s, plan: b.plan(&s)}
+		l.policy = policyOf(&s, &l.plan)
 		if len(s.Headers) > 0 {
 			encoded, err := json.Marshal(s.Headers)
 			if err != nil {
@@ -105,7 +105,7 @@ func (b *Broker) commonHome(sub *submission) (string, error) {
 	for _, l := range sub.legs {
 		one := l.Submission
 		one.IdempotencyKey = "" // it is the whole's
-		key := homeKey(one, l.plan)
+		key := homeKey(&one, &l.plan)
 		if key == "" {
 			continue
 		}
@@ -115,7 +115,7 @@ func (b *Broker) commonHome(sub *submission) (string, error) {
 		home = key
 	}
 	if home == "" {
-		home = homeKey(sub.Submission, ServiceConfig{})
+		home = homeKey(&sub.Submission, &ServiceConfig{})
 	}
 	return home, nil
 }

@@ -77,7 +77,7 @@ func (b *Broker) sealed(s seal, partitions ...partition) {
 // sealSubmits is why the requests of a pipeline do not count as accepted, though they
 // are in Redis; nil: they do. Also where the server turned out to be another than
 // was looked at, see connected.
-func (b *Broker) sealSubmits(s seal, calls []*call[*submission, []string]) error {
+func (b *Broker) sealSubmits(s seal, calls []*call[*submission, verdict]) error {
 	err := s.broken()
 	if err == nil {
 		err = b.wrongAt(calls[0].ask.at) // all are of one server

@@ -33,7 +33,7 @@ const (
 // sharing is what submit.lua is told of the sharing of a request, "" for none, and
 // the hash of its content. A request that has its own turn to wait for, by an
 // ordering key or a delay, shares nothing, nor one that wants no reply.
-func (b *Broker) sharing(s Submission, plan ServiceConfig) (content, text string) {
+func (b *Broker) sharing(s *Submission, plan *ServiceConfig) (content, text string) {
 	caches := plan.CacheTTL > 0 || b.shared.Load().cacheable[s.Service]
 	if !caches && !plan.Coalesce || s.Cache.NoStore || s.Minimal || s.OrderingKey != "" || s.Delay > 0 {
 		return "", ""
@@ -53,7 +53,7 @@ func (b *Broker) sharing(s Submission, plan ServiceConfig) (content, text string
 // contentOf tells requests apart by all that a worker may answer them by: tenant,
 // service, content type, target, body and the headers that the service names. The
 // concurrency key is among them: a run counts for one key.
-func contentOf(s Submission, plan ServiceConfig) string {
+func contentOf(s *Submission, plan *ServiceConfig) string {
 	h := sha256.New()
 	part := func(text string) {
 		var size [8]byte

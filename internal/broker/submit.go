@@ -69,6 +69,7 @@ const Young = 200 * time.Millisecond
 type submission struct {
 	Submission
 	id          correlation.ID
+	name        string // id as text
 	at          partition
 	nonce       string
 	plan        ServiceConfig
@@ -114,12 +115,12 @@ func (b *Broker) prepare(ctx context.Context, s Submission) (*submission, error)
 	if err := b.Admits(); err != nil {
 		return nil, err
 	}
-	sub := &submission{Submission: s, nonce: newNonce(), plan: b.plan(s)}
-	content, sharing := b.sharing(s, sub.plan)
+	sub := &submission{Submission: s, nonce: newNonce(), plan: b.plan(&s)}
+	content, sharing := b.sharing(&s, &sub.plan)
 	if sharing == "" && s.Cache.OnlyIfCached {
 		return nil, ErrNotCached
 	}
-	sub.policy, sub.home, sub.sharing = policyOf(s, sub.plan), homeKey(s, sub.plan), sharing
+	sub.policy, sub.home, sub.sharing = policyOf(&s, &sub.plan), homeKey(&s, &sub.plan), sharing
 	if sub.home == "" && content != "" {
 		sub.home = "content\x00" + content
 	}
@@ -164,7 +165,7 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			}
 			return r, false, nil
 		case "full":
-			if len(answer) > 1 {
+			if answer[1] != "" {
 				return Record{}, false, fmt.Errorf("%w: %s", ErrQueueFull, answer[1])
 			}
 			return Record{}, false, ErrQueueFull
@@ -213,7 +214,7 @@ func (b *Broker) admits(ctx context.Context, p partition, size int) error {
 // stored is the record of what was just accepted. One that shares a run stands where
 // that does; and one that was accepted by an earlier try, whose answer was lost, may
 // have come far since.
-func (b *Broker) stored(ctx context.Context, sub *submission, answer []string) Record {
+func (b *Broker) stored(ctx context.Context, sub *submission, answer verdict) Record {
 	r := sub.record(answer)
 	if sub.unknown || r.Cache == CacheShared || r.Cache == CacheHit {
 		if now, err := b.Status(ctx, r.ID); err == nil {
@@ -236,17 +237,14 @@ func (b *Broker) replay(ctx context.Context, text string) (Record, error) {
 }
 
 // record is what a submit just stored.
-func (s *submission) record(answer []string) Record {
-	created, cache := millis(answer[1]), ""
-	if len(answer) > 5 {
-		cache = answer[5]
-	}
+func (s *submission) record(answer verdict) Record {
+	created := millis(answer[1])
 	return Record{
 		ID: s.id, Tenant: s.Tenant, Service: s.Service, Status: Status(answer[4]), Attempt: 1,
 		Created: created, Queued: entryTime(answer[2]), Deadline: created.Add(s.plan.Timeout.Truncate(time.Millisecond)),
 		Traceparent: s.Traceparent, Callback: s.Callback, Minimal: s.Minimal, Ordinal: number(answer[3]), Tags: s.Tags,
 		MaxAttempts: s.plan.MaxAttempts, Priority: priorityIn(s.policy), Release: s.release(created),
-		Cache: cache, Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),
+		Cache: answer[5], Legs: s.legsOf(Status(answer[4])), MinReplies: s.minReplies(),
 	}
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,15 +15,16 @@ var (
 
 // submits are calls that one script takes together, all of one partition.
 type submits struct {
+	home   partition
 	script *script
-	calls  []*call[*submission, []string]
+	calls  []*call[*submission, verdict]
 	kinds  []*kind // of those that may go straight to the stream
 }
 
 // kind is what direct.lua does once for all that have it in common.
 type kind struct {
 	kindKey
-	calls []*call[*submission, []string]
+	calls []*call[*submission, verdict]
 }
 
 type kindKey struct {
@@ -32,38 +34,29 @@ type kindKey struct {
 
 // groupSubmits has one script a partition take all submits that may go straight to the
 // stream, and one all others but scatters, each of which has its own.
-func groupSubmits(calls []*call[*submission, []string]) (together []*submits) {
-	type home struct {
-		partition
-		*script
-	}
-	homes, kinds := make(map[home]*submits, 1), make(map[partition]map[kindKey]*kind, 1)
+func groupSubmits(calls []*call[*submission, verdict]) (together []*submits) {
 	var plan planNumbers
 	var text string // of plan: that of most is that of the one before
 	for _, c := range calls {
-		at := home{c.ask.at, c.ask.script()}
-		t := homes[at]
-		if t == nil || at.script == scatterScript {
-			t = &submits{script: at.script}
-			homes[at], together = t, append(together, t)
+		script := c.ask.script()
+		at := slices.IndexFunc(together, func(t *submits) bool { return t.home == c.ask.at && t.script == script })
+		if at < 0 || script == scatterScript {
+			at, together = len(together), append(together, &submits{home: c.ask.at, script: script})
 		}
-		if at.script != directScript {
+		t := together[at]
+		if script != directScript {
 			t.calls = append(t.calls, c)
 			continue
-		}
-		if kinds[at.partition] == nil {
-			kinds[at.partition] = make(map[kindKey]*kind, 1)
 		}
 		if n := c.ask.planNumbers(); n != plan {
 			plan, text = n, n.String()
 		}
 		key := c.ask.kind(text)
-		k := kinds[at.partition][key]
-		if k == nil {
-			k = &kind{kindKey: key}
-			kinds[at.partition][key], t.kinds = k, append(t.kinds, k)
+		of := slices.IndexFunc(t.kinds, func(k *kind) bool { return k.kindKey == key })
+		if of < 0 {
+			of, t.kinds = len(t.kinds), append(t.kinds, &kind{kindKey: key})
 		}
-		k.calls = append(k.calls, c)
+		t.kinds[of].calls = append(t.kinds[of].calls, c)
 	}
 	for _, t := range together {
 		for _, k := range t.kinds { // in the order in which the script has them
@@ -88,6 +81,12 @@ func (s *submission) kind(plan string) kindKey {
 	return kindKey{s.Service, plan, tenantText(s.Tenant), s.ContentType, s.headers, s.waiter, s.register}
 }
 
+// payload is bytes as an argument: behind a pointer, like the texts beside it, they need
+// no piece of memory of their own to be one.
+type payload []byte
+
+func (p *payload) MarshalBinary() ([]byte, error) { return *p, nil }
+
 // command is what the script is called with.
 func (t *submits) command() (p partition, keys []string, args []any) {
 	first := t.calls[0].ask
@@ -98,17 +97,17 @@ func (t *submits) command() (p partition, keys []string, args []any) {
 	}
 	args = append(make([]any, 0, 1+9*len(t.kinds)+8*len(t.calls)), p.prefix())
 	for _, k := range t.kinds {
-		args = append(args, k.service, k.plan, k.tenant, flag(k.register), k.contentType, k.headers, k.waiter, len(k.calls))
+		args = append(args, &k.service, &k.plan, &k.tenant, flag(k.register), &k.contentType, &k.headers, &k.waiter, len(k.calls))
 		for _, c := range k.calls {
 			options := c.ask.options()
-			args = append(append(args, c.ask.id.String(), c.ask.nonce, c.ask.Body, len(options)/2), options...)
+			args = append(append(args, &c.ask.name, &c.ask.nonce, (*payload)(&c.ask.Body), len(options)/2), options...)
 		}
 	}
 	if t.script == submitScript {
 		for _, c := range t.calls {
 			s := c.ask
 			options := append(s.options(), s.rareOptions()...)
-			args = append(append(args, s.id.String(), s.nonce, s.Service, s.planNumbers().String(), s.ContentType, s.headers, s.Body, len(options)/2), options...)
+			args = append(append(args, s.name, s.nonce, s.Service, s.planNumbers().String(), s.ContentType, s.headers, s.Body, len(options)/2), options...)
 		}
 	}
 	return p, []string{p.due()}, args
@@ -182,30 +181,38 @@ func (s *submission) callback() (url, events string) {
 	return url, events
 }
 
-// answer is what the script said of the call i; nil where it leaves that to submit.lua.
-func (t *submits) answer(raw any, i int) ([]string, error) {
+// verdict is what a script says of a submission: a word, and what belongs to it.
+type verdict [6]string
+
+func verdictOf(raw any) (v verdict) {
+	copy(v[:], texts(raw))
+	return v
+}
+
+// answer is what the script said of the call i; zero where it leaves that to submit.lua.
+func (t *submits) answer(raw any, i int) (verdict, error) {
 	if t.script == scatterScript {
-		return texts(raw), nil
+		return verdictOf(raw), nil
 	}
 	list, _ := raw.([]any)
 	if t.script == directScript {
 		if len(list) < 2*i+3 {
-			return nil, fmt.Errorf("the script answered %d of %d submits", len(list)/2, len(t.calls))
+			return verdict{}, fmt.Errorf("the script answered %d of %d submits", len(list)/2, len(t.calls))
 		}
-		v := texts(list[2*i+1 : 2*i+3])
-		if v[0] == "" {
-			return nil, nil
+		entry, ordinal := text(list[2*i+1]), text(list[2*i+2])
+		if entry == "" {
+			return verdict{}, nil
 		}
-		return []string{"accepted", list[0].(string), v[0], v[1], string(Queued), ""}, nil
+		return verdict{"accepted", text(list[0]), entry, ordinal, string(Queued)}, nil
 	}
 	if i >= len(list) {
-		return nil, fmt.Errorf("the script answered %d of %d submits", len(list), len(t.calls))
+		return verdict{}, fmt.Errorf("the script answered %d of %d submits", len(list), len(t.calls))
 	}
-	answer := texts(list[i])
-	if answer[0] == "error" {
-		return nil, scriptError(answer[1])
+	v := verdictOf(list[i])
+	if v[0] == "error" {
+		return verdict{}, scriptError(v[1])
 	}
-	return answer, nil
+	return v, nil
 }
 
 // scriptError is what stopped a script before its end, in Redis' words.

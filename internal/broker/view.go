@@ -220,14 +220,19 @@ func texts(raw any) []string {
 	list, _ := raw.([]any)
 	out := make([]string, len(list))
 	for i, v := range list {
-		switch v := v.(type) {
-		case string:
-			out[i] = v
-		case int64:
-			out[i] = strconv.FormatInt(v, 10)
-		}
+		out[i] = text(v)
 	}
 	return out
+}
+
+func text(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case int64:
+		return strconv.FormatInt(v, 10)
+	}
+	return ""
 }
 
 // number reads a decimal; 0 where there is none.
