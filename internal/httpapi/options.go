@@ -49,7 +49,7 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 		return sub, err
 	}
 	if options {
-		if err := s.options(h, &sub); err != nil {
+		if sub, err = s.options(h, sub); err != nil {
 			return sub, err
 		}
 	}
@@ -58,7 +58,7 @@ func (s *Server) submission(r *http.Request, service string) (broker.Submission,
 }
 
 // options reads those of the gateway itself, which most submits have none of.
-func (s *Server) options(h http.Header, sub *broker.Submission) (err error) {
+func (s *Server) options(h http.Header, sub broker.Submission) (_ broker.Submission, err error) {
 	b := s.Bounds
 	for _, option := range []struct {
 		name     string
@@ -72,16 +72,17 @@ func (s *Server) options(h http.Header, sub *broker.Submission) (err error) {
 		{api.HeaderBackoff, &sub.Backoff, minBackoff, maxBackoff},
 	} {
 		if *option.into, err = duration(h, option.name, option.min, option.max); err != nil {
-			return err
+			return sub, err
 		}
 	}
 	if sub.Tags, err = tags(api.HeaderTag, h.Values(api.HeaderTag)); err != nil {
-		return err
+		return sub, err
 	}
 	if sub.Callback, err = s.callback(h); err != nil {
-		return err
+		return sub, err
 	}
-	return policies(h, sub, b.MaxDelay, time.Now())
+	err = policies(h, &sub, b.MaxDelay, time.Now())
+	return sub, err
 }
 
 // vet refuses options that nobody knows, since a typing mistake must not pass

@@ -17,6 +17,17 @@ type preference struct {
 	applied string        // the value of Preference-Applied
 }
 
+// wish is how a client would like to be answered once its request is accepted.
+type wish struct {
+	preference
+	stream bool // by the events of the request
+}
+
+func wishOf(h http.Header) wish { return wish{preferences(h), wantsStream(h)} }
+
+// rests tells that somebody stays for what comes after the acceptance.
+func (w wish) rests() bool { return w.wait > 0 || w.stream }
+
 // preferences reads all Prefer lines. What is unknown or malformed is ignored,
 // as section 2 of RFC 7240 asks for, and of a preference that is given twice
 // the first counts.

@@ -33,5 +33,5 @@ func (s *Server) retry(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refused(r, err, record.Service)
 	}
-	return s.accepted(w, r, record, replayed)
+	return s.accepted(w, r, record, replayed, wishOf(r.Header))
 }

@@ -43,7 +43,7 @@ func (s *Server) scatter(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	return s.accepted(w, r, record, replayed)
+	return s.accepted(w, r, record, replayed, wishOf(r.Header))
 }
 
 // acceptScatter reads the body and commits the scatter. From there on the client

@@ -28,27 +28,27 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return fail("unknown-service", "No worker ever announced the service %s and no configuration names it, so nothing would answer. Nothing was accepted; start its worker, or see /v1/services.", quoted(service))
 	}
-	sub.Await = s.Hub.Expect(service, preferences(r.Header).wait > 0)
-	record, replayed, err := s.accept(w, r, sub)
+	wish := wishOf(r.Header)
+	sub.Await = s.Hub.Expect(service, wish.wait > 0)
+	record, replayed, err := s.accept(w, r, sub, wish)
 	if err != nil {
 		return s.refused(r, err, service)
 	}
-	return s.accepted(w, r, record, replayed)
+	return s.accepted(w, r, record, replayed, wish)
 }
 
 // accepted answers for a request that was just committed, waiting for its reply
 // where the client asked for that.
-func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.Record, replayed bool) error {
+func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.Record, replayed bool, wish wish) error {
 	self, h := broker.Self(record.ID, s.PublicURL), w.Header()
 	callOf(r).id = self[len(self)-correlation.TextSize:]
-	h.Set("Location", self)
+	h["Location"] = []string{self}
 	cacheHeaders(h, record)
 	if replayed {
 		h.Set(api.HeaderIdempotencyReplayed, "true")
 	}
-	prefer := preferences(r.Header)
-	streams := wantsStream(r.Header)
-	if streams {
+	prefer := wish.preference
+	if wish.stream {
 		prefer.wait = 0 // the stream is the waiting
 	}
 	if (prefer.returns == "minimal") != record.Minimal { // a redrive is as its dead letter was
@@ -58,7 +58,7 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 	if prefer.applied != "" {
 		h.Set(api.HeaderPreferenceApplied, prefer.applied)
 	}
-	if streams {
+	if wish.stream {
 		s.follow202(w, r, record)
 		return nil
 	}
@@ -74,7 +74,7 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 		}
 	}
 	if !record.Status.Terminal() {
-		h.Set("Retry-After", strconv.Itoa(s.Broker.RetryAfter(r.Context(), record)))
+		h["Retry-After"] = []string{strconv.Itoa(s.Broker.RetryAfter(r.Context(), record))}
 	}
 	d := s.document(r.Context(), record)
 	s.writeStatus(w, r, http.StatusAccepted, &d)
@@ -83,10 +83,10 @@ func (s *Server) accepted(w http.ResponseWriter, r *http.Request, record broker.
 
 // accept reads the body and commits the request. From there on the client may
 // hang up: what is committed stays committed.
-func (s *Server) accept(w http.ResponseWriter, r *http.Request, sub broker.Submission) (broker.Record, bool, error) {
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, sub broker.Submission, wish wish) (broker.Record, bool, error) {
 	share := memory{server: s}
 	defer share.release()
-	if p := preferences(r.Header); p.wait == 0 && !wantsStream(r.Header) {
+	if !wish.rests() {
 		c := connOf(r) // what is committed stays committed, so nobody asks whether the client hung up
 		c.watch(false)
 		defer c.watch(true)

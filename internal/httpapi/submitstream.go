@@ -31,6 +31,9 @@ func (s *Server) follow202(w http.ResponseWriter, r *http.Request, record broker
 func wantsStream(h http.Header) bool {
 	stream, document := 0.0, 0.0
 	for _, line := range h.Values("Accept") {
+		if line == "*/*" { // as many say
+			continue
+		}
 		for _, part := range splitQuoted(line, ',') {
 			media, parameters, err := mime.ParseMediaType(strings.TrimSpace(part))
 			if err != nil {
