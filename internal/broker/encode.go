@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -13,17 +14,19 @@ import (
 // as they are, so that a reply reads as its worker wrote it.
 func EncodeJSON(v any) ([]byte, error) {
 	if d, ok := v.(api.Status); ok {
-		return EncodeStatus(&d)
+		return AppendStatus(nil, &d)
 	}
 	return encodeJSON(v)
 }
 
-// EncodeStatus is EncodeJSON of a status document, which need not be copied for it.
-func EncodeStatus(d *api.Status) ([]byte, error) {
-	if b, ok := appendStatus(make([]byte, 0, statusSize+len(d.Reply.Body)), d); ok {
+// AppendStatus adds what EncodeJSON makes of a status document, which need not be copied
+// for it.
+func AppendStatus(b []byte, d *api.Status) ([]byte, error) {
+	if b, ok := appendStatus(slices.Grow(b, statusSize+len(d.Reply.Body)), d); ok {
 		return b, nil
 	}
-	return encodeJSON(*d)
+	encoded, err := encodeJSON(*d)
+	return append(b, encoded...), err
 }
 
 func encodeJSON(v any) ([]byte, error) {

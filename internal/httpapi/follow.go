@@ -84,7 +84,7 @@ func (f *follower) whole(record broker.Record) error {
 // encode writes a status document as this reader may see it.
 func (f *follower) encode(d api.Status) ([]byte, error) {
 	f.hide.status(&d)
-	document, err := broker.EncodeStatus(&d)
+	document, err := broker.AppendStatus(nil, &d)
 	if err != nil {
 		return nil, fmt.Errorf("encode a status: %w", err)
 	}

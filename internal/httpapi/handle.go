@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/go-chi/chi/v5"
 
@@ -107,10 +108,16 @@ func (s *Server) writeJSON(w http.ResponseWriter, r *http.Request, status int, v
 	s.writeDocument(w, r, status, body, err)
 }
 
-// writeStatus is writeJSON of a status document.
+// documents are buffers of answers that were written.
+var documents = sync.Pool{New: func() any { return new([]byte) }}
+
+// writeStatus is writeJSON of a status document, which nearly every answer has.
 func (s *Server) writeStatus(w http.ResponseWriter, r *http.Request, status int, d *api.Status) {
-	body, err := broker.EncodeStatus(d)
+	buffer := documents.Get().(*[]byte)
+	body, err := broker.AppendStatus((*buffer)[:0], d)
 	s.writeDocument(w, r, status, body, err)
+	*buffer = body
+	documents.Put(buffer)
 }
 
 func (s *Server) writeDocument(w http.ResponseWriter, r *http.Request, status int, body []byte, err error) {
