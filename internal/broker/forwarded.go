@@ -2,7 +2,7 @@ package broker
 
 import (
 	"encoding/json"
-	"strings"
+	"slices"
 )
 
 // encodeHeaders writes forwarded headers as the entry of a request has them, "" for none.
@@ -10,15 +10,22 @@ func encodeHeaders(headers map[string]string) (string, error) {
 	if len(headers) == 0 {
 		return "", nil
 	}
-	if len(headers) == 1 { // most clients give a User-Agent, and no more
-		for name, value := range headers {
-			if !strings.ContainsFunc(name+value, special) {
-				return `{"` + name + `":"` + value + `"}`, nil
-			}
+	var few [8]string // on the stack, as many as most clients give
+	names := few[:0]
+	for name, value := range headers {
+		if special(name) || special(value) {
+			raw, err := json.Marshal(headers)
+			return string(raw), err
 		}
+		names = append(names, name)
 	}
-	raw, err := json.Marshal(headers)
-	return string(raw), err
+	slices.Sort(names)
+	o := object{b: append(make([]byte, 0, 256), '{')}
+	for _, name := range names {
+		o.text(name, headers[name])
+	}
+	o.close()
+	return string(o.b), nil
 }
 
 // decodeHeaders reads them, and those of a reply. nil where there are none, or what is there
@@ -30,5 +37,13 @@ func decodeHeaders(text []byte) (headers map[string]string) {
 	return headers
 }
 
-// special tells whether json.Marshal writes a character in another way than it is.
-func special(c rune) bool { return c < ' ' || c > '~' || strings.ContainsRune(`"\<>&`, c) }
+// special tells whether json.Marshal writes a character of s in another way than it is.
+func special(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < ' ', c > '~', c == '"', c == '\\', c == '<', c == '>', c == '&':
+			return true
+		}
+	}
+	return false
+}

@@ -237,6 +237,9 @@ func text(v any) string {
 
 // number reads a decimal; 0 where there is none.
 func number(text string) int64 {
+	if text == "" { // of which strconv would make an error
+		return 0
+	}
 	n, _ := strconv.ParseInt(text, 10, 64) // scripts write them; anything else reads as "not yet"
 	return n
 }

@@ -41,13 +41,18 @@ type Stream struct {
 	broken  bool                // a write failed, or nobody is there to read
 }
 
+// Values of headers that each stream has, made once: nobody writes into them.
+var (
+	eventStream = []string{"text/event-stream"}
+	noStore     = []string{"no-store"}
+	unbuffered  = []string{"no"} // nginx would hold events back
+	noSniff     = []string{"nosniff"}
+)
+
 // Open answers with the head of a stream. It goes out with the first Flush.
 func Open(w http.ResponseWriter, status int) *Stream {
 	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
-	h.Set("X-Content-Type-Options", "nosniff")
+	h["Content-Type"], h["Cache-Control"], h["X-Accel-Buffering"], h["X-Content-Type-Options"] = eventStream, noStore, unbuffered, noSniff
 	w.WriteHeader(status)
 	return &Stream{w: w, pending: appendRetry(nil)}
 }
