@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -38,6 +39,7 @@ type usage struct{ error }
 func (u usage) Unwrap() error { return u.error }
 
 func main() {
+	runtime.MemProfileRate = heapSample // before anything else, or a profile is of two rates
 	os.Exit(run(os.Args[1:]))
 }
 
