@@ -71,14 +71,16 @@ func (f *follower) follow(w http.ResponseWriter, r *http.Request, record broker.
 }
 
 // whole is all there is to tell of a request that has its outcome: the snapshot and the
-// outcome, which are one document. It goes out in one piece.
+// outcome, which are one document. It goes out in one piece, unless that is large.
 func (f *follower) whole(record broker.Record) error {
 	document, err := f.encode(broker.Document(record, f.server.PublicURL))
 	if err != nil {
 		return err
 	}
-	b := sse.AppendFrame(make([]byte, 0, 2*len(document)+128), "status", "", document)
-	return f.stream.Add(sse.AppendFrame(b, "outcome", strconv.Itoa(record.Events), document))
+	if err := f.stream.Send("status", "", document); err != nil {
+		return err
+	}
+	return f.stream.Send("outcome", strconv.Itoa(record.Events), document)
 }
 
 // encode writes a status document as this reader may see it.

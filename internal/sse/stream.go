@@ -22,12 +22,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 )
 
 const (
 	writeTimeout = 10 * time.Second // a reader that is slower is dropped, and resumes
 	mostPending  = 32 << 10         // bytes of events that are written together
+	frameRoom    = 64               // bytes of a frame beside its data, nearly always
 )
 
 // Stream writes server-sent events (WHATWG HTML, section 9.2): to the response that
@@ -59,12 +61,18 @@ func Open(w http.ResponseWriter, status int) *Stream {
 
 // Send adds an event; id "" means none.
 func (s *Stream) Send(event, id string, data []byte) error {
-	return s.Add(AppendFrame(nil, event, id, data))
+	s.pending = AppendFrame(slices.Grow(s.pending, len(data)+frameRoom), event, id, data)
+	return s.full()
 }
 
 // Add adds what AppendFrame made. It does not keep the bytes.
 func (s *Stream) Add(frames []byte) error {
 	s.pending = append(s.pending, frames...)
+	return s.full()
+}
+
+// full flushes where enough came together.
+func (s *Stream) full() error {
 	if len(s.pending) < mostPending {
 		return nil
 	}
