@@ -99,7 +99,7 @@ func TestDeliveredWithOneThatIsGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, id := range ids {
-			if got := recordOf(t.Context(), t, redis.Client, id)["owed"]; got != "0" && i != 1 { // in an embedded Redis it is not pending any more
+			if got := recordOf(t.Context(), t, redis.Client, id)["owed"]; got != "0" && got != "" && i != 1 { // in an embedded Redis it is not pending any more
 				t.Errorf("%d: %s are owed", i, got)
 			}
 		}

@@ -199,6 +199,27 @@ func everything(t *testing.T, dial func(context.Context, string, string) (net.Co
 	return strings.Join(lines, "\n")
 }
 
+// A worker may send its reply twice. The second is settled by the same call as the first,
+// though not read together with it: its entry is pending still, and its record is not what
+// it was.
+func TestSecondReplyBehindTheFirst(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redistest.Redis) {
+		b := open(t, r)
+		tagged := func(s *broker.Submission) { s.Tags = []string{"a"} }
+		id := submit(t, b, "x", tagged).ID
+		submit(t, b, "y", tagged)
+		one, other := claim(t, b), claim(t, b)
+		for _, body := range []string{"first", "second"} {
+			send(t, b, one, broker.WorkerReply{Type: "final", Body: []byte(body)})
+			send(t, b, other, broker.WorkerReply{Type: "final", Body: []byte(body)})
+		}
+		settle(t, b)
+		if got, err := b.Status(t.Context(), id); err != nil || got.Status != broker.Succeeded || string(got.Reply.Body) != "first" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
 // A worker may be heard while its entry is nobody's, since the group was lost: then the
 // request is queued, and has events. Its outcome is numbered behind those.
 func TestPlainReplyAfterTheGroupWasLost(t *testing.T) {

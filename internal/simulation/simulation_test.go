@@ -135,7 +135,6 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "a plain reply that came late counts", good: "if at > latest then return false end", bad: ""},
 		{name: "a reply that came late counts", good: "if at > r.deadline or ((r.run > 0 or r.start > 0) and claim(r) and at > clock(r)) then", bad: "if false then"},
 		{name: "the second of two replies read together counts", good: "c, all[first[id]] = nil, nil", bad: "first[id] = i"},
-		{name: "an outcome is written over by the next", good: "if string.byte(c.also) ~= 10 then return false end", bad: ""},
 		{name: "nobody is told of a plain outcome", good: "if callback then", bad: "if false then"},
 		{name: "a plain request is looked at for ever", good: "if c.placed or not all.together then dues[#dues + 1] = c.id end", bad: "dues[#dues + 1] = '-'"},
 		{name: "who waits together is forgotten", good: "call('ZADD', CLOCKS, next_look(NOW, tonumber(k.due)), group(int(NOW), k.due, k.tenant, k.ids))", bad: ""},

@@ -16,10 +16,11 @@ if all then redis.call('XDEL', KEYS[1], unpack(entries)) end
 -- less than load reads.
 local function settle(id)
   local key = record_key(id)
-  local v, brief = read(key, { 'plan', 'finished', 'seq', 'reply', 'idem', 'shared', 'scatter' })
-  if not v[1] or brief then return end -- which owes none
+  local v, f, text = read(key, { 'plan', 'finished', 'seq', 'reply', 'idem', 'shared', 'scatter' })
+  if not v[1] or f and not f.owed then return end
   if v[2] and not v[6] and not v[7] then
-    if redis.call('HINCRBY', key, 'owed', -1) > 0 then return end
+    if f then redis.call('SET', key, (string.gsub(text, '\nowed 1', '', 1)), 'KEEPTTL')
+    elseif redis.call('HINCRBY', key, 'owed', -1) > 0 then return end
     expire({ id = id, key = key, finished = tonumber(v[2]), retention = tonumber((string.match(v[1], '^%d+ %d+ %d+ %d+ %d+ %d+ (%d+)'))),
       seq = tonumber(v[3] or 0), short = v[4], idem = v[5] })
     return

@@ -182,27 +182,28 @@ end
 -- record writes the outcome into the record of the request that the plain reply c is
 -- to, with its reply.
 local function record(c, started, worker, rtype, rstatus, rheaders)
-  local all, callback = c.clocks, c.callback and c.clocks.calls
-  if c.brief and not callback and not find(worker .. rheaders, '\n', 1, true) then
+  local callback, expires = c.callback and c.clocks.calls, c.clocks.expires
+  if callback then
+    try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
+    expires = int(math.max(c.clocks.forgotten, NOW + CALLBACK_WINDOW))
+  end
+  if c.brief and not find(worker .. rheaders, '\n', 1, true) then
     local first, also = sub(c.brief, 1, #c.brief - #c.also), c.also
     if c.waiters or c.placed then also = gsub(gsub(also, '\nwaiters [^\n]*', ''), '\nplace [^\n]*', '') end
     also = also .. '\nworker ' .. worker .. '\nrtype ' .. rtype
     if rstatus ~= '' then also = also .. '\nrstatus ' .. rstatus end
     if rheaders ~= '' then also = also .. '\nrheaders ' .. rheaders end
-    if #c.body > WITHIN then call('SET', reply_key(c.id), c.body, 'PXAT', all.expires) else also = also .. '\n\n' .. c.body end
-    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. also, 'PXAT', all.expires)
+    if callback then also = also .. '\nowed 1' end
+    if #c.body > WITHIN then call('SET', reply_key(c.id), c.body, 'PXAT', expires) else also = also .. '\n\n' .. c.body end
+    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. also, 'PXAT', expires)
     return
   end
-  local more, expires = {}, all.expires
+  local more = {}
   local function set(name, value)
     more[#more + 1] = name
     more[#more + 1] = value
   end
-  if callback then
-    try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
-    set('owed', '1')
-    expires = int(math.max(all.forgotten, NOW + CALLBACK_WINDOW))
-  end
+  if callback then set('owed', '1') end
   if rstatus ~= '' then set('rstatus', rstatus) end
   if rheaders ~= '' then set('rheaders', rheaders) end
   if #c.body > SHORT then call('SET', reply_key(c.id), c.body, 'PXAT', expires)
