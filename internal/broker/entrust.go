@@ -24,8 +24,9 @@ func (b *Broker) Reserve(ctx context.Context, service string, n int, block time.
 }
 
 // Entrust makes what Reserve returned a worker's, at the last moment before it gets
-// it. handed leaves out what has ended meanwhile. ErrUnavailable: all of it may
-// be handed over or not, and Unclaim puts back what is not.
+// it. handed leaves out what has ended meanwhile, and what is of a service that was
+// paused: that waits again. ErrUnavailable: all of it may be handed over or not, and
+// Unclaim puts back what is not.
 func (b *Broker) Entrust(ctx context.Context, held []Delivery) (handed []Delivery, err error) {
 	answers, unknown := b.sendEntrust(ctx, held)
 	if unknown {
@@ -34,13 +35,22 @@ func (b *Broker) Entrust(ctx context.Context, held []Delivery) (handed []Deliver
 		}
 		answers, _ = b.sendEntrust(ctx, held)
 	}
+	var paused []Delivery
 	for i, d := range held {
 		took, err := answers[i].Int()
 		if err != nil {
 			return nil, fault("hand work over", err)
 		}
-		if took == 1 {
+		switch took {
+		case 1:
 			handed = append(handed, d)
+		case 2:
+			paused = append(paused, d)
+		}
+	}
+	for _, d := range paused {
+		if err := b.Unclaim(ctx, d); err != nil { // its lease will lapse; the others are handed over already
+			b.log.Debug("put work of a paused service back", "error", err)
 		}
 	}
 	return handed, nil

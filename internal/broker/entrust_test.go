@@ -75,6 +75,32 @@ func TestEntrust(t *testing.T) {
 	})
 }
 
+// What is held while its service is paused waits like all else of it.
+func TestEntrustOfWhatIsPaused(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		r := submit(t, b, "body")
+		held := reserve(t, b)
+		if err := b.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		if got := entrust(t, b, held); len(got) != 0 {
+			t.Fatal("a paused service gave out what was held")
+		}
+		if got := status(t, b, r.ID); got.Status != broker.Queued || got.Attempt != 1 {
+			t.Errorf("while it is paused: %s in attempt %d", got.Status, got.Attempt)
+		}
+		nothingIsLeft(t, b)
+		if err := b.Resume(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		regulate(t, b, "echo")
+		if got := take(t, b, 1); len(got) != 1 || got[0].Attempt != 1 {
+			t.Errorf("after the pause: %+v", got)
+		}
+	})
+}
+
 // A lot is handed over without what ended while it was held, also after a Redis
 // that forgot its scripts.
 func TestEntrustOfWhatIsWanted(t *testing.T) {

@@ -131,7 +131,7 @@ func (s *Server) handOut(w http.ResponseWriter, r *http.Request, held []broker.D
 		s.Pull.Back(held)
 		return err
 	}
-	if len(got) == 0 { // all of it was canceled while it was held
+	if len(got) == 0 { // all of it was canceled, or its service paused, while it was held
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
