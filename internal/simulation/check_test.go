@@ -49,6 +49,7 @@ type record struct {
 	owing     map[string]bool // "type number" of callbacks → whether the receiver has it
 	forgotten bool
 
+	holds      map[int]*hold     // by attempt
 	deliveries map[int]*delivery // by attempt
 	decided    map[int]*deciding // by attempt
 	arrived    []*reply          // that decide, in the order in which Redis took them
@@ -216,7 +217,7 @@ func (rec *record) called() string {
 
 // found is a record that was not there before.
 func (w *world) found(at, name string, get func(string) string) *record {
-	rec := &record{at: at, name: name, service: get("service"), owing: map[string]bool{}, deliveries: map[int]*delivery{}, decided: map[int]*deciding{}}
+	rec := &record{at: at, name: name, service: get("service"), owing: map[string]bool{}, holds: map[int]*hold{}, deliveries: map[int]*delivery{}, decided: map[int]*deciding{}}
 	id, _, part := strings.Cut(name, "/")
 	switch {
 	case part && w.named[id] == nil:

@@ -85,7 +85,7 @@ func (w *world) client() {
 	if g == nil {
 		return
 	}
-	if w.pausing && w.draw.IntN(8) == 0 {
+	if w.pausing && w.draw.IntN(6) == 0 {
 		w.pauseOrResume(g)
 		return
 	}

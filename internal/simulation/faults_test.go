@@ -149,7 +149,7 @@ func (w *world) labor() bool {
 	d := k.held[0]
 	k.held = k.held[1:]
 	w.number++
-	w.take(&reply{delivery: d, kind: "final", body: fmt.Sprintf("reply %d", w.number)})
+	w.send(&reply{delivery: d, kind: "final", body: fmt.Sprintf("reply %d", w.number)})
 	return true
 }
 

@@ -27,7 +27,8 @@ type gate struct {
 	polls    int  // that are under way
 	polled   *request
 	intents  []*intent
-	frozen   bool // nothing reaches it, or Redis from it, for now
+	holds    []*hold // work for those who ask for it over HTTP
+	frozen   bool    // nothing reaches it, or Redis from it, for now
 }
 
 // begin starts gateway i.

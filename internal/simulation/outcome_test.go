@@ -9,10 +9,11 @@ import (
 
 // checkAgain holds another attempt to what ended the one before.
 func (w *world) checkAgain(rec *record, attempt int) {
-	d, first := rec.deliveries[attempt], rec.decided[attempt]
+	d, first, h := rec.deliveries[attempt], rec.decided[attempt], rec.holds[attempt]
 	switch {
 	case rec.attempt != attempt+1:
 		w.fail("%s went from attempt %d to %d", rec.called(), attempt, rec.attempt)
+	case d == nil && h != nil && !time.Now().Before(h.at.Add(rec.rest-2*time.Millisecond)): // a gateway held it for too long
 	case d == nil:
 		w.fail("%s has attempt %d, and nobody had attempt %d", rec.called(), rec.attempt, attempt)
 	case first != nil && first.sure && first.kind != "retry":
@@ -57,7 +58,10 @@ func (w *world) workEnds(rec *record) bool {
 		return slices.ContainsFunc(rec.arrived, func(r *reply) bool { return !w.late[r.body] && r.attempt == rec.attempt && said(r, kind) })
 	}
 	silent := func() bool {
-		d := rec.deliveries[rec.attempt]
+		d, h := rec.deliveries[rec.attempt], rec.holds[rec.attempt]
+		if d == nil && h != nil { // a gateway held it for too long
+			return !now.Before(h.at.Add(rec.rest - 2*time.Millisecond))
+		}
 		return d != nil && !sure && !now.Before(d.alive.Add(rec.rest-2*time.Millisecond))
 	}
 	switch rec.status + " " + rec.reason {

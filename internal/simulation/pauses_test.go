@@ -16,7 +16,13 @@ type halt struct {
 
 // pauseOrResume has somebody do that, twice as often the one that is due.
 func (w *world) pauseOrResume(g *gate) {
-	service := serviceNames[w.draw.IntN(len(serviceNames))]
+	service := "echo" // which most requests are for
+	if len(g.holds) > 0 {
+		service = g.holds[0].Service
+	}
+	if w.draw.IntN(2) == 0 {
+		service = serviceNames[w.draw.IntN(len(serviceNames))]
+	}
 	paused := w.redis.HGet("cc:paused", service) != ""
 	w.pause(g, service, paused == (w.draw.IntN(3) == 0))
 }

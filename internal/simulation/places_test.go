@@ -102,6 +102,9 @@ func (w *world) checkPlace(rec *record, p places, gates map[string][]string) {
 	name := rec.called()
 	onStream, holder := p.stream[rec.service+" "+rec.entry], p.pending[rec.service+" "+rec.entry]
 	at, planned := p.due[rec.name]
+	if strings.HasPrefix(holder, "http:") && rec.works() && !rec.ended() && rec.deliveries[rec.attempt] == nil {
+		w.entrusted(rec, holder)
+	}
 	look, together := p.clocks[rec.name]
 	if together && (!planned || look < at) {
 		at = look

@@ -16,7 +16,7 @@
 // of a content that others ask for too, to several services at once, to one of which few
 // run at once; as another tenant, with a priority, for no reply, in batches; with
 // callbacks, to one or two partitions. They poll, wait, read events, cancel, delete,
-// redrive, and pause services.
+// redrive, and pause services. Workers claim and reply by themselves, or ask a gateway.
 //
 // The same seed is the same trace, byte for byte:
 //
@@ -25,7 +25,8 @@
 //
 // Pitfalls: it shows what the scripts and the gateways make of an order of commands, not
 // what a real Redis does with a command (the suites of broker run on one), nor what data
-// races there are between the goroutines of a gateway. Of claims over HTTP nothing is drawn.
+// races there are between the goroutines of a gateway. Chance picks the queue that a claim
+// over HTTP asks, so that is drawn here, and what a gateway does next is not.
 package simulation_test
 
 import (
@@ -172,6 +173,10 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "an item is not counted", good: "redis.call('HINCRBY', key, r.status, 1)", bad: ""},
 		{name: "an item is open for ever", good: "redis.call('SREM', P .. 'open:' .. batch, r.id)", bad: ""},
 		{name: "a batch is left behind", good: "redis.call('PEXPIREAT', list, int(last))", bad: ""},
+		{name: "what is held is handed over in a pause", good: "if redis.call('HEXISTS', P .. 'limits', 'paused:' .. r.service) == 1 then return 2 end", bad: ""},
+		{name: "what is held is taken for claimed", good: "or string.sub(p[1][2], 1, 5) == 'pull:' then return nil end", bad: "then return nil end"},
+		{name: "put back, and not taken off", good: "drop(old)\ntouched[r.service] = true", bad: ""},
+		{name: "a worker is told wrongly that its claim is lost", good: "if r.attempt ~= tonumber(ARGV[3]) or r.status == 'scheduled' then", bad: "if true then"},
 		{name: "one partition does it all", good: "local P = ARGV[1]", bad: "local P = 'cc:{0}:'"},
 		{name: "redriven twice", good: "if earlier then return { earlier == ARGV[3] and 'accepted' or 'replayed', earlier } end", bad: ""},
 		{name: "forgotten late", good: "local over = r.finished + r.retention", bad: "local over = r.finished + 2 * r.retention"},

@@ -25,6 +25,7 @@ type delivery struct {
 	alive        time.Time // when Redis last took a sign of life that counts
 	said, heard  int       // latest number that a reply has, and of those that Redis took
 	done         bool      // its worker sent what decides it
+	pulled       bool      // a gateway handed it over, and takes the replies
 }
 
 // reply is what a worker says of a delivery.
@@ -52,7 +53,7 @@ func (w *world) work() {
 		if w.draw.IntN(5) > 0 { // else it is sent again
 			w.flying = slices.Delete(w.flying, i, i+1)
 		}
-		w.take(r)
+		w.send(r)
 	case n < 65 && len(k.held) > 0:
 		w.reply(k, k.held[len(k.held)-1-min(w.draw.IntN(len(k.held)), w.draw.IntN(len(k.held)))])
 	case n < 97:
@@ -63,56 +64,20 @@ func (w *world) work() {
 	}
 }
 
-// claim gives a worker the next entry of the first queue, from one drawn on, that has
-// one.
+// claim gives a worker what a queue has next.
 func (w *world) claim(k *worker) bool {
-	from := w.draw.IntN(len(w.partitions) * len(serviceNames))
-	for i := range len(w.partitions) * len(serviceNames) {
-		n := (from + i) % (len(w.partitions) * len(serviceNames))
-		queue := w.partitions[n/len(serviceNames)] + "queue:" + serviceNames[n%len(serviceNames)]
-		if answer := w.redis.claims(k.name, queue); string(answer) != nothing {
-			w.given(k, list(answer))
-			return true
-		}
+	flat := w.next(k.name)
+	if flat == nil {
+		w.say("%s finds nothing to do", k.name)
+		return false
 	}
-	w.say("%s finds nothing to do", k.name)
-	return false
-}
-
-// given holds what a worker was given to what it may be.
-func (w *world) given(k *worker, flat []string) {
-	f := pairs(flat[2:])
-	name, _, _ := strings.Cut(f["token"], ".")
-	id, _, _ := strings.Cut(name, "/")
-	rec := w.named[name]
-	attempt, _ := strconv.Atoi(f["attempt"])
-	w.did("%s claims %s, attempt %d", k.name, name, attempt)
-	switch {
-	case rec == nil || rec.forgotten:
-		w.fail("%s was given %s, of which there is no record", k.name, name)
-		return
-	case rec.ended() || rec.attempt != attempt || rec.entry != flat[1]:
-		w.fail("%s was given attempt %d of %s, which is %s in attempt %d", k.name, attempt, rec.called(), rec.status, rec.attempt)
-		return
-	case rec.deliveries[attempt] != nil:
-		w.fail("%s was given attempt %d of %s, as was %s", k.name, attempt, rec.called(), rec.deliveries[attempt].worker)
-		return
-	case f["body"] != rec.request.body || f["id"] != id || f["service"] != rec.service:
-		w.fail("%s was given %q of %s at %s for %s", k.name, f["body"], f["id"], f["service"], rec.called())
+	if rec, attempt, f := w.handed(k.name, flat); rec != nil {
+		d := &delivery{record: rec, worker: k.name, entry: flat[1], token: f["token"], replyTo: f["reply_to"], attempt: attempt, claimed: time.Now(), alive: time.Now()}
+		rec.deliveries[attempt] = d
+		k.held = append(k.held, d)
+		w.happened()
 	}
-	w.checkPaused(rec, k.name, flat[1])
-	for _, earlier := range w.records {
-		if earlier == rec {
-			break
-		}
-		if rec.gate != "" && earlier.gate == rec.gate && earlier.service == rec.service && !earlier.ended() && !earlier.forgotten {
-			w.fail("%s was given %s, and %s is before it in the order of their key", k.name, rec.called(), earlier.called())
-		}
-	}
-	d := &delivery{record: rec, worker: k.name, entry: flat[1], token: f["token"], replyTo: f["reply_to"], attempt: attempt, claimed: time.Now(), alive: time.Now()}
-	rec.deliveries[attempt] = d
-	k.held = append(k.held, d)
-	w.happened()
+	return true
 }
 
 // reply has a worker say something of what it was given, mostly no more after what
@@ -135,7 +100,7 @@ func (w *world) reply(k *worker, d *delivery) {
 		}
 	}
 	if w.draw.IntN(10) < 6 {
-		w.take(r)
+		w.send(r)
 		return
 	}
 	w.say("%s sends %s to %s, attempt %d", k.name, r.kind, d.record.called(), d.attempt)
@@ -144,7 +109,7 @@ func (w *world) reply(k *worker, d *delivery) {
 
 func (r *reply) decides() bool { return r.kind == "final" || r.kind == "failed" || r.kind == "retry" }
 
-// take has Redis take a reply, and notes what must come of it.
+// take has Redis take a reply.
 func (w *world) take(r *reply) {
 	words := []string{"XADD", r.replyTo, "*", "token", r.token, "type", r.kind, "body", r.body}
 	if r.number > 0 {
@@ -155,6 +120,12 @@ func (w *world) take(r *reply) {
 	}
 	w.redis.run(words)
 	w.did("Redis takes %s (%s) of %s to %s, attempt %d", r.kind, r.body, r.worker, r.record.called(), r.attempt)
+	w.taken(r)
+	w.happened()
+}
+
+// taken notes what must come of a reply that Redis has taken.
+func (w *world) taken(r *reply) {
 	rec, now := w.named[r.record.name], time.Now() // another than before, where that came again after it was deleted
 	first := rec.decided[r.attempt]
 	dropped := r.number > 0 && r.number <= r.heard
@@ -178,7 +149,6 @@ func (w *world) take(r *reply) {
 	case sure && first == nil:
 		r.alive = now
 	}
-	w.happened()
 }
 
 func pairs(flat []string) map[string]string {

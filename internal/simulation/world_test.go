@@ -69,14 +69,17 @@ type world struct {
 	records  []*record          // in the order in which they were found
 	named    map[string]*record // by name
 	workers  []*worker
-	flying   []*reply        // sent by a worker, and not taken by Redis
-	late     map[string]bool // body of a reply → whether a clock was over when Redis took it: it is to change nothing
+	flying   []*reply          // sent by a worker, and not taken by Redis
+	told     map[string]*reply // by body: those that workers told gateways
+	noted    map[string]bool   // entries of those
+	late     map[string]bool   // body of a reply → whether a clock was over when Redis took it: it is to change nothing
 
 	partitions []string         // prefixes of their keys
 	halts      map[string]*halt // by service
 
 	faults   bool // anything may break
 	calling  bool // somebody wants callbacks
+	pulling  bool // workers ask gateways for work
 	batching bool // requests are submitted in batches
 	lining   bool // there are tenants and priorities, so there are lines
 	pausing  bool // services are paused and resumed
@@ -99,10 +102,11 @@ func live(t *testing.T, redis *store, seed uint64, steps int, heals, silent bool
 		cryptotest.SetGlobalRandom(t, seed)
 		w = &world{
 			t: t, draw: rand.New(rand.NewPCG(seed, 0)), redis: redis, begun: time.Now(), silent: silent,
-			sent: make(chan struct{}, 1), named: map[string]*record{}, halts: map[string]*halt{}, late: map[string]bool{}, gates: make([]*gate, 2),
+			sent: make(chan struct{}, 1), named: map[string]*record{}, halts: map[string]*halt{}, late: map[string]bool{}, told: map[string]*reply{}, noted: map[string]bool{}, gates: make([]*gate, 2),
 		}
 		redis.clear()
-		w.faults, w.lining, w.pausing, w.batching = w.draw.IntN(4) > 0, w.draw.IntN(2) == 0, w.draw.IntN(3) == 0, w.draw.IntN(3) == 0
+		w.faults, w.lining, w.pausing = w.draw.IntN(4) > 0, w.draw.IntN(2) == 0, w.draw.IntN(3) == 0
+		w.batching, w.pulling = w.draw.IntN(3) == 0, w.draw.IntN(on(w.pausing, -2)+4) == 0
 		w.partitions = make([]string, 1+on(w.draw.IntN(4) == 0, 1))
 		for i := range w.gates {
 			w.begin(i)
@@ -186,6 +190,7 @@ func (w *world) step() {
 		{8, w.client},
 		{14, w.work},
 		{on(w.calling, 8), w.tell},
+		{on(w.pulling, 10), w.pull},
 		{on(idle, 30) + 2, func() { w.pass(w.moment()) }},
 		{2, w.upkeep},
 		{on(w.faults, 3), w.fault},
@@ -245,6 +250,7 @@ func (w *world) happened() {
 	}
 	for _, at := range w.partitions {
 		if touched[at+"replies"] {
+			w.takenByGateways(at)
 			for _, l := range w.all() {
 				l.unblock()
 			}
