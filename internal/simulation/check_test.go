@@ -35,6 +35,7 @@ type record struct {
 	start, run, retention, rest time.Duration // rest is its lease
 	max                         int
 	gate                        string    // "" for none
+	abreast                     int       // how many it lets in at once
 	turn                        float64   // at its gate
 	told                        string    // letters of the events that its client is told of, "" for none
 	tenant                      string    // "" for the one without a name
@@ -252,6 +253,7 @@ func (w *world) found(at, name string, get func(string) string) *record {
 	}
 	if policy := strings.Fields(get("policy")); len(policy) > 2 && policy[2] != "-" {
 		rec.gate = policy[2]
+		rec.abreast, _ = strconv.Atoi(policy[1])
 		rec.turn, _ = w.redis.ZScore(at+"gate:"+rec.service+":"+rec.gate, name)
 	}
 	w.records = append(w.records, rec)

@@ -120,7 +120,7 @@ func (w *world) checkPlace(rec *record, p places, gates map[string][]string) {
 		return
 	}
 	kept := rec.kind == single && dead(rec.status) && rec.again == ""
-	first := rec.gate == "" || len(gates[rec.at+"gate:"+rec.service+":"+rec.gate]) == 0
+	first := rec.gate == "" || len(gates[rec.at+"gate:"+rec.service+":"+rec.gate]) < rec.abreast
 	switch {
 	case rec.ended():
 		if onStream || planned || waits || rec.kind != shared && rec.parked != kept {

@@ -218,13 +218,14 @@ func (w *world) handed(who string, flat []string) (rec *record, attempt int, f m
 		w.fail("%s was given %q of %s at %s for %s", who, f["body"], f["id"], f["service"], rec.called())
 	}
 	w.checkPaused(rec, who, flat[1])
-	for _, earlier := range w.records {
-		if earlier == rec {
-			break
-		}
+	var before []string
+	for _, earlier := range w.records[:slices.Index(w.records, rec)] {
 		if rec.gate != "" && earlier.gate == rec.gate && earlier.service == rec.service && !earlier.ended() && !earlier.forgotten {
-			w.fail("%s was given %s, and %s is before it in the order of their key", who, rec.called(), earlier.called())
+			before = append(before, earlier.called())
 		}
+	}
+	if rec.gate != "" && len(before) >= rec.abreast {
+		w.fail("%s was given %s, and %s are before it in the order of their key, of which run %d at once", who, rec.called(), before, rec.abreast)
 	}
 	return rec, attempt, f
 }

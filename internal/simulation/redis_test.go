@@ -134,6 +134,10 @@ func luaFiles() map[string]string {
 			if look := strings.Index(text, "\nend\n"); strings.HasPrefix(text, "do\n") { // that stands before all else
 				text = text[look+5:]
 			}
+			if in := strings.LastIndex(text, "include('"); in >= 0 { // another file stands there
+				text = text[in:]
+				text = text[strings.Index(text, "\n"):]
+			}
 			luaTexts[strings.TrimSuffix(filepath.Base(f), ".lua")] = text
 		}
 	}

@@ -12,7 +12,7 @@
 // seed heals (one in sixteen, where there are many), everything must have its outcome, every
 // receiver must have been told, and once all is over nothing may be left behind.
 //
-// Clients submit requests of all kinds: delayed, one after the other by an ordering key,
+// Clients submit requests of all kinds: delayed, one after the other by a key, or few at once,
 // of a content that others ask for too, to several services at once, to one of which few
 // run at once; as another tenant, with a priority, for no reply, in batches; with
 // callbacks, to one or two partitions. They poll, wait, read events, cancel, delete,
@@ -162,6 +162,7 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "an answer to a scatter is not counted", good: "if r.status == 'succeeded' then whole.succeeded = whole.succeeded + 1 end", bad: ""},
 		{name: "legs outlive their scatter", good: "if r and not TERMINAL[r.status] then\n      local as", bad: "if false then\n      local as"},
 		{name: "everybody is let in", good: "return not rank or rank < r.gate_limit", bad: "return true"},
+		{name: "one more of a key is let in", good: "return not rank or rank < r.gate_limit", bad: "return not rank or rank <= r.gate_limit"},
 		{name: "nobody is let in", good: "if let_in(next[i]) then readmit(next[i]) end", bad: ""},
 		{name: "a pause lets through", good: "if redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0 then", bad: "if limit > 0 and (redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0) then"},
 		{name: "a pause takes nothing back", good: "if limit and ahead > spare and (limit == firm or ahead > 2 * spare) then", bad: "if false then"},

@@ -38,7 +38,7 @@ func (w *world) newRequest(single bool) *request {
 		r.wants.Callback = &broker.Callback{URL: "https://receiver.example/", Events: callbacks[w.draw.IntN(len(callbacks))]}
 		w.calling = true
 	}
-	switch w.draw.IntN(9) {
+	switch w.draw.IntN(10) {
 	case 0: // after a while
 		r.wants.Delay = time.Duration(1+w.draw.IntN(800)) * time.Millisecond
 	case 1, 2: // one after the other
@@ -52,8 +52,14 @@ func (w *world) newRequest(single bool) *request {
 		}
 	case 6: // that has time
 		r.wants.Service = "slow"
-	case 7: // of which few run at once
+	case 7: // few of one key at once
+		r.wants.ConcurrencyKey = "a key"
+	case 8: // of which few run at once
 		r.wants.Service = "left"
+	case 9:
+		if w.lining { // so that some wait
+			r.wants.Service = "left"
+		}
 	}
 	// One without a key goes to any partition, which hangs on chance and not on the seed.
 	if len(w.partitions) > 1 || w.draw.IntN(2) == 0 {

@@ -21,7 +21,7 @@ import (
 // steps; kept for longer than a command can be late.
 var config = broker.ServiceConfig{
 	Timeout: 4 * time.Second, StartTimeout: 2 * time.Second, RunTimeout: 1500 * time.Millisecond,
-	Lease: 700 * time.Millisecond, MaxAttempts: 3, Backoff: 100 * time.Millisecond, Retention: 6 * time.Second,
+	Lease: 700 * time.Millisecond, MaxAttempts: 3, KeyConcurrency: 2, Backoff: 100 * time.Millisecond, Retention: 6 * time.Second,
 }
 
 // services are all that there are: a scatter goes to the first two or three, of "left" two
