@@ -32,6 +32,9 @@ func (w *world) pull() {
 		w.reserve(g)
 		return
 	}
+	if w.pausing && w.draw.IntN(3) > 0 { // so that a pause may come between
+		return
+	}
 	h := ready[w.draw.IntN(len(ready))]
 	switch n := w.draw.IntN(20); {
 	case n == 0:

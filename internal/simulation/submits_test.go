@@ -38,7 +38,7 @@ func (w *world) newRequest(single bool) *request {
 		r.wants.Callback = &broker.Callback{URL: "https://receiver.example/", Events: callbacks[w.draw.IntN(len(callbacks))]}
 		w.calling = true
 	}
-	switch w.draw.IntN(10) {
+	switch w.draw.IntN(12) {
 	case 0: // after a while
 		r.wants.Delay = time.Duration(1+w.draw.IntN(800)) * time.Millisecond
 	case 1, 2: // one after the other
