@@ -90,16 +90,20 @@ func parsePlain(list []any) []Fact {
 func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (bool, error) {
 	ctx, stop := patience(ctx, block)
 	defer stop()
-	found, err := b.redis.blocking.XRead(ctx, &redis.XReadArgs{
-		Streams: []string{b.part(p).replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock),
-	}).Result()
+	there, err := awaited(b.redis.blocking.XRead(ctx, awaiting(b.part(p), block)).Result())
+	return there, fault("wait for replies", err)
+}
+
+func awaiting(p partition, block time.Duration) *redis.XReadArgs {
+	return &redis.XReadArgs{Streams: []string{p.replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock)}
+}
+
+// awaited tells whether a wait for replies found any. That none came is no error.
+func awaited(found []redis.XStream, err error) (bool, error) {
 	if errors.Is(err, redis.Nil) || lostGroup(err) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fault("wait for replies", err)
-	}
-	return len(found) > 0, nil
+	return len(found) > 0, err
 }
 
 // Settle applies the oldest replies of a partition: the reply is the
@@ -107,12 +111,53 @@ func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (
 // that replies are left.
 func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
 	part := b.part(p)
-	args := []any{
+	args := b.settleArgs()
+	raw, err := settleScript.run(ctx, b.redis, part, []string{part.replies()}, args...)
+	return b.judged(ctx, part, args, raw, err)
+}
+
+// SettleNext is AwaitReplies and Settle in one trip: Redis settles a reply as soon as it
+// took it, and tells both. That is for a partition in which replies are rare; where many
+// come at once, it settles them a few at a time.
+func (b *Broker) SettleNext(ctx context.Context, p int, block time.Duration) (facts []Fact, more bool, err error) {
+	if b.redis.nodes != nil { // where a pipeline may be sent again, with the wait of another call
+		there, err := b.AwaitReplies(ctx, p, block)
+		if err != nil || !there {
+			return nil, false, err
+		}
+		return b.Settle(ctx, p)
+	}
+	part := b.part(p)
+	args := b.settleArgs()
+	raw, err := func() (any, error) {
+		ctx, stop := patience(ctx, block)
+		defer stop()
+		pipe := b.redis.blocking.Pipeline()
+		await := pipe.XRead(ctx, awaiting(part, block))
+		settle := settleScript.in(ctx, pipe, b.redis, part, []string{part.replies()}, args...)
+		_, _ = pipe.Exec(ctx) // each answer has its own error
+		raw, err := settle.Result()
+		if _, failed := awaited(await.Result()); err == nil {
+			err = failed
+		}
+		return raw, err
+	}()
+	if isNoScript(err) {
+		return b.Settle(ctx, p)
+	}
+	return b.judged(ctx, part, args, raw, err)
+}
+
+func (b *Broker) settleArgs() []any {
+	return []any{
 		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), flag(b.noneIsPlain), b.name,
 	}
-	verdicts := args[len(args):]
+}
+
+// judged takes what settle.lua answered to args, and has it go on where that was for
+// want of verdicts.
+func (b *Broker) judged(ctx context.Context, part partition, args []any, raw any, err error) (facts []Fact, more bool, _ error) {
 	for {
-		raw, err := settleScript.run(ctx, b.redis, part, []string{part.replies()}, append(args, verdicts...)...)
 		if err != nil {
 			b.mayHaveWoken(err)
 			return facts, false, fault("settle replies", err)
@@ -128,9 +173,11 @@ func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, er
 		if len(entries) == 0 || ctx.Err() != nil {
 			return facts, left > 0, nil
 		}
-		if verdicts, err = b.judge(ctx, part, entries); err != nil {
-			return facts, false, err
+		verdicts, wrong := b.judge(ctx, part, entries)
+		if wrong != nil {
+			return facts, false, wrong
 		}
+		raw, err = settleScript.run(ctx, b.redis, part, []string{part.replies()}, slices.Concat(args, verdicts)...)
 	}
 }
 

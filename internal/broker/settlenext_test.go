@@ -1,0 +1,83 @@
+package broker_test
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/redistest"
+)
+
+// What comes while somebody waits for it is settled by then; so is what was there before.
+func TestSettleNext(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		next := func(block time.Duration) (kinds []string) {
+			facts, more, err := b.SettleNext(t.Context(), 0, block)
+			if err != nil || more {
+				t.Errorf("more %v, %v", more, err)
+			}
+			for _, f := range facts {
+				kinds = append(kinds, f.Kind)
+			}
+			return kinds
+		}
+		if got := next(time.Millisecond); got != nil {
+			t.Errorf("of nothing it settled %v", got)
+		}
+		answer := func() {
+			submit(t, b, "x")
+			send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		}
+		found := make(chan []string)
+		go func() {
+			for {
+				if kinds := next(time.Second); kinds != nil {
+					found <- kinds
+					return
+				}
+			}
+		}()
+		answer()
+		if got := <-found; !slices.Equal(got, []string{"outcome"}) {
+			t.Errorf("while it waited it settled %v", got)
+		}
+		answer()
+		answer()
+		if err := redis.Client.ScriptFlush(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if got := next(time.Second); !slices.Equal(got, []string{"outcome", "outcome"}) {
+			t.Errorf("without its script it settled %v", got)
+		}
+	})
+}
+
+// Redis settles by itself what it told that it came, and whoever waits for the outcome
+// looks again where nobody heard of that.
+func TestSettleNextTakesOneTrip(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		proxy := redis.Proxy(t)
+		b, other := open(t, redis, func(o *broker.Options) { o.URL = proxy.URL }), open(t, redis)
+		_, resumed := hear(t, b)
+		<-resumed
+		id := submit(t, other, "x").ID
+		send(t, other, claim(t, other), broker.WorkerReply{Type: "final"})
+		proxy.Lose(func(sent []byte) bool { return bytes.Contains(sent, []byte("xread\r\n")) })
+		if _, _, err := b.SettleNext(t.Context(), 0, time.Second); err == nil {
+			t.Fatal("the answer was not lost")
+		}
+		select {
+		case <-resumed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody was told to look again")
+		}
+		for end := time.Now().Add(10 * time.Second); status(t, other, id).Status != broker.Succeeded; { // the link may be lost before the script is over
+			if time.Now().After(end) {
+				t.Fatal("the reply is not settled")
+			}
+		}
+	})
+}
