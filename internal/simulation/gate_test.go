@@ -69,6 +69,7 @@ func (w *world) begin(i int) {
 	})
 	w.say("%s begins", g.name)
 	synctest.Wait()
+	w.happened() // it has its partitions hear of a pause
 }
 
 // end lets everything go, and waits for it.
