@@ -26,6 +26,31 @@ func SubmitGeneral(ctx context.Context, b *Broker, s Submission) (Record, bool, 
 	return b.commit(ctx, sub, len(s.Body))
 }
 
+// SubmitTogether is Submit of requests of one kind by one script, or by submit.lua. Of each
+// there is what the script answered, with its ID.
+func SubmitTogether(ctx context.Context, b *Broker, generally bool, all ...Submission) (ids []correlation.ID, answers [][]string, err error) {
+	var calls []*call[*submission, verdict]
+	for _, s := range all {
+		sub, err := b.prepare(ctx, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, _, err := b.place(ctx, sub); err != nil {
+			return nil, nil, err
+		}
+		sub.left = generally
+		calls = append(calls, &call[*submission, verdict]{ask: sub})
+	}
+	b.sendSubmits(calls)
+	for _, c := range calls {
+		if c.err != nil {
+			return nil, nil, c.err
+		}
+		ids, answers = append(ids, c.ask.id), append(answers, c.answer[:])
+	}
+	return ids, answers, nil
+}
+
 // Inspect looks at the settings of Redis, as Run does every 30 s.
 func Inspect(ctx context.Context, b *Broker) error { return b.inspect(ctx) }
 

@@ -10,7 +10,7 @@ import (
 
 var (
 	submitScript = newScript("submit", "intake")
-	directScript = scriptOf("prelude", "record", "moves", "clocks", "direct")
+	directScript = scriptOf("prelude", "record", "moves", "line", "clocks", "direct")
 )
 
 // submits are calls that one script takes together, all of one partition.
@@ -18,7 +18,7 @@ type submits struct {
 	home   partition
 	script *script
 	calls  []*call[*submission, verdict]
-	kinds  []*kind // of those that may go straight to the stream
+	kinds  []*kind // of those for direct.lua
 }
 
 // kind is what direct.lua does once for all that have it in common.
@@ -28,12 +28,12 @@ type kind struct {
 }
 
 type kindKey struct {
-	service, plan, tenant, contentType, headers, waiter string
-	register                                            bool
+	service, plan, tenant, policy, contentType, headers, waiter string
+	register                                                    bool
 }
 
-// groupSubmits has one script a partition take all submits that may go straight to the
-// stream, and one all others but scatters, each of which has its own.
+// groupSubmits has one script a partition take all submits that nothing but their place in
+// the line may hold back, and one all others but scatters, each of which has its own.
 func groupSubmits(calls []*call[*submission, verdict]) (together []*submits) {
 	var plan planNumbers
 	var text string // of plan: that of most is that of the one before
@@ -71,14 +71,14 @@ func (s *submission) script() *script {
 	switch {
 	case s.scatter != nil:
 		return scatterScript
-	case s.left || s.policy != "" || s.sharing != "" || s.Batch != nil || s.Delay >= time.Millisecond || s.plan.Concurrency > 0 || !s.until.IsZero():
+	case s.left || s.OrderingKey != "" || s.ConcurrencyKey != "" || s.sharing != "" || s.Batch != nil || s.Delay >= time.Millisecond || !s.until.IsZero():
 		return submitScript
 	}
 	return directScript
 }
 
 func (s *submission) kind(plan string) kindKey {
-	return kindKey{s.Service, plan, tenantText(s.Tenant), s.ContentType, s.headers, s.waiter, s.register}
+	return kindKey{s.Service, plan, tenantText(s.Tenant), s.policy, s.ContentType, s.headers, s.waiter, s.register}
 }
 
 // payload is bytes as an argument: behind a pointer, like the texts beside it, they need
@@ -95,9 +95,9 @@ func (t *submits) command() (p partition, keys []string, args []any) {
 		keys, args = first.scatterCommand()
 		return p, keys, args
 	}
-	args = append(make([]any, 0, 1+9*len(t.kinds)+8*len(t.calls)), p.prefix())
+	args = append(make([]any, 0, 1+10*len(t.kinds)+8*len(t.calls)), p.prefix())
 	for _, k := range t.kinds {
-		args = append(args, &k.service, &k.plan, &k.tenant, flag(k.register), &k.contentType, &k.headers, &k.waiter, len(k.calls))
+		args = append(args, &k.service, &k.plan, &k.tenant, flag(k.register), &k.policy, &k.contentType, &k.headers, &k.waiter, len(k.calls))
 		for _, c := range k.calls {
 			options := c.ask.options()
 			args = append(append(args, &c.ask.name, &c.ask.nonce, (*payload)(&c.ask.Body), len(options)/2), options...)
@@ -200,8 +200,11 @@ func (t *submits) answer(raw any, i int) (verdict, error) {
 			return verdict{}, fmt.Errorf("the script answered %d of %d submits", len(list)/2, len(t.calls))
 		}
 		entry, ordinal := text(list[2*i+1]), text(list[2*i+2])
-		if entry == "" {
+		switch entry {
+		case "":
 			return verdict{}, nil
+		case "-":
+			entry = ""
 		}
 		return verdict{"accepted", text(list[0]), entry, ordinal, string(Queued)}, nil
 	}

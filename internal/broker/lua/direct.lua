@@ -1,18 +1,19 @@
--- direct.lua accepts requests that go straight to the stream of their service, as
--- submit.lua does, and leaves to that all that is not plain: an ID or a key that is
--- known, a service that has a line, is full, or has something else in Redis where its
--- stream should be. Most requests are plain, and what a
--- gateway takes in hangs on what they cost Redis: so this script does once for all of
--- a kind what is the same for them.
+-- direct.lua accepts requests that go straight to the stream of their service, or stand
+-- in its line, as submit.lua does, and leaves to that all that is not plain: an ID or a
+-- key that is known, a service that is full, or has something else in Redis where its
+-- stream or its line should be. Most requests are plain, and what a gateway takes in hangs
+-- on what they cost Redis: so this script does once for all of a kind what is the same
+-- for them.
 -- Atomic and idempotent as submit.lua: where an answer was lost, the record is there.
 --
 -- KEYS[1] any of the partition
 -- ARGV[2…] of each kind: service, plan as in submit.lua, tenant, '1' where that is to
---     be registered, content type, headers, gateway to wake or '', how many requests follow;
---     and of each of them: id, nonce, body, how many options follow, name and value of each. The
---     options are trace, callback, events, tags, idem and fingerprint of submit.lua.
--- Returns {now, …}, and of each request its entry and its ordinal; '' and 0 where it is
---     left to submit.lua
+--     be registered, policy without a gate or '', content type, headers, gateway to wake
+--     or '', how many requests follow; and of each of them: id, nonce, body, how many
+--     options follow, name and value of each. The options are trace, callback, events,
+--     tags, idem and fingerprint of submit.lua.
+-- Returns {now, …}, and of each request its entry, or '-' where it stands in the line, and
+--     its ordinal or 0; '' and 0 where it is left to submit.lua
 local answers, at = { int(NOW) }, 2
 local ARGV, call = ARGV, redis.call -- to look up a global costs as much as a short text
 
@@ -54,22 +55,39 @@ local function fresh(k)
   return found
 end
 
--- more is what not every record has, of a request of the kind k with the options o.
-local function more(k, o)
-  o.tenant, o.waiters = k.tenant, k.waiter
-  return lines(o)
+-- stand is the function of stand.lua, which is made when the first comes for whose service
+-- there is a line: to make what it needs costs as much as a few requests.
+local made
+local function stand(k, n)
+  if not made then made = (function() include('stand') end)() end
+  return made(k, n)
+end
+
+-- more is what not every record has, of a request of the kind k with the options o; in a
+-- brief record, or as the fields and values of a hash.
+local function more(k, o, hash)
+  o.tenant, o.waiters, o.policy = k.tenant, k.waiter, k.policy
+  if not hash then return lines(o) end
+  local all = {}
+  for i = 1, #ALSO do
+    local value = o[ALSO[i]]
+    if value and value ~= '' then all[#all + 1] = ALSO[i]; all[#all + 1] = value end
+  end
+  return all
 end
 
 -- take accepts those of the kind k that are plain.
 local function take(k)
   local found = fresh(k)
   if #found == 0 then return end
-  local timeout, start, run, lease, max, retention, backoff, most =
-    string.match(k.plan, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)')
+  local timeout, start, run, lease, max, retention, backoff, most, concurrency =
+    string.match(k.plan, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
   local service, stream = k.service, queue_key(k.service)
-  if call('HEXISTS', P .. 'limits', service) == 1 or
-    call('XLEN', stream) + call('ZCARD', waiting_key(service)) + #found > tonumber(most) then
-    return
+  if call('XLEN', stream) + call('ZCARD', waiting_key(service)) + #found > tonumber(most) then return end
+  local through = #found
+  if k.policy ~= '' or concurrency ~= '0' or call('HEXISTS', P .. 'limits', service) == 1 then
+    k.concurrency = concurrency
+    through = stand(k, #found)
   end
   local deadline, due = NOW + timeout, NOW + timeout -- see next_due in prelude.lua
   if start ~= '0' then due = math.min(due, NOW + start) end
@@ -77,25 +95,37 @@ local function take(k)
   local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '
   local now, ends, plain, open, ids = int(NOW), int(deadline), more(k, {}), k.open, k.ids
   k.due, backoff = int(due), ' ' .. backoff
-  local ordinal = call('HINCRBY', P .. 'counts', 'a:' .. service, #found) - #found
+  local last = through > 0 and call('HINCRBY', P .. 'counts', 'a:' .. service, through) - through
   local begins, records, options, before, content_type, headers = k.begins, k.records, k.options, k.before, k.content_type, k.headers
+  local behind, apart, held = k.behind, k.apart, k.held
   for i = 1, #found do
     local s = found[i]
     local o, begin, key = options[s], begins[s], records[s]
-    local id, nonce = ARGV[begin], ARGV[begin + 1]
-    ordinal = ordinal + 1
-    local entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, ARGV[begin + 2])
-    call('SET', key, brief(service, nonce, entry, clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff) .. (o and more(k, o) or plain))
+    local id, nonce, body = ARGV[begin], ARGV[begin + 1], ARGV[begin + 2]
+    local entry, ordinal, place = '-', 0, behind and string.format('%.6f', behind + i * apart)
+    if i <= through then
+      ordinal = last + i
+      entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, body)
+      local also = o and more(k, o) or plain
+      if place then also = also .. '\nplace ' .. place end
+      call('SET', key, brief(service, nonce, entry, clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff) .. also)
+    else
+      call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '') .. 'd 0' .. backoff,
+        'status', 'queued', 'attempt', '1', 'place', place, 'body', body, 'content_type', content_type, 'headers', headers,
+        unpack(more(k, o or {}, true)))
+      held[#held + 1], held[#held + 2] = place, id
+    end
     if o and o.binding then call('SET', o.binding, id .. ' ' .. o.fingerprint) end
     open[2 * i + 1], open[2 * i + 2], ids[i] = now, id, id
     answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal
   end
 end
 
--- enroll watches the clocks of those of the kind k that were accepted, and lists them. It
--- is called also where something went wrong, for those before.
+-- enroll has those of the kind k that were accepted wait where they stand, watches their
+-- clocks, and lists them. It is called also where something went wrong, for those before.
 local function enroll(k)
   if #k.ids == 0 then return end
+  if k.held and #k.held > 2 then call(unpack(k.held)) end
   call('ZADD', CLOCKS, next_look(NOW, tonumber(k.due)), group(int(NOW), k.due, k.tenant, k.ids))
   call(unpack(k.open))
   if k.register == '1' then call('ZADD', P .. 'tenants', int(NOW), k.tenant) end
@@ -106,10 +136,10 @@ end
 local kinds = {}
 while at < #ARGV do
   local k = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
-    content_type = ARGV[at + 4], headers = ARGV[at + 5], waiter = ARGV[at + 6],
+    policy = ARGV[at + 4], content_type = ARGV[at + 5], headers = ARGV[at + 6], waiter = ARGV[at + 7],
     ids = {}, open = { 'ZADD', listing_key('open', ARGV[at + 2]) } }
-  local n = tonumber(ARGV[at + 7])
-  at = at + 8
+  local n = tonumber(ARGV[at + 8])
+  at = at + 9
   read(k, n)
   kinds[#kinds + 1] = k
 end

@@ -47,17 +47,33 @@ local function close_line(service)
   end
 end
 
+-- places has n of the flow of r stand next in the line, 1/weight apart, and returns the
+-- place that they stand behind.
+local function places(r, n)
+  local key = line_key(r.service)
+  local served, last = unpack(redis.call('HMGET', key, 'served', 'last:' .. r.flow))
+  local behind = math.max(tonumber(served or 0), tonumber(last or 0))
+  redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', behind + n / r.weight))
+  return behind
+end
+
 -- place is where r goes in the line. One that had its turn before and comes
 -- back, by a retry, goes to the front.
 local function place(r)
-  local key = line_key(r.service)
-  local served, last = unpack(redis.call('HMGET', key, 'served', 'last:' .. r.flow))
-  r.place = tonumber(served or 0)
   if r.attempt == 1 then
-    r.place = math.max(r.place, tonumber(last or 0)) + 1 / r.weight
-    redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', r.place))
+    r.place = places(r, 1) + 1 / r.weight
+  else
+    r.place = tonumber(redis.call('HGET', line_key(r.service), 'served') or 0)
   end
   return r.place
+end
+
+-- straight is how many of n the limit of their service lets go to the stream: none
+-- where somebody stands in the line.
+local function straight(service, limit, n)
+  local room = limit - redis.call('XLEN', queue_key(service))
+  if room <= 0 or #in_line(service, 1) > 0 then return 0 end
+  return math.min(room, n)
 end
 
 -- serve says that the place at went to the stream.
@@ -99,9 +115,7 @@ local function admit(r, c)
   local limit = limit_of(r.service)
   if limit then
     local at = place(r)
-    if redis.call('XLEN', queue_key(r.service)) >= limit or #in_line(r.service, 1) > 0 then
-      return hold(r, c, at)
-    end
+    if straight(r.service, limit, 1) == 0 then return hold(r, c, at) end
     serve(r.service, at)
   end
   enqueue(r, c or parked(r))
