@@ -339,7 +339,7 @@ local function view(id, inline, owed)
   elseif not v[6] then policy(r, v[15]) end
   local o
   if TERMINAL[v[4]] then
-    o = read(key, OVER)
+    o = f and pick(f, OVER) or redis.call('HMGET', key, unpack(OVER))
     r.finished, r.retention = tonumber(o[1] or nil), tonumber((string.match(v[2], '^%d+ %d+ %d+ %d+ %d+ %d+ (%d+)')))
     if gone(r) and not owed then return nil end
   elseif r.status == 'queued' and claim(r) then

@@ -93,15 +93,26 @@ end
 
 -- fields_of reads a brief record, nil where it is none.
 local function fields_of(text)
-  local last = string.find(text, '\n\n', 1, true)
-  local f = { attempt = '1', reply = last and string.sub(text, last + 2) }
-  local rest
-  f.service, f.nonce, f.entry, f.plan, f.finished, f.started, rest = string.match(last and string.sub(text, 1, last - 1) or text,
-    '^(%S+) (%x+) (%S+) (%d+ %d+ %d+ %d+ %d+ %d+ %d+ %S+ %d+ %d+) ?(%d*) ?(%d*)(.*)$')
-  if not rest then return nil end
-  if f.finished ~= '' then f.status = 'succeeded' else f.status, f.finished, f.started = 'queued', nil, nil end
-  for name, value in string.gmatch(rest, '\n(%a+) ([^\n]*)') do f[name] = value end
+  local service, nonce, entry, plan, finished, started, at =
+    string.match(text, '^(%S+) (%x+) (%S+) (%d+ %d+ %d+ %d+ %d+ %d+ %d+ %S+ %d+ %d+) ?(%d*) ?(%d*)()')
+  if not service then return nil end
+  local over = finished ~= ''
+  local f = { service = service, nonce = nonce, entry = entry, plan = plan, attempt = '1', status = over and 'succeeded' or 'queued',
+    finished = over and finished, started = over and started, worker = false, rtype = false, reply = false }
+  while true do
+    local name, value, next = string.match(text, '^\n(%a+) ([^\n]*)()', at)
+    if not name then break end
+    f[name], at = value, next
+  end
+  if string.sub(text, at, at + 1) == '\n\n' then f.reply = string.sub(text, at + 2) end
   return f
+end
+
+-- pick has those of the fields f that names names, false for each that there is not.
+local function pick(f, names)
+  local v = {}
+  for i = 1, #names do v[i] = f[names[i]] or false end
+  return v
 end
 
 -- read reads fields of a record by their names, false where it has none of that name.
@@ -109,9 +120,8 @@ end
 local function read(key, names)
   local text = redis.call('MGET', key)[1] -- which takes any hash for nothing
   if not text then return redis.call('HMGET', key, unpack(names)) end
-  local f, v = fields_of(text) or {}, {}
-  for i = 1, #names do v[i] = f[names[i]] or false end
-  return v, f, text
+  local f = fields_of(text) or {}
+  return pick(f, names), f, text
 end
 
 local MOVED_BY = { 'service', 'plan', 'status', 'attempt', 'entry', 'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release',
@@ -174,7 +184,7 @@ local function unfold(r)
     f.reply = nil
   end
   for name, value in pairs(f) do
-    if value ~= '' or name == 'rtype' then flat[#flat + 1] = name; flat[#flat + 1] = value end
+    if value and (value ~= '' or name == 'rtype') then flat[#flat + 1] = name; flat[#flat + 1] = value end
   end
   redis.call('HSET', r.key, unpack(flat))
   if left > 0 then redis.call('PEXPIRE', r.key, int(left)) end
