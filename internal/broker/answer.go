@@ -11,7 +11,7 @@ import (
 
 var answerScript = newPlainScript("answer")
 
-// tokenForm is what enqueue in prelude.lua writes: ID and leg of a scatter, or 0 for
+// tokenForm is what enqueue in moves.lua writes: ID and leg of a scatter, or 0 for
 // a shared run, attempt, nonce.
 var tokenForm = regexp.MustCompile(`^([0-9a-f-]{36})(/(?:0|[1-9][0-9]{0,2}))?\.([1-9][0-9]{0,9})\.([0-9a-f]{1,64})$`)
 

@@ -8,7 +8,7 @@ import (
 )
 
 // What a gateway reads for workers that ask it is on two names, one after the
-// other. prelude.lua knows the first.
+// other. moves.lua and settle.lua know the first.
 const (
 	holder   = "pull:" // + gateway: work that it holds, and that is as good as unclaimed
 	handedTo = "http:" // + gateway: work that a worker got from it

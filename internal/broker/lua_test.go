@@ -64,7 +64,7 @@ func TestWhatATextWants(t *testing.T) {
 // line, once, and on those files doing nothing else.
 func TestSharedFilesOnlyDeclare(t *testing.T) {
 	seen := map[string]string{}
-	for _, name := range []string{"prelude", "line", "share", "dead", "outcome", "intake", "redrive"} {
+	for _, name := range []string{"prelude", "record", "moves", "line", "share", "dead", "outcome", "intake", "redrive"} {
 		f := luaFile(name)
 		text := ""
 		for _, u := range f.units {

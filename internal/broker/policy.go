@@ -31,7 +31,7 @@ const (
 	gated        = "9007199254740991"
 )
 
-// policyOf writes what holds for a request while it waits, see prelude.lua, or
+// policyOf writes what holds for a request while it waits, see record.lua, or
 // "" for nothing: such a request goes straight to the stream.
 func policyOf(s *Submission, plan *ServiceConfig) string {
 	priority := cmp.Or(s.Priority, PriorityNormal)

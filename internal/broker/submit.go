@@ -76,7 +76,7 @@ type submission struct {
 	binding     string // idempotency hash, "" without a key
 	fingerprint string
 	headers     string
-	policy      string    // "weight limit gate flow", see prelude.lua; "" where nothing holds
+	policy      string    // "weight limit gate flow", see record.lua; "" where nothing holds
 	until       time.Time // zero, or when the home of the key moves
 	register    bool      // the tenant, see tenants
 	waiter      string    // gateway that is registered for wake-ups, "" for none

@@ -180,7 +180,7 @@ func replyStatus(s Status, said string) int {
 }
 
 // parseHistory reads the attempts before the present one, oldest first; see
-// next_attempt in prelude.lua.
+// next_attempt in moves.lua.
 func parseHistory(text string) (attempts []Attempt) {
 	for line := range strings.Lines(text) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), "\t", 6)

@@ -89,7 +89,7 @@ local function take(k)
     k.concurrency = concurrency
     through = stand(k, #found)
   end
-  local deadline, due = NOW + timeout, NOW + timeout -- see next_due in prelude.lua
+  local deadline, due = NOW + timeout, NOW + timeout -- see next_due in moves.lua
   if start ~= '0' then due = math.min(due, NOW + start) end
   if run ~= '0' then due = math.min(due, NOW + run) end
   local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '

@@ -1,4 +1,4 @@
--- entrust.lua gives work that a gateway holds (see claim in prelude.lua) to a
+-- entrust.lua gives work that a gateway holds (see claim in moves.lua) to a
 -- worker: from here on it is claimed, and its lease runs. Atomic because what was
 -- canceled, or ran out of time, while it was held must not be handed over, nor what is
 -- of a service that was paused meanwhile.

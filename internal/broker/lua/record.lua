@@ -180,14 +180,14 @@ local function unfold(r)
   redis.call('DEL', r.key)
   if #(f.reply or '') > SHORT then
     redis.call('SET', reply_key(r.id), f.reply)
-    if left > 0 then redis.call('PEXPIRE', reply_key(r.id), int(left)) end
+    if left >= 0 then redis.call('PEXPIRE', reply_key(r.id), int(left)) end
     f.reply = nil
   end
   for name, value in pairs(f) do
     if value and (value ~= '' or name == 'rtype') then flat[#flat + 1] = name; flat[#flat + 1] = value end
   end
   redis.call('HSET', r.key, unpack(flat))
-  if left > 0 then redis.call('PEXPIRE', r.key, int(left)) end
+  if left >= 0 then redis.call('PEXPIRE', r.key, int(left)) end
   return r
 end
 
