@@ -195,3 +195,22 @@ func TestFullRedisTakesNothingAway(t *testing.T) {
 		t.Errorf("with room again it is %s, attempt %d", got.Status, got.Attempt)
 	}
 }
+
+// Who waits no longer is let go also while Redis is full.
+func TestDetachWhileRedisIsFull(t *testing.T) {
+	redis := redistest.Start(t)
+	b := open(t, redis)
+	id := submit(t, b, "x").ID
+	if _, err := b.Attach(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := redis.Client.ConfigSet(t.Context(), "maxmemory", "1mb").Err(); err != nil { // it holds more by itself
+		t.Fatal(err)
+	}
+	if err := b.Detach(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if f := recordOf(t.Context(), t, redis.Client, id.String()); f["waiters"] != "" || f["status"] != "queued" {
+		t.Errorf("it is %v", f)
+	}
+}

@@ -8,5 +8,8 @@ local r, left, found = peek(ARGV[2]), {}, 0
 for gateway in string.gmatch(r and r.waiters or '', '%S+') do
   if gateway == ARGV[3] then found = 1 else left[#left + 1] = gateway end
 end
-if found == 1 then await(r, table.concat(left, ' ')) end
+if found == 1 then
+  even_when_full()
+  await(r, table.concat(left, ' '))
+end
 return found
