@@ -99,7 +99,7 @@ func (b *Broker) configure(ctx context.Context) error {
 		}
 		v := texts(raw)
 		if number(v[0]) > number(protocolVersion) || v[1] == "" {
-			return fmt.Errorf("Redis holds data of protocol %s, this gateway speaks %s: use a gateway of the same version, or another Redis database", v[0], protocolVersion)
+			return fmt.Errorf("%w: of protocol %s, this gateway speaks %s: use a gateway of the same version, or another Redis database", ErrProtocol, v[0], protocolVersion)
 		}
 		if v[2] == "" { // the first gateway of the deployment makes the key
 			keys = correlation.Keyring{correlation.NewKey()}.String()

@@ -62,4 +62,7 @@ var (
 	ErrEventTooLarge = errors.New("event is too large")
 	// ErrClosed is returned by calls on a closed Broker.
 	ErrClosed = errors.New("broker is closed")
+	// ErrProtocol means that a gateway of a later version has been here, which stores
+	// requests in a way that this one does not understand.
+	ErrProtocol = errors.New("Redis holds data of a later version")
 )

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -32,7 +33,8 @@ func (r *refresher) begins() {
 }
 
 // Run does the upkeep of this process until ctx ends: health, durability, new services,
-// configuration, and putting both back after Redis lost its data.
+// configuration, and putting both back after Redis lost its data. It ends earlier with
+// ErrProtocol alone.
 func (b *Broker) Run(ctx context.Context) error {
 	health := time.NewTicker(healthInterval)
 	defer health.Stop()
@@ -42,7 +44,11 @@ func (b *Broker) Run(ctx context.Context) error {
 			b.inspectIfDue(ctx)
 		}
 		if b.Ready() == nil && b.common() == nil && b.services.age() >= refreshInterval {
-			if err := b.refresh(ctx); err != nil && ctx.Err() == nil {
+			err := b.refresh(ctx)
+			if errors.Is(err, ErrProtocol) {
+				return err
+			}
+			if err != nil && ctx.Err() == nil {
 				b.log.Warn("read the shared configuration", "error", err)
 			}
 		}

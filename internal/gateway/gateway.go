@@ -201,16 +201,22 @@ func upstreams(c config.Config) map[string]bool {
 // Addr is where it listens.
 func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
 
-// Run serves until ctx ends, then drains.
+// Run serves until ctx ends, then drains. It ends at once where a later version has taken
+// over the data: to go on would be to drop requests that only that one understands.
 func (g *Gateway) Run(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var parts, workers sync.WaitGroup
+	outdated := make(chan error, 1) // at most one part tells of it
 	begin := func(ctx context.Context, group *sync.WaitGroup, all []part) {
 		for _, p := range all {
 			group.Go(func() {
-				if err := p.run(ctx); err != nil {
+				err := p.run(ctx)
+				if err != nil {
 					g.log.Error("a part of the gateway ended", "part", p.name, "error", err)
+				}
+				if errors.Is(err, broker.ErrProtocol) {
+					outdated <- err
 				}
 			})
 		}
@@ -226,6 +232,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		g.drain()
 	case err = <-served:
+	case err = <-outdated:
+		stop()
+		g.server.Close()
 	}
 	endWork()
 	workers.Wait()
