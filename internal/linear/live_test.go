@@ -76,6 +76,12 @@ func (t *ticket) known() string {
 
 func (h *house) submit(client int, g *gate, t *ticket) {
 	begun := h.now()
+	t.mu.Lock()
+	if !t.asked { // the clock runs from the accept on, of which no more is known than that it came after this
+		t.asked = true
+		h.did(client, begun+int64(t.timeout-5*time.Millisecond), asked{key: t.key, do: "clock"}, answered{})
+	}
+	t.mu.Unlock()
 	code, s := h.ask(g, "POST", "/v1/services/"+service+"/requests", t.key, "Idempotency-Key", t.key, "Coatcheck-Timeout", t.timeout.String())
 	out := answered{}
 	switch code {
@@ -93,12 +99,6 @@ func (h *house) submit(client int, g *gate, t *ticket) {
 	h.did(client, begun, asked{key: t.key, do: "submit"}, out)
 	if out.verdict == "accepted" {
 		h.did(client, begun, asked{key: t.key, do: "poll"}, answered{"shown", s})
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.asked { // the clock runs from the accept on, of which no more is known than that it came after this
-		t.asked = true
-		h.did(client, begun+int64(t.timeout-5*time.Millisecond), asked{key: t.key, do: "clock"}, answered{})
 	}
 }
 
