@@ -111,6 +111,7 @@ type keeper struct {
 	off  bool // at the last look, a server had no append-only file
 
 	met   sync.Map             // histories of data, by their replication ID
+	whole sync.Map             // of these, those whose append-only file was seen when it was written
 	kept  atomic.Pointer[Kept] // nil before the first look
 	unfit sync.Map             // of a Redis Cluster: master → why it takes no new requests
 	soon  atomic.Bool          // look before inspectEvery is over
@@ -217,6 +218,7 @@ func (b *Broker) inspect(ctx context.Context) error {
 		together.Lock()
 		defer together.Unlock()
 		k.meet(s.history)
+		k.wrote(&s)
 		off = off || s.appendonly == "no"
 		if k.off && s.rewriting {
 			s.first = true
@@ -302,12 +304,26 @@ func (b *Broker) connected(ctx context.Context, c redis.Cmdable, name string) {
 		return // the next look, or the command itself, meets it too; a replica is only asked who is who
 	}
 	k.meet(s.history)
+	k.wrote(&s)
 	if found, err := s.judge(b.options.Durability); err != nil {
 		b.fits(name, err)
 		if b.redis.nodes == nil {
 			found.Wrong = err
 			b.adoptKept(found)
 		}
+	}
+}
+
+// wrote remembers of which servers the append-only file is there. Where that of one which
+// began with none is rewritten for the first time, INFO looks as if it were the first.
+func (k *keeper) wrote(s *server) {
+	switch _, whole := k.whole.Load(s.history); {
+	case s.appendonly == "no":
+		k.whole.Delete(s.history)
+	case !s.rewriting:
+		k.whole.Store(s.history, true)
+	case whole:
+		s.first = false
 	}
 }
 

@@ -222,6 +222,25 @@ func TestDurabilityOfANewFile(t *testing.T) {
 	written(t, start(), start)
 }
 
+// A file that is rewritten for the first time is there all the while.
+func TestDurabilityOfARewrittenFile(t *testing.T) {
+	redis := redistest.Start(t, "--appendonly", "yes")
+	b := open(t, redis, func(o *broker.Options) { o.Durability.Mode = broker.Local })
+	for n := range 20 {
+		redis.Client.Set(t.Context(), strconv.Itoa(n), "x", 0)
+	}
+	redis.Client.ConfigSet(t.Context(), "rdb-key-save-delay", "20000") // in µs: to write it takes a while
+	if err := redis.Client.BgRewriteAOF(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.Inspect(t.Context(), b); err != nil {
+		t.Error(err)
+	}
+	if info := redis.Client.Info(t.Context(), "persistence").Val(); !strings.Contains(info, "aof_rewrite_in_progress:1") {
+		t.Error("it was written before it was looked at")
+	}
+}
+
 // A server that comes back with other settings is found out before anybody is told
 // of something that it took: its connections are new.
 func TestRestartedServerIsLookedAt(t *testing.T) {
