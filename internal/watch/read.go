@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -102,7 +103,7 @@ func (h *Hub) read(ctx context.Context, w *Watch, id correlation.ID, t *topic, a
 	case <-f.done:
 		return f.answer, f.err
 	case <-ctx.Done():
-		return Answer{}, ctx.Err()
+		return Answer{}, fmt.Errorf("read a request: %w: %w", broker.ErrUnavailable, ctx.Err())
 	}
 }
 

@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -93,6 +94,19 @@ func TestToldUntilItIsLost(t *testing.T) {
 			if record, err := second.Attach(t.Context()); err != nil || record.Status.Terminal() {
 				t.Errorf("%s, %v", record.Status, err)
 			}
+		}
+	})
+}
+
+// Who has no time left for an answer hears that there is none now: it may ask again.
+func TestReadWithoutTime(t *testing.T) {
+	inside(t, func(t *testing.T, r *room) {
+		w := r.hub.Watch(r.submit())
+		defer w.Close()
+		ctx, stop := context.WithTimeout(t.Context(), 0)
+		defer stop()
+		if _, err := w.Attach(ctx); !errors.Is(err, broker.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
 		}
 	})
 }
