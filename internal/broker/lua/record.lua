@@ -58,7 +58,8 @@
 --
 -- Most requests stand on their stream from the first, and of most the next thing that is
 -- to be written is the reply. So the record of those is brief: one string at the same key,
--- which takes a third less of Redis' memory and of its time. It has its lines in this order:
+-- which takes 112 bytes where the hash took 160, and is read and written by one command of
+-- which many may be one call. It has its lines in this order:
 --
 --   service nonce entry plan             of what is queued, in its first attempt
 --   service nonce entry plan finished started         of what has succeeded
@@ -75,7 +76,7 @@ local function policy(r, text)
   r.gate = gate and gate ~= '-' and gate or nil
 end
 
-local WITHIN = 2048 -- bytes of a reply that are kept in a brief record; to move more would cost more than a key
+local WITHIN = 2048 -- bytes of a reply that are kept in a brief record: each of them passes once more through Lua
 local ALSO = { 'tenant', 'trace', 'callback', 'idem', 'tags', 'waiters', 'policy', 'place' } -- what may be in one that is queued
 
 -- brief is the first line of the record of what is queued.
