@@ -16,8 +16,6 @@ import (
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
-const kept = 10_000 // IDs, to look at by chance
-
 // Intervals of upkeep, as the steward has them.
 const (
 	decides = 5 // a second
@@ -34,8 +32,9 @@ type site struct {
 	broker   *broker.Broker
 	services []string
 
-	mu  sync.Mutex // guards ids
-	ids []correlation.ID
+	mu       sync.Mutex       // guards the rest
+	ids      []correlation.ID // of all, in the order in which they were accepted, about
+	answered int              // of these, from the first on
 }
 
 func open(t *testing.T, o broker.Options, services ...string) *site {
@@ -88,12 +87,17 @@ func (s *site) submit(service string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.ids) < kept {
-		s.ids = append(s.ids, r.ID)
-	} else if i := rand.IntN(2 * kept); i < kept {
-		s.ids[i] = r.ID
-	}
+	s.ids = append(s.ids, r.ID)
 	return nil
+}
+
+// any is a request to look at: every other one is pending while any is, however many there
+// are, since the two cost not the same.
+func (s *site) any(i int) correlation.ID {
+	if pending := s.ids[s.answered:]; i%2 == 0 && len(pending) > 0 {
+		return pending[rand.IntN(len(pending))]
+	}
+	return s.ids[rand.IntN(s.answered)]
 }
 
 // answer claims n requests that are pending, and has a worker answer them.
@@ -105,6 +109,7 @@ func (s *site) answer(n int) {
 			s.Fatal(err)
 		}
 		n -= len(d)
+		s.answered += len(d)
 		s.together(len(d), func(i int) error {
 			return s.broker.Send(s.Context(), d[i], broker.WorkerReply{Type: "final", Body: d[i].Body})
 		})
@@ -145,8 +150,8 @@ func (s *site) measure(n int) line {
 		submits = append(submits, s.cost(calls, func(i int) error { return s.submit(s.services[i%len(s.services)]) }))
 		s.answer(calls)
 		settles = append(settles, s.once(calls, s.settle))
-		statuses = append(statuses, s.cost(calls, func(int) error {
-			_, err := s.broker.Status(s.Context(), s.ids[rand.IntN(len(s.ids))])
+		statuses = append(statuses, s.cost(calls, func(i int) error {
+			_, err := s.broker.Status(s.Context(), s.any(i))
 			return err
 		}))
 		lists = append(lists, s.once(1, func() {
