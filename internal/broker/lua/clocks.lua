@@ -17,7 +17,7 @@ local CLOCKS = P .. 'clocks'
 -- group is the member for requests of a tenant that were accepted at an instant, and of
 -- which something may be to decide at the instant due. All it takes is text.
 local function group(accepted, due, tenant, ids)
-  return accepted .. ' ' .. due .. ' ' .. #tenant .. ' ' .. tenant .. table.concat(ids, ' ')
+  return table.concat({ accepted, due, #tenant, tenant .. ids[1], unpack(ids, 2) }, ' ')
 end
 
 -- next_look is when to look at a group again.

@@ -39,16 +39,18 @@ end
 -- fresh are the numbers of those that are plain. The others have their answer. One look
 -- at all keys tells that nobody knows any of them, which is how it is nearly always.
 local function fresh(k)
-  local records, options, keys, found, seen = k.records, k.options, {}, {}, {}
+  local records, options, keys, found, seen = k.records, k.options, k.records, {}, {}
   local n = #records
-  for i = 1, n do keys[i] = records[i] end
-  for _, o in pairs(options) do keys[#keys + 1] = o.binding end
+  if next(options) then
+    keys = { unpack(records) }
+    for _, o in pairs(options) do keys[#keys + 1] = o.binding end
+  end
   local none = call('EXISTS', unpack(keys)) == 0
   for i = 1, n do
-    local record, binding = records[i], options[i] and options[i].binding
-    if not seen[record] and not (binding and seen[binding]) and (none or call('EXISTS', record, binding or record) == 0) then
+    local record, bound = records[i], options[i] and options[i].binding
+    if not seen[record] and not (bound and seen[bound]) and (none or call('EXISTS', record, bound or record) == 0) then
       seen[record] = true
-      if binding then seen[binding] = true end
+      if bound then seen[bound] = true end
       found[#found + 1] = i
     end
   end
@@ -102,18 +104,20 @@ local function take(k)
     local s = found[i]
     local o, begin, key = options[s], begins[s], records[s]
     local id, nonce, body = ARGV[begin], ARGV[begin + 1], ARGV[begin + 2]
-    local entry, ordinal, place = '-', 0, behind and string.format('%.6f', behind + i * apart)
+    local entry, ordinal, spot = '-', 0, behind and string.format('%.6f', behind + i * apart)
     if i <= through then
       ordinal = last + i
       entry = add_entry(stream, service, id, id .. '.1.' .. nonce, '1', ends, lease, content_type, o and o.trace or '', headers, body)
       local also = o and more(k, o) or plain
-      if place then also = also .. '\nplace ' .. place end
-      call('SET', key, brief(service, nonce, entry, clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff) .. also)
+      if spot then also = also .. '\nplace ' .. spot end
+      -- As brief writes it, but in one expression: each text that there is in between would be
+      -- hashed, to its last byte. The answer to SETNX is a number, that to SET a table.
+      call('SETNX', key, service .. ' ' .. nonce .. ' ' .. entry .. ' ' .. clocks .. (o and o.events or '') .. 'd ' .. ordinal .. backoff .. also)
     else
       call('HSET', key, 'service', service, 'nonce', nonce, 'plan', clocks .. (o and o.events or '') .. 'd 0' .. backoff,
-        'status', 'queued', 'attempt', '1', 'place', place, 'body', body, 'content_type', content_type, 'headers', headers,
+        'status', 'queued', 'attempt', '1', 'place', spot, 'body', body, 'content_type', content_type, 'headers', headers,
         unpack(more(k, o or {}, true)))
-      held[#held + 1], held[#held + 2] = place, id
+      held[#held + 1], held[#held + 2] = spot, id
     end
     if o and o.binding then call('SET', o.binding, id .. ' ' .. o.fingerprint) end
     open[2 * i + 1], open[2 * i + 2], ids[i] = now, id, id
@@ -136,8 +140,9 @@ end
 local kinds = {}
 while at < #ARGV do
   local k = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
-    policy = ARGV[at + 4], content_type = ARGV[at + 5], headers = ARGV[at + 6], waiter = ARGV[at + 7],
+    content_type = ARGV[at + 5], headers = ARGV[at + 6], waiter = ARGV[at + 7],
     ids = {}, open = { 'ZADD', listing_key('open', ARGV[at + 2]) } }
+  k.policy = ARGV[at + 4]
   local n = tonumber(ARGV[at + 8])
   at = at + 9
   read(k, n)

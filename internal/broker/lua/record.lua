@@ -97,9 +97,9 @@ local function fields_of(text)
   local service, nonce, entry, plan, finished, started, at =
     string.match(text, '^(%S+) (%x+) (%S+) (%d+ %d+ %d+ %d+ %d+ %d+ %d+ %S+ %d+ %d+) ?(%d*) ?(%d*)()')
   if not service then return nil end
-  local over = finished ~= ''
-  local f = { service = service, nonce = nonce, entry = entry, plan = plan, attempt = '1', status = over and 'succeeded' or 'queued',
-    finished = over and finished, started = over and started, worker = false, rtype = false, reply = false }
+  local done = finished ~= ''
+  local f = { service = service, nonce = nonce, entry = entry, plan = plan, attempt = '1', status = done and 'succeeded' or 'queued',
+    finished = done and finished, started = done and started, worker = false, rtype = false, reply = false }
   while true do
     local name, value, next = string.match(text, '^\n(%a+) ([^\n]*)()', at)
     if not name then break end

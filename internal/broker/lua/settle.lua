@@ -64,8 +64,9 @@ end
 
 local call, sub, match, gmatch, gsub, find = redis.call, string.sub, string.match, string.gmatch, string.gsub, string.find
 local now = int(NOW)
-local services, tenants, clocks, types, codes = {}, {}, {}, {}, {} -- what is known of them, by their text
+local services, tenants, clocks, types, codes, instants = {}, {}, {}, {}, {}, {} -- what is known of them, by their text
 local dues, applied = { 'ZREM', P .. 'due' }, 0
+local NOTHING = {} -- that most records have besides
 
 local function service_of(name)
   local s = { name = name, queue = queue_key(name), judged = wants_verdict(name), n = 0, busy = 0, asked = {}, waits = 0,
@@ -94,7 +95,7 @@ end
 
 -- plain_reply reads an entry of the reply stream that has the fields flat. Returns the
 -- bytes of them, whose reply it is, and what the plain way needs where that may do: a
--- table as large as it will get, since to grow it costs more.
+-- table of the sixteen fields that it will have, since to grow one costs more.
 local function plain_reply(flat)
   local bytes, may, label, kind, ctype, code, headers, body = 0, by_rule, nil, nil, '', nil, nil, ''
   for i = 1, #flat, 2 do
@@ -111,23 +112,22 @@ local function plain_reply(flat)
   local id = label and sub(label, 1, 36)
   if not may or kind ~= 'final' or not id or sub(label, 37, 39) ~= '.1.' or #body > largest then return bytes, id end
   return bytes, id, { id = id, nonce = sub(label, 40), ctype = ctype, code = code or false, headers = headers or false, body = body,
-    key = record_key(id), entry = '', brief = false, also = '', created = 0, created_text = '', clocks = false, service = false, tenant = false,
-    placed = false, idem = false, callback = false, waiters = false, held = false }
+    key = record_key(id), entry = '', text = false, also = '', more = NOTHING, created = '', clocks = false, service = false, tenant = false,
+    held = false }
 end
 
 -- plain_request reads the record for the reply c, which is brief where that is a text.
 -- Returns whether it is plain too: it waits for no more than a worker, nobody has heard of
 -- one, and what its end has to tell others is told here.
 local function plain_request(c, text)
-  local service, nonce, created, rest, policy, tenant
+  local service, nonce, created, rest, f
   if text then
     service, nonce, c.entry, created, rest, c.also = match(text, '^(%S+) (%x+) (%S+) (%d+) (%d+ %d+ %d+ %d+ %d+ %d+ %S+) %d+ %d+(.*)$')
     if not service then return false end
     if c.also ~= '' then
       if string.byte(c.also) ~= 10 then return false end -- it has succeeded
-      local f = {}
+      f = {}
       for name, value in gmatch(c.also, '\n(%a+) ([^\n]*)') do f[name] = value end
-      c.placed, c.idem, c.callback, c.waiters, policy, tenant = f.place, f.idem, f.callback, f.waiters, f.policy, f.tenant
     end
   else
     local v = redis.pcall('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
@@ -136,13 +136,16 @@ local function plain_request(c, text)
     if v[14] then return false end -- it was heard of while nobody held its entry, see renew
     created, rest = match(v[6], '^(%d+) (%d+ %d+ %d+ %d+ %d+ %d+ %S+) %d+ %d+$')
     if not created then return false end
-    service, nonce, c.entry, c.placed, c.idem, c.callback, c.waiters, policy, tenant = v[5], v[2], v[4], v[9], v[11], v[12], v[13], v[7], v[10]
+    service, nonce, c.entry = v[5], v[2], v[4]
+    f = { tenant = v[10], idem = v[11], callback = v[12], waiters = v[13] }
+    f.policy, f.place = v[7], v[9]
   end
-  if nonce ~= c.nonce or policy and not match(policy, '^%d+ %d+ %- ') then return false end -- the second has a gate
-  c.brief, c.created_text, c.created, c.clocks = text, created, tonumber(created), clocks[rest] or clocks_of(rest)
+  f = f or NOTHING
+  if nonce ~= c.nonce or f.policy and not match(f.policy, '^%d+ %d+ %- ') then return false end -- the second has a gate
+  c.text, c.more, c.created, c.clocks = text, f, created, clocks[rest] or clocks_of(rest)
   c.service = services[service] or service_of(service)
   if c.service.judged or c.clocks.minimal then return false end
-  c.tenant = tenants[tenant or ''] or tenant_of(tenant or '')
+  c.tenant = tenants[f.tenant or ''] or tenant_of(f.tenant or '')
   return true
 end
 
@@ -157,19 +160,27 @@ end
 -- asked for, all at once: they are mostly beside each other there. Where they were not,
 -- the next ones are looked for one by one.
 local function find_holders(s)
-  local asked, n, held, missed = s.asked, s.waits, {}, 0
+  local asked, n, found, missed, next = s.asked, s.waits, {}, 0, 1
   if n > 1 and not s.apart then
     local first, last = asked[1].entry, asked[1].entry
     for i = 2, n do
       local entry = asked[i].entry
       if before(entry, first) then first = entry elseif before(last, entry) then last = entry end
     end
-    local found = redis.pcall('XPENDING', s.queue, 'workers', first, last, 2 * n)
-    for i = 1, #found do held[found[i][1]] = found[i] end
+    found = redis.pcall('XPENDING', s.queue, 'workers', first, last, 2 * n)
   end
+  local held -- by their entries, once they are in another order than the replies
   for i = 1, n do
-    local c = asked[i]
-    c.held = held[c.entry]
+    local c, of = asked[i], found[next]
+    if of and of[1] == c.entry then
+      c.held, next = of, next + 1
+    elseif of then
+      if not held then
+        held = {}
+        for j = 1, #found do held[found[j][1]] = found[j] end
+      end
+      c.held = held[c.entry]
+    end
     if not c.held then
       missed = missed + 1
       c.held = redis.pcall('XPENDING', s.queue, 'workers', c.entry, c.entry, 1)[1]
@@ -182,48 +193,50 @@ end
 -- record writes the outcome into the record of the request that the plain reply c is
 -- to, with its reply.
 local function record(c, started, worker, rtype, rstatus, rheaders)
-  local callback, expires = c.callback and c.clocks.calls, c.clocks.expires
+  local more = c.more
+  local callback, expires = more.callback and c.clocks.calls, c.clocks.expires
   if callback then
     try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
     expires = int(math.max(c.clocks.forgotten, NOW + CALLBACK_WINDOW))
   end
-  if c.brief and not find(worker .. rheaders, '\n', 1, true) then
-    local first, also = sub(c.brief, 1, #c.brief - #c.also), c.also
-    if c.waiters or c.placed then also = gsub(gsub(also, '\nwaiters [^\n]*', ''), '\nplace [^\n]*', '') end
-    also = also .. '\nworker ' .. worker .. '\nrtype ' .. rtype
-    if rstatus ~= '' then also = also .. '\nrstatus ' .. rstatus end
-    if rheaders ~= '' then also = also .. '\nrheaders ' .. rheaders end
-    if callback then also = also .. '\nowed 1' end
-    if #c.body > WITHIN then call('SET', reply_key(c.id), c.body, 'PXAT', expires) else also = also .. '\n\n' .. c.body end
-    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. also, 'PXAT', expires)
+  if c.text then
+    local first, also, gap, within = c.text, c.also, '', ''
+    if also ~= '' then first = sub(first, 1, #first - #also) end
+    if more.waiters or more.place then also = gsub(gsub(also, '\nwaiters [^\n]*', ''), '\nplace [^\n]*', '') end
+    if #c.body > WITHIN then call('SET', reply_key(c.id), c.body, 'PXAT', expires) else gap, within = '\n\n', c.body end
+    -- In one expression: each text that there is in between would be hashed, to its last byte.
+    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. also .. '\nworker ' .. worker .. '\nrtype ' .. rtype ..
+      (rstatus ~= '' and '\nrstatus ' .. rstatus or '') .. (rheaders ~= '' and '\nrheaders ' .. rheaders or '') ..
+      (callback and '\nowed 1' or '') .. gap .. within, 'PXAT', expires)
     return
   end
-  local more = {}
+  local flat = {}
   local function set(name, value)
-    more[#more + 1] = name
-    more[#more + 1] = value
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
   end
   if callback then set('owed', '1') end
   if rstatus ~= '' then set('rstatus', rstatus) end
   if rheaders ~= '' then set('rheaders', rheaders) end
   if #c.body > SHORT then call('SET', reply_key(c.id), c.body, 'PXAT', expires)
   elseif c.body ~= '' then set('reply', c.body) end
-  if c.brief then unfold({ id = c.id, key = c.key, brief = fields_of(c.brief) }) end
-  call('HSET', c.key, 'status', 'succeeded', 'finished', now, 'rtype', rtype, 'started', started, 'worker', worker, unpack(more))
+  call('HSET', c.key, 'status', 'succeeded', 'finished', now, 'rtype', rtype, 'started', started, 'worker', worker, unpack(flat))
   call('PEXPIREAT', c.key, expires)
-  if c.waiters or c.placed then call('HDEL', c.key, 'waiters', 'place') end
+  if more.waiters or more.place then call('HDEL', c.key, 'waiters', 'place') end
 end
 
--- apply_plain records the outcome of the plain reply c, which Redis took at an instant.
+-- apply_plain records the outcome of the plain reply c, which is the entry reply.
 -- Returns false, and has done nothing, where it is not plain after all: nobody holds
 -- its entry, or it came late.
-local function apply_plain(c, at)
-  local held, all, entry, waiters = c.held, c.clocks, c.entry, c.waiters
+local function apply_plain(c, reply)
+  local held, all, entry, more = c.held, c.clocks, c.entry, c.more
   if not held or sub(held[2], 1, 5) == 'pull:' then return false end
-  local started, latest = math.max(NOW - held[3], stream_ms(entry)), c.created + all.timeout
-  if all.start > 0 and started > c.created + all.start then latest = math.min(latest, c.created + all.start) end
+  local created = instants[c.created] or tonumber(c.created)
+  instants[c.created] = created
+  local started, latest = math.max(NOW - held[3], stream_ms(entry)), created + all.timeout
+  if all.start > 0 and started > created + all.start then latest = math.min(latest, created + all.start) end
   if all.run > 0 then latest = math.min(latest, started + all.run) end
-  if at > latest then return false end
+  if NOW > latest and stream_ms(reply) > latest then return false end
 
   local rstatus, rheaders = '', ''
   if c.code then
@@ -231,25 +244,26 @@ local function apply_plain(c, at)
     codes[c.code] = rstatus
   end
   if c.headers and #c.headers <= MAX_REPLY_HEADERS then rheaders = c.headers end
+  if c.text and find(held[2] .. rheaders, '\n', 1, true) then return false end -- no line of a brief record
   local rtype = types[c.ctype] or content_type(c.ctype)
   types[c.ctype] = rtype
   record(c, int(started), held[2], rtype, rstatus, rheaders)
-  if c.idem then
-    local bound = binding({ id = c.id, idem = c.idem })
+  if more.idem then
+    local bound = binding({ id = c.id, idem = more.idem })
     if bound then call('PEXPIREAT', bound, all.expires) end
   end
-  if waiters then
-    local r = { id = c.id, entry = entry, waiters = waiters, attempt = 1, seq = 0, retention = all.retention, worker = held[2] }
-    wake_for(c.id, waiters, told(r, { status = 'succeeded', reply = c.body, rtype = rtype, rstatus = rstatus, rheaders = rheaders }, started))
+  if more.waiters then
+    local r = { id = c.id, entry = entry, waiters = more.waiters, attempt = 1, seq = 0, retention = all.retention, worker = held[2] }
+    wake_for(c.id, more.waiters, told(r, { status = 'succeeded', reply = c.body, rtype = rtype, rstatus = rstatus, rheaders = rheaders }, started))
   end
 
   local s, t, n = c.service, c.tenant, applied
   applied, ended, all.n = n + 1, ended + 1, all.n + 1
-  plain[4 * n + 1], plain[4 * n + 2], plain[4 * n + 3], plain[4 * n + 4] = c.id, s.name, NOW - c.created, NOW - started
-  if c.placed or not all.together then dues[#dues + 1] = c.id end
+  plain[4 * n + 1], plain[4 * n + 2], plain[4 * n + 3], plain[4 * n + 4] = c.id, s.name, NOW - created, NOW - started
+  if more.place or not all.together then dues[#dues + 1] = c.id end
   s.ack[s.n + 4], s.delete[s.n + 3] = entry, entry
   s.n, s.busy = s.n + 1, s.busy + math.max(0, NOW - started)
-  t.ended[2 * t.n + 3], t.ended[2 * t.n + 4], t.opened[t.n + 3] = c.created_text, c.id, c.id
+  t.ended[2 * t.n + 3], t.ended[2 * t.n + 4], t.opened[t.n + 3] = c.created, c.id, c.id
   t.n = t.n + 1
   return true
 end
@@ -327,7 +341,7 @@ end
 -- attend applies the reply n, which c is where it may be plain. Returns 'judge' where
 -- that has to come first.
 local function attend(n, c, entry, flat)
-  if c and apply_plain(c, stream_ms(entry)) then return nil end
+  if c and apply_plain(c, entry) then return nil end
   return others().apply(entry, fields(flat), n)
 end
 
