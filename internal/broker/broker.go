@@ -185,7 +185,7 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	if err := b.start(ctx); err != nil {
-		return nil, errors.Join(err, b.redis.close())
+		return nil, errors.Join(refusal(err, b.redis.nodes != nil), b.redis.close())
 	}
 	b.submits = newLanes(func(s *submission) string { return b.server(s.at) }, b.sendSubmits)
 	b.reads = newLanes(func(r readAsk) string { return b.server(b.partitionOf(r.id)) }, b.sendReads)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -109,6 +110,9 @@ func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*ca
 			case strings.HasPrefix(c.err.Error(), "OOM") && !c.ask.unknown:
 				c.err = fault("submit", c.err)
 			default:
+				if stopped, ok := errors.AsType[scriptError](c.err); ok && stopped.unwritten() {
+					b.keeper.soon.Store(true)
+				}
 				c.ask.unknown = c.ask.unknown || !unsent(c.err)
 				open = append(open, c)
 			}

@@ -150,14 +150,14 @@ func (b *Broker) adopt(v []string) error {
 func (b *Broker) checkServer(ctx context.Context) error {
 	server, err := b.redis.at(ctx, configKey)
 	if err != nil {
-		return refusal(fault("find the masters of the Redis Cluster", err))
+		return fault("find the masters of the Redis Cluster", err)
 	}
 	info, err := server.Info(ctx, "server").Result()
 	if err != nil {
 		if strings.Contains(err.Error(), "not supported") {
 			return nil // the embedded one knows no sections
 		}
-		return refusal(fault("ask Redis for its version", err))
+		return fault("ask Redis for its version", err)
 	}
 	if version, _, _ := strings.Cut(infoField(info, "redis_version"), "."); version != "" && number(version) < 7 {
 		return fmt.Errorf("Redis %s is too old: coatcheck needs 7.0 or newer", infoField(info, "redis_version"))
@@ -165,9 +165,20 @@ func (b *Broker) checkServer(ctx context.Context) error {
 	return nil
 }
 
+// refusals are what Redis says to who asks it in the wrong way, and what that means.
+var refusals = map[string]string{
+	"WRONGPASS": "Redis refuses the user or password of the URL (WRONGPASS)",
+	"NOAUTH":    "Redis refuses the user or password of the URL (NOAUTH)",
+	"NOPERM":    "Redis does not let the user of the URL do what is needed (NOPERM): ACL SETUSER … ~cc:* &cc:* +@all -@dangerous +info +config|get",
+
+	"DB index is out of range":  "Redis has no database of the number in the URL (its setting databases)",
+	"cluster support disabled":  "the URL says that this is a Redis Cluster, and it is a server by itself: redis:// in the place of redis+cluster://",
+	"unknown command 'sentinel": "the URL names no Sentinels, but a Redis that they may look after; Sentinels commonly are at port 26379",
+}
+
 // refusal tells a Redis that answers, but not to us, from one that is away:
-// waiting would not help.
-func refusal(err error) error {
+// waiting would not help. cluster says that the URL is that of one.
+func refusal(err error, cluster bool) error {
 	var untrusted *tls.CertificateVerificationError
 	if errors.As(err, &untrusted) {
 		return fmt.Errorf("the certificate of Redis can't be trusted: %w", untrusted.Err)
@@ -178,9 +189,12 @@ func refusal(err error) error {
 	if strings.Contains(err.Error(), "sentinels") && strings.Contains(err.Error(), "redis: nil") {
 		return errors.New("no Sentinel knows a master by the name in the URL, redis+sentinel://host/NAME; redis-cli -p 26379 SENTINEL MASTERS lists those that there are")
 	}
-	for _, code := range []string{"WRONGPASS", "NOAUTH", "NOPERM"} {
-		if strings.Contains(err.Error(), code) {
-			return fmt.Errorf("Redis refuses the user or password of the URL (%s)", code)
+	if !cluster && strings.Contains(err.Error(), "MOVED ") {
+		return errors.New("the URL names one node of a Redis Cluster, and must say that it is one: redis+cluster:// in the place of redis://")
+	}
+	for text, means := range refusals {
+		if strings.Contains(err.Error(), text) {
+			return errors.New(means)
 		}
 	}
 	return err

@@ -142,6 +142,9 @@ func unsent(err error) bool {
 	if errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) || errors.Is(err, errDown) {
 		return true
 	}
+	if stopped, ok := errors.AsType[scriptError](err); ok {
+		return stopped.unwritten()
+	}
 	return saidByRedis(err)
 }
 

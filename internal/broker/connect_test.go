@@ -36,13 +36,17 @@ func TestURLs(t *testing.T) {
 	l.Close()
 	redis := redistest.Start(t, "--unixsocket", socket, "--tls-port", port,
 		"--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no",
-		"--user", "gateway", "on", ">s3cret", "~*", "&*", "+@all")
+		"--user", "gateway", "on", ">s3cret", "~*", "&*", "+@all",
+		"--user", "least", "on", ">s3cret", "~cc:*", "&cc:*", "+@all", "-@dangerous", "+info", "+config|get",
+		"--user", "less", "on", ">s3cret", "~cc:*", "&cc:*", "+@all", "-@dangerous")
+	node := redistest.StartCluster(t, 3, 0).Nodes[0].URL
 	mutual := redistest.FreeAddr(t)
 	_, port, _ = net.SplitHostPort(mutual)
 	redistest.Start(t, "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate)
 	plain := strings.TrimPrefix(redis.URL, "redis://")
 	tests := map[string]string{
 		"tcp":         redis.URL,
+		"user, least": "redis://least:s3cret@" + plain,
 		"user, db":    "redis://gateway:s3cret@" + plain + "/1",
 		"unix socket": "unix://" + socket,
 		"unix, user":  "unix://gateway:s3cret@" + socket + "?db=2",
@@ -69,6 +73,11 @@ func TestURLs(t *testing.T) {
 		"wrong password":    {"redis://gateway:wr0ng@" + plain, "refuses the user or password", false},
 		"unknown authority": {"rediss://" + secure, "unknown authority", false},
 		"no such scheme":    {"http://user:wr0ng@" + plain, "must begin with redis://", false},
+		"no such database":  {redis.URL + "/99", "no database of the number", false},
+		"no cluster":        {"redis+cluster://" + plain, "redis:// in the place of", false},
+		"a cluster":         {node, "redis+cluster:// in the place of", false},
+		"no Sentinel":       {"redis+sentinel://" + plain + "/mymaster", "no Sentinels", false},
+		"may do too little": {"redis://less:s3cret@" + plain, "~cc:* &cc:* +@all -@dangerous +info +config|get", false},
 		"nobody there":      {"redis://user:wr0ng@127.0.0.1:1", "can't be reached", true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -160,7 +160,7 @@ func (b *Broker) startKeeping(ctx context.Context) error {
 			if few, ok := errors.AsType[tooFew](err); ok {
 				return notYet("durability %s: only %d of the replicas of Redis confirm within %s. See to it that they keep up, or let durability_wait be longer", d, few.got, d.Wait)
 			}
-			return refusal(fault("wait for the replicas of Redis", err))
+			return fault("wait for the replicas of Redis", err)
 		}
 	}
 	k := b.Kept()
@@ -215,6 +215,7 @@ func (b *Broker) inspect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.replica = s.replica && b.redis.nodes == nil // in a Redis Cluster another has taken over, and commands find that
 		together.Lock()
 		defer together.Unlock()
 		k.meet(s.history)
@@ -233,7 +234,7 @@ func (b *Broker) inspect(ctx context.Context) error {
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrUndurable) {
-		return refusal(fault("ask Redis for its settings", err))
+		return fault("ask Redis for its settings", err)
 	}
 	k.unfit.Range(func(name, _ any) bool { // of those that are no masters any more
 		if !names[name] {

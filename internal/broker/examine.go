@@ -19,6 +19,7 @@ type server struct {
 	first      bool   // for the first time: it holds nothing yet
 	replicas   int    // that follow
 	replica    bool   // of another
+	alone      string // why it refuses writes for want of replicas; "": it does not
 	history    string // its replication ID, another one after a failover
 }
 
@@ -26,6 +27,7 @@ type server struct {
 func examine(ctx context.Context, c redis.Cmdable) (s server, err error) {
 	pipe := c.Pipeline()
 	settings := pipe.ConfigGet(ctx, "*append*")
+	least := pipe.ConfigGet(ctx, "min-replicas-to-write")
 	info := pipe.Info(ctx, "persistence", "memory", "replication")
 	_, _ = pipe.Exec(ctx) // each answer has its own error
 	text, err := info.Result()
@@ -38,6 +40,10 @@ func examine(ctx context.Context, c redis.Cmdable) (s server, err error) {
 	s.rewriting = infoField(text, "aof_rewrite_in_progress") == "1" || infoField(text, "aof_rewrite_scheduled") == "1" ||
 		infoField(text, "aof_last_bgrewrite_status") == "err"
 	s.first = s.rewriting && infoField(text, "aof_base_size") == "0"
+	// The field is there while a least number is set.
+	if good := infoField(text, "min_slaves_good_slaves"); good != "" && number(good) < number(least.Val()["min-replicas-to-write"]) {
+		s.alone = fmt.Sprintf("min-replicas-to-write of Redis is %s, and %s follow without delay", least.Val()["min-replicas-to-write"], good)
+	}
 	said, err := settings.Result()
 	switch {
 	case err != nil && !saidByRedis(err):
@@ -70,6 +76,12 @@ func (s server) judge(d Durability) (Kept, error) {
 	}
 	if s.policy != "" && s.policy != "noeviction" {
 		return k, undurable("maxmemory-policy of Redis is %s, which drops accepted requests when memory runs short: CONFIG SET maxmemory-policy noeviction", s.policy)
+	}
+	switch {
+	case s.replica:
+		return k, notYet("this Redis is a replica, which takes no writes: name its master, or the Sentinels that know it (redis+sentinel://)")
+	case s.alone != "":
+		return k, notYet("%s: it takes no writes. See to it that its replicas run and follow, or demand fewer", s.alone)
 	}
 	if k.Auto || k.Mode == Memory || k.Mode == Unpromised {
 		return k, nil

@@ -222,3 +222,10 @@ func (t *submits) answer(raw any, i int) (verdict, error) {
 type scriptError string
 
 func (e scriptError) Error() string { return string(e) }
+
+// unwritten tells that it was stopped by its first write: what Redis says of any write is
+// not said any more to a script that has written.
+func (e scriptError) unwritten() bool {
+	code, _, _ := strings.Cut(string(e), " ")
+	return code == "READONLY" || code == "NOREPLICAS" || code == "MISCONF"
+}

@@ -101,8 +101,14 @@ func (b *Broker) Orders(ctx context.Context, services []string, canceled func(se
 
 // subscribe keeps one subscription alive until ctx ends.
 func (b *Broker) subscribe(ctx context.Context, channels []string, message func(channel, payload string), resumed func()) error {
+	trouble := loop.Trouble{Log: b.log}
 	for ctx.Err() == nil {
-		if err := b.listen(ctx, channels, message, resumed); err != nil && ctx.Err() == nil {
+		err := b.listen(ctx, channels, message, resumed)
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case strings.HasPrefix(err.Error(), "NOPERM"):
+			trouble.Warn("Redis does not let its user subscribe, so that what happens is seen up to 5 s late: ACL SETUSER … &cc:*", "error", err)
+		default:
 			b.log.Debug("subscription ended, subscribing again", "error", err)
 		}
 		loop.Rest(ctx, reconnectPause)
