@@ -2,6 +2,8 @@ package bench
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"strconv"
 )
 
@@ -16,8 +18,8 @@ const (
 	linked                    // it succeeded, and the reply is too large to stand in the document
 )
 
-// judge reads a status document as far as a check needs it. It decodes nothing:
-// that would cost more than all the rest of a request.
+// judge reads a status document as far as a check needs it. It decodes nothing where
+// the reply has its bytes: that would cost more than all the rest of a request.
 func judge(document []byte, id string, body []byte) verdict {
 	if string(field(document, "correlation_id")) != id {
 		return wrongReply
@@ -29,14 +31,31 @@ func judge(document []byte, id string, body []byte) verdict {
 		if bytes.Contains(document, body) {
 			return rightReply
 		}
-		if at := bytes.Index(document, []byte(`"reply":{`)); at >= 0 && !bytes.Contains(document[at:], []byte(`"body":`)) {
+		_, reply, _ := bytes.Cut(document, []byte(`"reply":`))
+		switch {
+		case bytes.HasPrefix(reply, []byte("{")) && !bytes.Contains(reply, []byte(`"body":`)):
 			return linked
+		case bytes.Equal(decoded(reply), body):
+			return rightReply
 		}
 		return wrongReply
 	case "failed", "timed_out", "canceled":
 		return noSuccess
 	}
 	return wrongReply
+}
+
+// decoded is the body of a reply whose worker did not say that it is JSON.
+func decoded(reply []byte) []byte {
+	var r struct{ Encoding, Body string }
+	if json.NewDecoder(bytes.NewReader(reply)).Decode(&r) != nil {
+		return nil
+	}
+	if r.Encoding == "base64" {
+		body, _ := base64.StdEncoding.DecodeString(r.Body)
+		return body
+	}
+	return []byte(r.Body)
 }
 
 // progress is how far a request is, so that what comes later can be compared:

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ type fake struct {
 	frames func(n int, id, outcome string) string // of its stream; nil: a status, and the outcome with the number 1
 	again  int                                    // how often each callback comes once more
 	large  bool                                   // replies do not fit into documents
+	as     string                                 // encoding of replies in documents; "" is json
 
 	mu       sync.Mutex // guards the rest
 	bodies   map[string][]byte
@@ -98,6 +100,12 @@ func (f *fake) outcome(id string) (document string, found bool) {
 		reply, found = f.reply(f.numbers[id], reply)
 	}
 	body := `"body":` + string(reply)
+	switch f.as {
+	case "text":
+		body = fmt.Sprintf(`"encoding":"text","body":%q`, reply)
+	case "base64":
+		body = fmt.Sprintf(`"encoding":"base64","body":%q`, base64.StdEncoding.EncodeToString(reply))
+	}
 	if f.large {
 		body = fmt.Sprintf(`"size":%d`, len(reply))
 	}

@@ -29,8 +29,8 @@ func all() Counts { return Counts{Sent: requests, Accepted: requests, Answered: 
 
 func TestRunSeesEveryReply(t *testing.T) {
 	for _, via := range Ways {
-		for _, large := range []bool{false, true} {
-			o := options(start(t, &fake{large: large}), via)
+		for _, worker := range []*fake{{}, {large: true}, {as: "text"}, {as: "base64"}} {
+			o := options(start(t, worker), via)
 			o.Timeout = time.Minute // nothing is lost here, however slow the machine is
 			r, err := Run(t.Context(), o)
 			want := all()
@@ -38,7 +38,7 @@ func TestRunSeesEveryReply(t *testing.T) {
 				want.Answered = 0
 			}
 			if diff := cmp.Diff(want, r.Counts); diff != "" || err != nil {
-				t.Errorf("%s, large %v: %v\n%s", via, large, err, diff)
+				t.Errorf("%s, large %v, as %q: %v\n%s", via, worker.large, worker.as, err, diff)
 			}
 			if r.Requests != requests || r.Rate <= 0 || r.Accept.P50 <= 0 || r.main().Max < r.main().P50 {
 				t.Errorf("%s: %+v", via, r)
