@@ -187,11 +187,11 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(refusal(err, b.redis.nodes != nil), b.redis.close())
 	}
-	b.submits = newLanes(func(s *submission) string { return b.server(s.at) }, b.sendSubmits)
-	b.reads = newLanes(func(r readAsk) string { return b.server(b.partitionOf(r.id)) }, b.sendReads)
-	b.sends = newLanes(func(o outgoing) string { return b.redis.name(o.to) }, b.sendReplies)
-	b.fences = newLanes(b.server, b.sendFences)
-	b.settled = newLanes(func(i Intent) string { return b.server(b.part(i.Partition)) }, b.sendDelivered)
+	b.submits = newLanes(func(s *submission) string { return b.server(s.at) }, b.sendSubmits, 0)
+	b.reads = newLanes(func(r readAsk) string { return b.server(b.partitionOf(r.id)) }, b.sendReads, 0)
+	b.sends = newLanes(func(o outgoing) string { return b.redis.name(o.to) }, b.sendReplies, 0)
+	b.fences = newLanes(b.server, b.sendFences, 0)
+	b.settled = newLanes(func(i Intent) string { return b.server(b.part(i.Partition)) }, b.sendDelivered, settledLinger)
 	return b, nil
 }
 

@@ -123,3 +123,78 @@ func TestOwedAfterRetention(t *testing.T) {
 		}
 	})
 }
+
+// What stays of a brief record is all but that it owed a callback: also where its reply
+// says the same, or is kept beside it. It is kept for its retention, as its key is.
+func TestDeliveredOfBriefRecords(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		if _, err := b.ClaimIntents(t.Context(), 10, time.Millisecond); err != nil { // makes the group
+			t.Fatal(err)
+		}
+		replies := []string{"", "\nowed 1\n\nowed 1", strings.Repeat("long", 1000), "last"}
+		var all []broker.Record
+		for i, reply := range replies {
+			r := submit(t, b, "x", func(s *broker.Submission) {
+				s.Retention, s.IdempotencyKey = time.Hour, []string{"", "one", "two", ""}[i]
+				s.Callback = &broker.Callback{URL: "https://example.com/", Events: []string{"succeeded"}}
+			})
+			send(t, b, claim(t, b), broker.WorkerReply{Type: "final", Body: []byte(reply)})
+			settle(t, b)
+			all = append(all, r)
+		}
+		text := func(i int) string {
+			return redis.Client.Get(t.Context(), "cc:{0}:request:"+all[i].ID.String()).Val()
+		}
+		var before []string
+		for i := range all {
+			before = append(before, text(i))
+			if !strings.Contains(before[i], "\nowed 1") {
+				t.Fatalf("%d owes nothing: %q", i, before[i])
+			}
+		}
+		owed, err := b.ClaimIntents(t.Context(), 10, time.Second)
+		if err != nil || len(owed) != len(all) {
+			t.Fatalf("%d are owed, %v", len(owed), err)
+		}
+		for range 2 { // it may come twice
+			if err := broker.DeliveredTogether(b, owed[:3]...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range all {
+			want := before[i]
+			if i < 3 {
+				want = strings.Replace(want, "\nowed 1", "", 1)
+			}
+			if got := text(i); got != want {
+				t.Errorf("%d: the record is %q, want %q", i, got, want)
+			}
+		}
+		for key, ttl := range ttls(t, redis) {
+			late := strings.HasSuffix(key, all[3].ID.String())
+			if ttl > 0 && (ttl > time.Hour) != late && !strings.Contains(key, "aside") {
+				t.Errorf("%s is kept for %v", key, ttl)
+			}
+		}
+		if got := status(t, b, all[1].ID).Reply; got == nil || string(got.Body) != replies[1] {
+			t.Errorf("the reply is %+v", got)
+		}
+	})
+}
+
+// ttls are those of all keys that will expire.
+func ttls(t *testing.T, redis *redistest.Redis) map[string]time.Duration {
+	t.Helper()
+	found := map[string]time.Duration{}
+	for _, key := range redis.Client.Keys(t.Context(), "cc:*").Val() {
+		ttl, err := redis.Client.PTTL(t.Context(), key).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ttl > 0 {
+			found[key] = ttl
+		}
+	}
+	return found
+}

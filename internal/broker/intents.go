@@ -17,6 +17,9 @@ const (
 	// again: well above the time that one delivery may take.
 	intentLease  = 60 * time.Second
 	reissueBatch = 64
+	// settledLinger is for how long an intent that is settled waits for others: nobody
+	// waits for it, and to begin a script costs more than to settle one intent.
+	settledLinger = 5 * time.Millisecond
 )
 
 var (

@@ -3,20 +3,22 @@ package broker
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // lanes are pipelines by server: a server that is slow holds up what is for itself.
 type lanes[Q, A any] struct {
-	of   func(Q) string // name of the server; "" where there is one
-	send func([]*call[Q, A])
+	of     func(Q) string // name of the server; "" where there is one
+	send   func([]*call[Q, A])
+	linger time.Duration // of each
 
 	mu     sync.Mutex // guards the rest
 	open   map[string]*pipeline[Q, A]
 	closed bool
 }
 
-func newLanes[Q, A any](of func(Q) string, send func([]*call[Q, A])) *lanes[Q, A] {
-	return &lanes[Q, A]{of: of, send: send, open: map[string]*pipeline[Q, A]{"": newPipeline(send)}}
+func newLanes[Q, A any](of func(Q) string, send func([]*call[Q, A]), linger time.Duration) *lanes[Q, A] {
+	return &lanes[Q, A]{of: of, send: send, linger: linger, open: map[string]*pipeline[Q, A]{"": newPipeline(send, linger)}}
 }
 
 // do has the call answered, as that of pipeline.
@@ -48,7 +50,7 @@ func (l *lanes[Q, A]) lane(name string) *pipeline[Q, A] {
 	}
 	p := l.open[name]
 	if p == nil {
-		p = newPipeline(l.send)
+		p = newPipeline(l.send, l.linger)
 		l.open[name] = p
 	}
 	return p

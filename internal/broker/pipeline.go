@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Limits of one shared pipeline: beyond them, Redis would keep the first of a
@@ -13,10 +14,12 @@ const (
 	pipelineFlushers = 2 // the next batch fills while one is under way
 )
 
-// pipeline lets concurrent calls share pipelines. There is no timer: a call on an
-// idle one leaves at once, calls that come meanwhile leave together.
+// pipeline lets concurrent calls share pipelines. A call on an idle one leaves at once,
+// calls that come meanwhile leave together; there is a timer only where nobody waits for
+// the answers.
 type pipeline[Q, A any] struct {
-	send func([]*call[Q, A]) // answers every call: sets answer or err
+	send   func([]*call[Q, A]) // answers every call: sets answer or err
+	linger time.Duration       // for which the first of a batch waits for others; 0 for not at all
 
 	queue chan *call[Q, A] // callers send, flushers receive, nobody closes
 	stop  chan struct{}    // closed by close
@@ -43,9 +46,13 @@ func (c *call[Q, A]) finish() {
 	close(c.ready)
 }
 
-func newPipeline[Q, A any](send func([]*call[Q, A])) *pipeline[Q, A] {
-	b := &pipeline[Q, A]{send: send, queue: make(chan *call[Q, A], pipelineCommands), stop: make(chan struct{}), gone: make(chan struct{})}
-	for range pipelineFlushers {
+func newPipeline[Q, A any](send func([]*call[Q, A]), linger time.Duration) *pipeline[Q, A] {
+	b := &pipeline[Q, A]{send: send, linger: linger, queue: make(chan *call[Q, A], pipelineCommands), stop: make(chan struct{}), gone: make(chan struct{})}
+	flushers := pipelineFlushers
+	if linger > 0 {
+		flushers = 1 // another would take the second call while the first waits for it
+	}
+	for range flushers {
 		b.done.Go(b.flush)
 	}
 	return b
@@ -109,12 +116,25 @@ func (b *pipeline[Q, A]) flush() {
 			b.refuse()
 			return
 		case first := <-b.queue:
+			if b.linger > 0 {
+				b.rest()
+			}
 			calls := b.gather(first)
 			b.send(calls)
 			for _, c := range calls {
 				c.finish()
 			}
 		}
+	}
+}
+
+// rest lets others join the first call of a batch.
+func (b *pipeline[Q, A]) rest() {
+	t := time.NewTimer(b.linger)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-b.stop:
 	}
 }
 

@@ -3,9 +3,11 @@ package broker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // Who posts a call and who waits for one share a pipeline; each is answered once, also
@@ -20,7 +22,7 @@ func TestPosted(t *testing.T) {
 				c.answer = 2 * c.ask
 			}
 			batches <- len(calls)
-		})
+		}, 0)
 		var mu sync.Mutex
 		answers, refused := map[int]int{}, 0
 		post := func(ctx context.Context, ask int) {
@@ -72,7 +74,7 @@ func TestPosted(t *testing.T) {
 func TestPostedWhileFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hold := make(chan struct{})
-		p := newPipeline(func([]*call[int, int]) { <-hold })
+		p := newPipeline(func([]*call[int, int]) { <-hold }, 0)
 		ctx, stop := context.WithCancel(t.Context())
 		var last error
 		go func() {
@@ -92,5 +94,28 @@ func TestPostedWhileFull(t *testing.T) {
 		}
 		close(hold)
 		p.close()
+	})
+}
+
+// Where nobody waits for the answers, what comes for a while after the first call leaves
+// with it; the end of the pipeline waits for none of it.
+func TestLingering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var batches []int
+		p := newPipeline(func(calls []*call[int, int]) { batches = append(batches, len(calls)) }, time.Second)
+		begun := time.Now()
+		for range 3 {
+			p.post(t.Context(), 1, 1, func(int, error) {})
+			time.Sleep(300 * time.Millisecond)
+		}
+		if _, _, err := p.do(t.Context(), 1, 1); err != nil || time.Since(begun) != time.Second {
+			t.Errorf("answered after %v, %v", time.Since(begun), err)
+		}
+		p.post(t.Context(), 1, 1, func(int, error) {})
+		synctest.Wait()
+		p.close()
+		if time.Since(begun) != time.Second || !slices.Equal(batches, []int{4, 1}) {
+			t.Errorf("batches of %v, the end after %v", batches, time.Since(begun))
+		}
 	})
 }

@@ -171,15 +171,16 @@ func (d *Deliverer) deliver(ctx context.Context, i broker.Intent) {
 		d.putBack(i, hold)
 		return
 	}
-	defer release()
 	m, err := compose(i, r, event, d.options.PublicURL)
 	if err != nil {
+		release()
 		d.about(i).Error("callback is dropped: it can't be written", "error", err)
 		d.counts.dropped.Add(1)
 		d.settle(i, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
 		return
 	}
 	v := d.sender.send(ctx, m)
+	release() // what came of it is written down without the host
 	d.conclude(ctx, i, v)
 }
 

@@ -6,21 +6,39 @@
 -- ARGV[2…] entry and id of each
 -- Returns how many were not yet settled.
 even_when_full()
-local entries, n = {}, 0
-for i = 2, #ARGV, 2 do entries[#entries + 1] = ARGV[i] end
+local entries, keys, n = {}, {}, 0
+for i = 2, #ARGV, 2 do
+  n = n + 1
+  entries[n], keys[n] = ARGV[i], record_key(ARGV[i + 1])
+end
 -- Who acknowledges an intent counts it: where all were pending, none was counted yet.
-local all = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries)) == #entries
+local all = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries)) == n
 if all then redis.call('XDEL', KEYS[1], unpack(entries)) end
+local texts = redis.call('MGET', unpack(keys)) -- of those that are brief, which one callback leaves so
+
+-- brief_settled is settle of a record that is brief, and owes one callback at most.
+local function brief_settled(id, key, text)
+  local reply = string.find(text, '\n\n', 1, true)
+  local head = reply and string.sub(text, 1, reply - 1) or text
+  local from, to = string.find(head, '\nowed 1', 1, true)
+  local retention, finished = string.match(head, '^%S+ %x+ %S+ %d+ %d+ %d+ %d+ %d+ %d+ (%d+) %S+ %d+ %d+ (%d+) %d+')
+  if not from or not finished then return end
+  local over = finished + retention
+  if over <= NOW then redis.call('DEL', key)
+  else redis.call('SET', key, string.sub(text, 1, from - 1) .. string.sub(text, to + 1), 'PXAT', int(over)) end
+  if not reply then redis.call('PEXPIREAT', reply_key(id), int(over)) end
+  local bound = binding({ id = id, idem = string.match(head, '\nidem ([^\n]*)') })
+  if bound then redis.call('PEXPIREAT', bound, int(over)) end
+end
 
 -- settle counts a callback of a request. One that shares nothing and has its outcome needs
 -- less than load reads.
-local function settle(id)
-  local key = record_key(id)
-  local v, f, text = read(key, { 'plan', 'finished', 'seq', 'reply', 'idem', 'shared', 'scatter' })
-  if not v[1] or f and not f.owed then return end
+local function settle(id, key, text)
+  if text then return brief_settled(id, key, text) end
+  local v = redis.call('HMGET', key, 'plan', 'finished', 'seq', 'reply', 'idem', 'shared', 'scatter')
+  if not v[1] then return end
   if v[2] and not v[6] and not v[7] then
-    if f then redis.call('SET', key, (string.gsub(text, '\nowed 1', '', 1)), 'KEEPTTL')
-    elseif redis.call('HINCRBY', key, 'owed', -1) > 0 then return end
+    if redis.call('HINCRBY', key, 'owed', -1) > 0 then return end
     expire({ id = id, key = key, finished = tonumber(v[2]), retention = tonumber((string.match(v[1], '^%d+ %d+ %d+ %d+ %d+ %d+ (%d+)'))),
       seq = tonumber(v[3] or 0), short = v[4], idem = v[5] })
     return
@@ -29,10 +47,11 @@ local function settle(id)
   if r and owes(r, -1) <= 0 and r.finished then expire(r) end
 end
 
-for i = 2, #ARGV, 2 do
-  if all or redis.call('XDEL', KEYS[1], ARGV[i]) == 1 then
-    n = n + 1
-    settle(ARGV[i + 1])
+local counted = 0
+for i = 1, n do
+  if all or redis.call('XDEL', KEYS[1], entries[i]) == 1 then
+    counted = counted + 1
+    settle(ARGV[2 * i + 1], keys[i], texts[i])
   end
 end
-return n
+return counted
