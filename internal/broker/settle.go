@@ -163,7 +163,7 @@ func (b *Broker) judged(ctx context.Context, part partition, args []any, raw any
 			return facts, false, fault("settle replies", err)
 		}
 		list := raw.([]any)
-		b.wakeOwn(list[5])
+		b.wakeOwn(list[5], list[6])
 		found := slices.Concat(parsePlain(list[4].([]any)), parseReport(texts(list[2])))
 		b.count(found)
 		b.remember(ctx, found)

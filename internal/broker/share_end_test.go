@@ -432,7 +432,7 @@ func TestShareInABatch(t *testing.T) {
 		}
 		select {
 		case m := <-told.Channel():
-			if m.Payload != o.ID.String() {
+			if m.Payload != " "+o.ID.String() {
 				t.Errorf("told of %s", m.Payload)
 			}
 		case <-time.After(5 * time.Second):

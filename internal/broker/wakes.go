@@ -44,11 +44,15 @@ func (b *Broker) wake(h *hearing, message string) {
 	h.woken(wakes)
 }
 
-// wakeOwn passes on the wake-ups of this process that a script's answer brought.
-func (b *Broker) wakeOwn(answer any) {
-	message, _ := answer.(string)
-	if h := b.hearing.Load(); h != nil {
-		b.wake(h, message)
+// wakeOwn passes on the wake-ups of this process that a script's answer brought, in
+// pieces.
+func (b *Broker) wakeOwn(answers ...any) {
+	h := b.hearing.Load()
+	if h == nil {
+		return
+	}
+	for _, answer := range answers {
+		b.wake(h, strings.Join(texts(answer), ""))
 	}
 }
 

@@ -228,7 +228,7 @@ local function write_gathered()
 end
 
 local function publish_wakes()
-  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids, ' ')) end
+  for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids)) end
 end
 
 -- make_room gives the room of a service to who waits, whom let_in releases.

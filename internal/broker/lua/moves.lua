@@ -209,21 +209,27 @@ local function last_delivered(stream)
   end
 end
 
--- Wake-ups are gathered and published once a gateway by conclude: IDs separated by
--- spaces. A gateway that registered with a + before its name gets, instead of the ID
--- alone, what told says of an outcome.
+-- Wake-ups are gathered and published once a gateway by conclude: IDs, each behind a
+-- space. A gateway that registered with a + before its name gets, instead of the ID
+-- alone, what told says of an outcome, and behind it the reply. They are kept as the
+-- texts that one has in hand: each that is made of them would be hashed, to its last byte.
 local wakes = {}
-local function wake_for(id, waiters, outcome)
+local function wake_for(id, waiters, outcome, reply)
   for gateway in string.gmatch(waiters or '', '%S+') do
     local list = wakes[gateway] or {}
     wakes[gateway] = list
-    list[#list + 1] = outcome and string.byte(gateway) == 43 and outcome or id
+    if outcome and string.byte(gateway) == 43 then
+      list[#list + 1] = outcome
+      list[#list + 1] = reply
+    else
+      list[#list + 1] = ' ' .. id
+    end
   end
 end
 
 -- wake tells who waits for r, or for what it is a part of.
-local function wake(r, outcome)
-  wake_for(r.id, r.waiters, outcome)
+local function wake(r, outcome, reply)
+  wake_for(r.id, r.waiters, outcome, reply)
   for id in string.gmatch(r.parents or '', '%S+') do wake_for(id, redis.call('HGET', record_key(id), 'waiters')) end
 end
 

@@ -31,21 +31,23 @@ local function tally(r)
   wake({ id = batch, waiters = v[2] })
 end
 
--- told is the outcome of r by o, as wake tells it to who has seen r open, or nil where
--- a record that was seen open does not have all else, or where r is forgotten now:
--- "id:queued attempt finished retention started seq status rstatus reason worker code
+-- told is the outcome of r by o, as wake tells it to who has seen r open, and the reply
+-- behind it, or nil where a record that was seen open does not have all else, or where r
+-- is forgotten now:
+-- " id:queued attempt finished retention started seq status rstatus reason worker code
 -- message rtype rheaders reply", of what may be any text and comes last only the length,
 -- a line break, and those texts.
 local function told(r, o, claimed)
   local reply = o.reply or ''
   if o.forgotten or not r.entry or not string.find(r.waiters or '', '+', 1, true) then return nil end
   if r.via or r.legs or r.parents or r.release or #reply + #(o.rheaders or '') > TOLD then return nil end
-  local worker, code, message = claimed and r.worker or '', string.sub(o.code or '', 1, MAX_CODE), string.sub(o.message or '', 1, MAX_MESSAGE)
+  local worker, code, message = claimed and r.worker or '', o.code and string.sub(o.code, 1, MAX_CODE) or '', o.message and string.sub(o.message, 1, MAX_MESSAGE) or ''
   local rtype, rheaders = o.rtype or '', o.rheaders or ''
-  local function plain(text) return text and text ~= '' and text or '-' end
-  return table.concat({ r.id .. ':' .. int(stream_ms(r.entry)), int(r.attempt), int(NOW), int(r.retention), claimed and int(claimed) or '-',
-    int(r.seq), o.status, plain(o.rstatus), plain(o.reason), #worker, #code, #message, #rtype, #rheaders,
-    #reply .. '\n' .. worker .. code .. message .. rtype .. rheaders .. reply }, ' ')
+  local rstatus, reason = o.rstatus ~= '' and o.rstatus or '-', o.reason ~= '' and o.reason or '-'
+  return ' ' .. r.id .. ':' .. string.match(r.entry, '^%d+') .. ' ' .. int(r.attempt) .. ' ' .. int(NOW) .. ' ' .. int(r.retention) .. ' ' ..
+    (claimed and int(claimed) or '-') .. ' ' .. int(r.seq) .. ' ' .. o.status .. ' ' .. rstatus .. ' ' .. reason .. ' ' .. int(#worker) .. ' ' ..
+    int(#code) .. ' ' .. int(#message) .. ' ' .. int(#rtype) .. ' ' .. int(#rheaders) .. ' ' .. int(#reply) .. '\n' ..
+    worker .. code .. message .. rtype .. rheaders, reply
 end
 
 local ended = 0 -- outcomes that this script recorded

@@ -57,15 +57,15 @@ local function risk(f, ...)
   if not fine and not hopeless(said) then error(said) end
 end
 
--- int writes a whole number. To write one costs as much as a command, and most of the
--- large ones are written more than once: their text is kept. (Small ones would make an
--- array of the table in an embedded Redis.)
+-- int writes a whole number. To write one costs as much as a command, and most are
+-- written more than once: their text is kept, by the half behind it. (By itself, a small
+-- one would make an array of the table in an embedded Redis.)
 local ints = {}
 local function int(n)
-  local text = ints[n]
+  local text = ints[n + 0.5]
   if not text then
     text = string.format('%d', n)
-    if n > 1e9 then ints[n] = text end
+    ints[n + 0.5] = text
   end
   return text
 end

@@ -22,8 +22,8 @@
 --     [11] entry, 'pass', 'change' or 'fail', error code, message, content type, status
 --     code, body
 -- Returns {left on the stream, now, report lines, "entry service" to be judged, plain
---     outcomes, wake-ups of the caller}: the script stops before the first final reply that
---     wants a verdict and has none. A line is
+--     outcomes, wake-ups of the caller that tell of outcomes, its others}: the script stops
+--     before the first final reply that wants a verdict and has none. A line is
 --     "outcome id service status reason total-ms run-ms attempt", or
 --     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service";
 --     of each plain outcome there are id, service, total-ms, run-ms.
@@ -64,9 +64,9 @@ end
 
 local call, sub, match, gmatch, gsub, find = redis.call, string.sub, string.match, string.gmatch, string.gsub, string.find
 local now = int(NOW)
-local services, tenants, clocks, types, codes, instants = {}, {}, {}, {}, {}, {} -- what is known of them, by their text
+local services, tenants, clocks, types, codes, instants, besides = {}, {}, {}, {}, {}, {}, {} -- what is known of them, by their text
 local dues, applied = { 'ZREM', P .. 'due' }, 0
-local NOTHING = {} -- that most records have besides
+local NOTHING = { left = '' } -- that most records have besides
 
 local function service_of(name)
   local s = { name = name, queue = queue_key(name), judged = wants_verdict(name), n = 0, busy = 0, asked = {}, waits = 0,
@@ -116,6 +116,16 @@ local function plain_reply(flat)
     held = false }
 end
 
+-- besides_of reads the other lines of a brief record, which are often those of another. left
+-- are those that it keeps at its end.
+local function besides_of(text)
+  local f = { left = text }
+  for name, value in gmatch(text, '\n(%a+) ([^\n]*)') do f[name] = value end
+  if f.waiters or f.place then f.left = gsub(gsub(text, '\nwaiters [^\n]*', ''), '\nplace [^\n]*', '') end
+  besides[text] = f
+  return f
+end
+
 -- plain_request reads the record for the reply c, which is brief where that is a text.
 -- Returns whether it is plain too: it waits for no more than a worker, nobody has heard of
 -- one, and what its end has to tell others is told here.
@@ -126,8 +136,7 @@ local function plain_request(c, text)
     if not service then return false end
     if c.also ~= '' then
       if string.byte(c.also) ~= 10 then return false end -- it has succeeded
-      f = {}
-      for name, value in gmatch(c.also, '\n(%a+) ([^\n]*)') do f[name] = value end
+      f = besides[c.also] or besides_of(c.also)
     end
   else
     local v = redis.pcall('HMGET', c.key, 'status', 'nonce', 'attempt', 'entry', 'service', 'plan', 'policy', 'batch', 'place', 'tenant', 'idem',
@@ -200,12 +209,11 @@ local function record(c, started, worker, rtype, rstatus, rheaders)
     expires = int(math.max(c.clocks.forgotten, NOW + CALLBACK_WINDOW))
   end
   if c.text then
-    local first, also, gap, within = c.text, c.also, '', ''
-    if also ~= '' then first = sub(first, 1, #first - #also) end
-    if more.waiters or more.place then also = gsub(gsub(also, '\nwaiters [^\n]*', ''), '\nplace [^\n]*', '') end
+    local first, gap, within = c.text, '', ''
+    if c.also ~= '' then first = sub(first, 1, #first - #c.also) end
     if #c.body > WITHIN then call('SET', reply_key(c.id), c.body, 'PXAT', expires) else gap, within = '\n\n', c.body end
     -- In one expression: each text that there is in between would be hashed, to its last byte.
-    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. also .. '\nworker ' .. worker .. '\nrtype ' .. rtype ..
+    call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. more.left .. '\nworker ' .. worker .. '\nrtype ' .. rtype ..
       (rstatus ~= '' and '\nrstatus ' .. rstatus or '') .. (rheaders ~= '' and '\nrheaders ' .. rheaders or '') ..
       (callback and '\nowed 1' or '') .. gap .. within, 'PXAT', expires)
     return
@@ -224,6 +232,8 @@ local function record(c, started, worker, rtype, rstatus, rheaders)
   call('PEXPIREAT', c.key, expires)
   if more.waiters or more.place then call('HDEL', c.key, 'waiters', 'place') end
 end
+
+local seen, outcome = { attempt = 1, seq = 0 }, { status = 'succeeded' } -- of one plain reply after the other, for told
 
 -- apply_plain records the outcome of the plain reply c, which is the entry reply.
 -- Returns false, and has done nothing, where it is not plain after all: nobody holds
@@ -253,8 +263,9 @@ local function apply_plain(c, reply)
     if bound then call('PEXPIREAT', bound, all.expires) end
   end
   if more.waiters then
-    local r = { id = c.id, entry = entry, waiters = more.waiters, attempt = 1, seq = 0, retention = all.retention, worker = held[2] }
-    wake_for(c.id, more.waiters, told(r, { status = 'succeeded', reply = c.body, rtype = rtype, rstatus = rstatus, rheaders = rheaders }, started))
+    seen.id, seen.entry, seen.waiters, seen.retention, seen.worker = c.id, entry, more.waiters, all.retention, held[2]
+    outcome.reply, outcome.rtype, outcome.rstatus, outcome.rheaders = c.body, rtype, rstatus, rheaders
+    wake_for(c.id, more.waiters, told(seen, outcome, started))
   end
 
   local s, t, n = c.service, c.tenant, applied
@@ -345,12 +356,12 @@ local function attend(n, c, entry, flat)
   return others().apply(entry, fields(flat), n)
 end
 
--- own are the wake-ups of the caller under one of its names. They are not published: the
--- answer brings them sooner.
+-- own are the wake-ups of the caller under one of its names, in pieces. They are not
+-- published: the answer brings them sooner.
 local function own(gateway)
-  local list = wakes[gateway]
+  local list = wakes[gateway] or {}
   wakes[gateway] = nil
-  return list and table.concat(list, ' ') or ''
+  return list
 end
 
 local to_judge, left = {}, nil
@@ -392,6 +403,6 @@ conclude_plain()
 write_gathered()
 local function let_in(service) others().release(service) end
 for service in pairs(touched) do risk(make_room, service, let_in) end -- as conclude does
-local mine = own('+' .. ARGV[10]) .. ' ' .. own(ARGV[10])
+local told_of, woken = own('+' .. ARGV[10]), own(ARGV[10])
 publish_wakes()
-return { left or call('XLEN', replies), now, report, to_judge, plain, mine }
+return { left or call('XLEN', replies), now, report, to_judge, plain, told_of, woken }
