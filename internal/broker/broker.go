@@ -136,6 +136,7 @@ type Broker struct {
 	sends   *lanes[outgoing, struct{}]
 	fences  *lanes[partition, struct{}]
 	settled *lanes[Intent, struct{}]
+	taker   taker
 
 	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
 	health   atomic.Pointer[error]      // nil pointer value: healthy

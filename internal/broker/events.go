@@ -49,6 +49,9 @@ func (b *Broker) Replies(ctx context.Context, id correlation.ID, after, most int
 // outlived its retention because the callback is still owed. ErrGone,
 // ErrUnavailable.
 func (b *Broker) Owed(ctx context.Context, i Intent) (Record, *Event, error) {
+	if i.record != nil {
+		return *i.record, nil, b.shown(ctx, *i.record, 0)
+	}
 	if i.Type != "progress" { // the record alone says it
 		r, err := b.read(ctx, readAsk{id: i.ID, owed: true})
 		return r, nil, err

@@ -32,11 +32,13 @@ var (
 // stored the event it tells of.
 type Intent struct {
 	Partition int
-	Entry     string // its place on the stream; only the broker reads it
+	Entry     string // its place on the stream, or in due; only the broker reads it
 	ID        correlation.ID
 	Type      string // succeeded, failed, timed_out, canceled or progress
 	Number    int    // of the event
 	Attempt   int    // 1 for the first delivery
+
+	record *Record // what it tells of, where that came with it
 }
 
 // ClaimIntents takes up to n owed callbacks of any partition for this process,
@@ -124,7 +126,7 @@ func (b *Broker) sendDelivered(calls []*call[Intent, struct{}]) {
 		for _, c := range there {
 			args = append(args, c.ask.Entry, c.ask.ID.String())
 		}
-		_, err := deliveredScript.run(ctx, b.redis, p, []string{p.callbacks()}, args...)
+		_, err := deliveredScript.run(ctx, b.redis, p, []string{p.callbacks(), p.due()}, args...)
 		for _, c := range there {
 			c.err = fault("settle a callback", err)
 		}

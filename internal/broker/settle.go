@@ -151,6 +151,7 @@ func (b *Broker) SettleNext(ctx context.Context, p int, block time.Duration) (fa
 func (b *Broker) settleArgs() []any {
 	return []any{
 		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), flag(b.noneIsPlain), b.name,
+		b.takes(), intentLease.Milliseconds(),
 	}
 }
 
@@ -167,6 +168,7 @@ func (b *Broker) judged(ctx context.Context, part partition, args []any, raw any
 		found := slices.Concat(parsePlain(list[4].([]any)), parseReport(texts(list[2])))
 		b.count(found)
 		b.remember(ctx, found)
+		b.takeOver(ctx, part, list[7].([]any))
 		facts = append(facts, found...)
 		left, _ := list[0].(int64)
 		entries := texts(list[3])

@@ -88,7 +88,7 @@ func (b *Broker) Table(ctx context.Context) (map[Status]int, error) {
 // Upkeep is what tells whether upkeep keeps up, over all partitions.
 type Upkeep struct {
 	Stuck int // decisions overdue by more than 10 s; must be 0
-	Owed  int // callbacks on their way, without those that wait for another try
+	Owed  int // callbacks on the stream: without those that wait for another try, and those that were handed over
 	Aside int // replies that nobody understood, kept for a day to be looked at
 }
 

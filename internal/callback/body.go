@@ -9,6 +9,9 @@ import (
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
+// bodySize is how many bytes a callback has at most, as a rule, without the reply.
+const bodySize = 1200
+
 // message is one callback, ready to be signed and sent.
 type message struct {
 	url           string
@@ -24,27 +27,34 @@ type message struct {
 func compose(i broker.Intent, r broker.Record, e *broker.Event, publicURL string) (message, error) {
 	at := r.Finished
 	r.RetriedAs = ""
-	data, err := broker.EncodeJSON(broker.Document(r, publicURL))
-	if err != nil {
-		return message{}, fmt.Errorf("write the status document: %w", err)
-	}
 	if e != nil {
 		at = e.At
-		event, err := broker.EncodeJSON(broker.EventDocument(*e))
-		if err != nil {
-			return message{}, fmt.Errorf("write the event: %w", err)
-		}
-		data = append(data[:len(data)-1], `,"event":`...) // one more member of the object
-		data = append(append(data, event...), '}')
+	}
+	size := bodySize
+	if r.Reply != nil {
+		size += len(r.Reply.Body)
 	}
 	// By hand, because an encoder would rewrite the document that it is given.
-	body := make([]byte, 0, len(data)+100)
+	body := make([]byte, 0, size)
 	body = append(body, `{"type":"request.`...)
 	body = append(body, i.Type...)
 	body = append(body, `","timestamp":"`...)
 	body = append(body, api.Time(at.Truncate(time.Millisecond)).String()...)
 	body = append(body, `","data":`...)
-	body = append(append(body, data...), '}')
+	document := broker.Document(r, publicURL)
+	body, err := broker.AppendStatus(body, &document)
+	if err != nil {
+		return message{}, fmt.Errorf("write the status document: %w", err)
+	}
+	if e != nil {
+		event, err := broker.EncodeJSON(broker.EventDocument(*e))
+		if err != nil {
+			return message{}, fmt.Errorf("write the event: %w", err)
+		}
+		body = append(body[:len(body)-1], `,"event":`...) // one more member of the object
+		body = append(append(body, event...), '}')
+	}
+	body = append(body, '}')
 	return message{
 		url: r.Callback.URL, id: i.ID.String() + "." + strconv.Itoa(i.Number),
 		correlationID: i.ID.String(), traceparent: r.Traceparent, body: body,

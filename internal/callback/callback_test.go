@@ -156,6 +156,14 @@ func (b *bench) owed(on *broker.Broker) []broker.Intent {
 	return nil
 }
 
+// nothingWaits checks that all that is owed was handed over.
+func (b *bench) nothingWaits() {
+	b.t.Helper()
+	if waits, err := b.redis.Stream("cc:{0}:callbacks"); err != nil || len(waits) > 0 {
+		b.t.Errorf("%d callbacks wait to be claimed, %v", len(waits), err)
+	}
+}
+
 // sleepUntilDue waits until something is due in Redis and has it decided; false
 // where nothing is.
 func (b *bench) sleepUntilDue() bool {

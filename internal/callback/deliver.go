@@ -6,8 +6,9 @@
 //
 // That a callback is owed is stored by the same operation as the event itself,
 // and it stays in Redis until a receiver answered 2xx or the attempts are used
-// up. Run takes owed callbacks, only as many as it has slots for, reads the
-// record, signs its status document (Standard Webhooks) and posts it. What fails
+// up. Run takes owed callbacks, only as many as it has slots for: most are handed to the
+// gateway that settled the reply, with the record; it claims the others, and reads the
+// record. It signs the status document (Standard Webhooks) and posts it. What fails
 // is put back with the time of its next attempt; a gateway that dies leaves what
 // it had, which is handed out again after a minute. So receivers are told at
 // least once, and find the same event ID each time.
@@ -33,9 +34,10 @@ import (
 )
 
 const (
-	inFlight     = 64 // deliveries at once
-	perHost      = 8  // of them to one host
-	perQuickHost = 48 // of them to one that answers at once
+	inFlight     = 64  // deliveries at once of what was claimed
+	inHand       = 128 // of what was handed over, until it is written down what came of it
+	perHost      = 8   // of them to one host
+	perQuickHost = 48  // of them to one that answers at once
 
 	claimBlock   = time.Second            // of one claim; bounds how long a drain waits for it
 	troublePause = 250 * time.Millisecond // after an error of Redis, jittered
@@ -63,6 +65,7 @@ type Deliverer struct {
 	sender  *sender
 	hosts   hosts
 	counts  counts
+	handed  atomic.Int64 // deliveries under way that were handed over
 }
 
 // counts count since the start.
@@ -111,7 +114,15 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	sending, interrupt := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer interrupt(nil)
 	var all sync.WaitGroup
+	end := d.broker.TakeIntents(func() int { return inHand - int(d.handed.Load()) }, func(i broker.Intent) {
+		d.handed.Add(1)
+		all.Go(func() {
+			defer d.handed.Add(-1)
+			d.begin(ctx, sending, i)
+		})
+	})
 	d.claim(ctx, sending, &all)
+	end()
 	budget := time.AfterFunc(drainTime, func() { interrupt(errDrain) })
 	defer budget.Stop()
 	all.Wait()
@@ -138,11 +149,7 @@ func (d *Deliverer) claim(ctx, sending context.Context, all *sync.WaitGroup) {
 			slots <- struct{}{}
 			all.Go(func() {
 				defer func() { <-slots }()
-				if ctx.Err() != nil {
-					d.putBack(i, 0)
-					return
-				}
-				d.deliver(sending, i)
+				d.begin(ctx, sending, i)
 			})
 		}
 		if err != nil {
@@ -150,6 +157,15 @@ func (d *Deliverer) claim(ctx, sending context.Context, all *sync.WaitGroup) {
 			loop.Rest(ctx, troublePause+rand.N(troublePause))
 		}
 	}
+}
+
+// begin is deliver, until ctx ends.
+func (d *Deliverer) begin(ctx, sending context.Context, i broker.Intent) {
+	if ctx.Err() != nil {
+		d.putBack(i, 0)
+		return
+	}
+	d.deliver(sending, i)
 }
 
 // deliver makes one attempt at an owed callback.
@@ -224,13 +240,14 @@ func (d *Deliverer) putBack(i broker.Intent, after time.Duration) {
 // settle says in Redis what came of an attempt. It goes on while Redis is away
 // for a while: without it, the callback is handed out once more.
 func (d *Deliverer) settle(i broker.Intent, do func(context.Context) error) {
-	ctx, stop := context.WithTimeout(context.Background(), settleBudget)
+	end := time.Now().Add(settleBudget)
+	err := do(context.Background()) // which bounds itself: a timer would be for nothing nearly always
+	if err == nil {
+		return
+	}
+	ctx, stop := context.WithDeadline(context.Background(), end)
 	defer stop()
-	for {
-		err := do(ctx)
-		if err == nil {
-			return
-		}
+	for ; err != nil; err = do(ctx) {
 		if errors.Is(err, broker.ErrClosed) || !loop.Rest(ctx, troublePause) {
 			d.about(i).Warn("what came of a callback is not written down; it is handed out again", "error", err)
 			return

@@ -3,11 +3,15 @@ package callback
 import (
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/coatcheck/coatcheck/api/webhook"
 	"github.com/coatcheck/coatcheck/internal/broker"
 )
 
@@ -282,20 +286,60 @@ func TestQuickReceiver(t *testing.T) {
 
 // At the end of a gateway, a delivery under way is put back as the same attempt.
 func TestDrainPutsBack(t *testing.T) {
+	for _, handedOver := range []bool{false, true} {
+		bubble(t, func(t *testing.T, b *bench) {
+			b.net.receive("r.example", silent)
+			if !handedOver {
+				b.owe("http://r.example/")
+			}
+			stop := b.run(b.deliverer(b.Broker))
+			time.Sleep(time.Second)
+			if handedOver {
+				b.owe("http://r.example/")
+				b.nothingWaits()
+			}
+			begun := time.Now()
+			stop()
+			if took := time.Since(begun); took > drainTime+claimBlock+time.Second {
+				t.Errorf("the drain took %v", took)
+			}
+			b.sleepUntilDue()
+			if got := b.owed(b.Broker); len(got) != 1 || got[0].Attempt != 1 {
+				t.Errorf("put back: %+v", got)
+			}
+		})
+	}
+}
+
+// An outcome that a gateway settles is told by it, and nobody asks Redis who owes what.
+func TestTellsWhatIsHandedOver(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bench) {
-		b.net.receive("r.example", silent)
-		b.owe("http://r.example/")
-		stop := b.run(b.deliverer(b.Broker))
+		var receiver told
+		b.net.receive("r.example", receiver.answer(t, 204))
+		d := b.deliverer(b.Broker)
+		stop := b.run(d)
 		time.Sleep(time.Second)
-		begun := time.Now()
+		var ids []string
+		for range 3 {
+			ids = append(ids, b.owe("http://r.example/").String())
+		}
+		b.nothingWaits()
+		synctest.Wait()
+		var got []string
+		for _, c := range receiver.all() {
+			id, _, _ := strings.Cut(c.header.Get(webhook.HeaderID), ".")
+			got = append(got, id)
+		}
+		slices.Sort(ids)
+		slices.Sort(got)
+		if diff := cmp.Diff(ids, got); diff != "" || d.Stats().Delivered != 3 {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+		time.Sleep(time.Second)
+		if b.sleepUntilDue() {
+			t.Error("something is due")
+		}
 		stop()
-		if took := time.Since(begun); took > drainTime+claimBlock+time.Second {
-			t.Errorf("the drain took %v", took)
-		}
-		b.sleepUntilDue()
-		if got := b.owed(b.Broker); len(got) != 1 || got[0].Attempt != 1 {
-			t.Errorf("put back: %+v", got)
-		}
 	})
 }
 

@@ -47,7 +47,7 @@ func newSender(g *Guard, signer *webhook.Signer, version string) *sender {
 		// No proxy: it would resolve names behind the guard's back.
 		transport: &http.Transport{
 			DialContext: dialer.DialContext, TLSHandshakeTimeout: connectTimeout,
-			MaxIdleConns: inFlight, MaxIdleConnsPerHost: perQuickHost, IdleConnTimeout: idleTimeout,
+			MaxIdleConns: inFlight + inHand, MaxIdleConnsPerHost: perQuickHost, IdleConnTimeout: idleTimeout,
 			MaxResponseHeaderBytes: maxHeaders, DisableCompression: true, ForceAttemptHTTP2: true,
 		},
 	}
@@ -69,11 +69,13 @@ func (s *sender) send(ctx context.Context, m message) verdict {
 	}
 	defer answer.Body.Close()
 	_, _ = io.CopyN(io.Discard, answer.Body, maxAnswer) // the status has been said
-	v := verdict{reason: "answered " + strconv.Itoa(answer.StatusCode), retryAfter: retryAfter(answer.Header)}
-	switch code := answer.StatusCode; {
-	case code >= 200 && code < 300:
-		v.delivered = true
-	case code == http.StatusGone: // "stop calling", as Standard Webhooks has it
+	code := answer.StatusCode
+	if code >= 200 && code < 300 {
+		return verdict{delivered: true}
+	}
+	v := verdict{reason: "answered " + strconv.Itoa(code), retryAfter: retryAfter(answer.Header)}
+	switch code {
+	case http.StatusGone: // "stop calling", as Standard Webhooks has it
 	default:
 		v.retry = true
 	}

@@ -59,7 +59,7 @@ var (
 	descUnmet   = prometheus.NewDesc("coatcheck_durability_unmet_total", "Answers withheld because too few replicas of Redis had confirmed in time.", nil, nil)
 	descPool    = prometheus.NewDesc("coatcheck_redis_connections", "Connections to Redis.", []string{"state"}, nil)
 	descStuck   = prometheus.NewDesc("coatcheck_stuck", "Decisions overdue by more than 10 s: timeouts, back-offs, callbacks to try again. Must be 0.", nil, nil)
-	descOwed    = prometheus.NewDesc("coatcheck_callbacks_owed", "Callbacks on their way, without those that wait for another try.", nil, nil)
+	descOwed    = prometheus.NewDesc("coatcheck_callbacks_owed", "Callbacks that wait for a gateway or were claimed by one, without those that wait for another try or that a gateway had to deliver at once.", nil, nil)
 	descAside   = prometheus.NewDesc("coatcheck_replies_set_aside", "Replies, and entries on the stream of a service, that could not be understood and are kept for a day.", nil, nil)
 	descSent    = prometheus.NewDesc("coatcheck_callbacks_total", "Callbacks by result: delivered; failed, an attempt that is tried again; given_up; dropped, of a request that is gone; held, waited for a busy host.", []string{"result"}, nil)
 	descBuild   = prometheus.NewDesc("coatcheck_build_info", "1, with the version as label.", []string{"version"}, nil)

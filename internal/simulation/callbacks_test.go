@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -17,6 +18,35 @@ type intent struct {
 	broker.Intent
 	at   string // prefix of the keys of its partition
 	busy bool   // the gateway says in Redis what came of it
+}
+
+// handed are the owed callbacks that a gateway was handed and has not looked at yet.
+type handed struct {
+	mu  sync.Mutex // guards all
+	all []broker.Intent
+}
+
+func (h *handed) room() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return 3 - len(h.all)
+}
+
+func (h *handed) take(i broker.Intent) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all = append(h.all, i)
+}
+
+// lookAtHanded has a gateway begin with the callbacks that it was handed.
+func (g *gate) lookAtHanded() {
+	g.handed.mu.Lock()
+	defer g.handed.mu.Unlock()
+	for _, i := range g.handed.all {
+		g.world.did("%s was handed the callback of %s about %s %d", g.name, i.ID, i.Type, i.Number)
+		g.intents = append(g.intents, &intent{at: g.world.partitions[i.Partition], Intent: i})
+	}
+	g.handed.all = nil
 }
 
 // owes notes that an event is one of those that its client wants to be told of.
@@ -87,6 +117,7 @@ func (w *world) tell() {
 	if g == nil || !w.calling {
 		return
 	}
+	g.lookAtHanded()
 	ready := slices.DeleteFunc(slices.Clone(g.intents), func(i *intent) bool { return i.busy })
 	if len(ready) == 0 || w.draw.IntN(3) == 0 {
 		w.takeIntents(g, w.partitions[w.draw.IntN(len(w.partitions))])
@@ -181,6 +212,7 @@ func (w *world) tellAll() {
 		}
 		done := false
 		for _, g := range w.gates {
+			g.lookAtHanded()
 			for _, at := range w.partitions {
 				done = w.takeIntents(g, at) || done
 			}

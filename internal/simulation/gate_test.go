@@ -27,6 +27,7 @@ type gate struct {
 	polls    int  // that are under way
 	polled   *request
 	intents  []*intent
+	handed   handed
 	holds    []*hold // work for those who ask for it over HTTP
 	frozen   bool    // nothing reaches it, or Redis from it, for now
 }
@@ -52,6 +53,9 @@ func (w *world) begin(i int) {
 	})
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if i%2 == 0 { // the others have to ask
+		b.TakeIntents(g.handed.room, g.handed.take)
 	}
 	g.broker, g.hub, g.stop, g.starting = b, watch.New(b, log), stop, false
 	w.gates[i] = g

@@ -1,19 +1,40 @@
 -- delivered.lua settles owed callbacks. The last one of a request lets a record that
 -- outlived its retention go. Atomic and idempotent: only who acknowledges or
--- deletes the intent counts it.
+-- takes away the intent counts it.
 --
--- KEYS[1] callbacks
--- ARGV[2…] entry and id of each
+-- KEYS[1] callbacks   KEYS[2] due
+-- ARGV[2…] entry and id of each, of what a settle handed over the member of due
 -- Returns how many were not yet settled.
 even_when_full()
-local entries, keys, n = {}, {}, 0
+local entries, members, keys, n = {}, {}, {}, 0
 for i = 2, #ARGV, 2 do
   n = n + 1
-  entries[n], keys[n] = ARGV[i], record_key(ARGV[i + 1])
+  local list = string.find(ARGV[i], 'callback ', 1, true) and members or entries
+  list[#list + 1], keys[n] = ARGV[i], record_key(ARGV[i + 1])
 end
 -- Who acknowledges an intent counts it: where all were pending, none was counted yet.
-local all = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries)) == n
-if all then redis.call('XDEL', KEYS[1], unpack(entries)) end
+local all = true
+if #entries > 0 then
+  all = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries)) == #entries
+  if all then redis.call('XDEL', KEYS[1], unpack(entries)) end
+end
+local there = {} -- those of due
+if #members > 0 then
+  local found = redis.call('ZMSCORE', KEYS[2], unpack(members))
+  for i = 1, #members do there[members[i]] = found[i] end
+  redis.call('ZREM', KEYS[2], unpack(members))
+end
+
+-- open tells whether an intent was not yet settled.
+local function open(entry)
+  if string.find(entry, 'callback ', 1, true) then
+    local was = there[entry]
+    there[entry] = nil
+    return was
+  end
+  return all or redis.call('XDEL', KEYS[1], entry) == 1
+end
+
 local texts = redis.call('MGET', unpack(keys)) -- of those that are brief, which one callback leaves so
 
 -- brief_settled is settle of a record that is brief, and owes one callback at most.
@@ -49,7 +70,7 @@ end
 
 local counted = 0
 for i = 1, n do
-  if all or redis.call('XDEL', KEYS[1], entries[i]) == 1 then
+  if open(ARGV[2 * i]) then
     counted = counted + 1
     settle(ARGV[2 * i + 1], keys[i], texts[i])
   end

@@ -18,12 +18,14 @@
 --     keeps, a line "service events bytes" each, "*" for the others, [6] largest
 --     event, [7] largest reply that is kept, [8] services whose final replies are
 --     judged first, each between spaces, "*" for all, [9] 1 where no reply is
---     plain, [10] gateway that calls; then seven for each verdict:
---     [11] entry, 'pass', 'change' or 'fail', error code, message, content type, status
+--     plain, [10] gateway that calls, [11] callbacks that this takes at once, [12] ms for
+--     which they are its own; then seven for each verdict:
+--     [13] entry, 'pass', 'change' or 'fail', error code, message, content type, status
 --     code, body
 -- Returns {left on the stream, now, report lines, "entry service" to be judged, plain
---     outcomes, wake-ups of the caller that tell of outcomes, its others}: the script stops
---     before the first final reply that wants a verdict and has none. A line is
+--     outcomes, wake-ups of the caller that tell of outcomes, its others, id and view of
+--     each callback that the caller is to deliver}: the script stops before the first final
+--     reply that wants a verdict and has none. A line is
 --     "outcome id service status reason total-ms run-ms attempt", or
 --     "event|heartbeat|retry|late|duplicate|stale|orphan|foreign|garbage|oversize id service";
 --     of each plain outcome there are id, service, total-ms, run-ms.
@@ -32,7 +34,7 @@ local replies = KEYS[1]
 local most, budget, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[7])
 local report, plain = {}, {}
 local judged, verdicts = ARGV[8], {}
-for i = 11, #ARGV, 7 do verdicts[ARGV[i]] = i end
+for i = 13, #ARGV, 7 do verdicts[ARGV[i]] = i end
 local by_rule = ARGV[9] ~= '1'
 
 -- wants_verdict tells whether the final replies of a service are judged first.
@@ -67,6 +69,7 @@ local now = int(NOW)
 local services, tenants, clocks, types, codes, instants, besides = {}, {}, {}, {}, {}, {}, {} -- what is known of them, by their text
 local dues, applied = { 'ZREM', P .. 'due' }, 0
 local NOTHING = { left = '' } -- that most records have besides
+local handed, takes = {}, 2 * tonumber(ARGV[11])
 
 local function service_of(name)
   local s = { name = name, queue = queue_key(name), judged = wants_verdict(name), n = 0, busy = 0, asked = {}, waits = 0,
@@ -199,13 +202,33 @@ local function find_holders(s)
   s.apart, s.waits = s.apart or n > 1 and missed * 2 > n, 0
 end
 
+-- owe_plain stores the intent to tell of the outcome of c, and tells whether the caller is
+-- to do that at once. Then it is in due as one that is to be tried again: where the caller
+-- is no more, it is handed out as that is.
+local function owe_plain(c)
+  if #handed < takes and c.text and #c.body <= TOLD then
+    try('ZADD', P .. 'due', int(NOW + ARGV[12]), 'callback ' .. c.id .. ' succeeded 1 1')
+    return true
+  end
+  try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
+end
+
+-- hand gives c to the caller, as view would show it. first is the first line of what its
+-- record was.
+local function hand(c, first, started, worker, rtype, rstatus, rheaders)
+  local f, n = c.more, #handed
+  handed[n + 1], handed[n + 2] = c.id, { c.service.name, sub(first, #c.service.name + #c.nonce + #c.entry + 4), f.tenant or '', 'succeeded', '1',
+    c.entry, started, worker, '', f.callback, f.trace or '', '', '', '', f.policy or '', f.tags or '', '', '', '',
+    now, '', '', '', rtype, rstatus, rheaders, '', int(#c.body), c.body }
+end
+
 -- record writes the outcome into the record of the request that the plain reply c is
 -- to, with its reply.
 local function record(c, started, worker, rtype, rstatus, rheaders)
   local more = c.more
   local callback, expires = more.callback and c.clocks.calls, c.clocks.expires
+  local at_once = callback and owe_plain(c)
   if callback then
-    try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
     expires = int(math.max(c.clocks.forgotten, NOW + CALLBACK_WINDOW))
   end
   if c.text then
@@ -216,6 +239,7 @@ local function record(c, started, worker, rtype, rstatus, rheaders)
     call('SET', c.key, first .. ' ' .. now .. ' ' .. started .. more.left .. '\nworker ' .. worker .. '\nrtype ' .. rtype ..
       (rstatus ~= '' and '\nrstatus ' .. rstatus or '') .. (rheaders ~= '' and '\nrheaders ' .. rheaders or '') ..
       (callback and '\nowed 1' or '') .. gap .. within, 'PXAT', expires)
+    if at_once then hand(c, first, started, worker, rtype, rstatus, rheaders) end
     return
   end
   local flat = {}
@@ -405,4 +429,4 @@ local function let_in(service) others().release(service) end
 for service in pairs(touched) do risk(make_room, service, let_in) end -- as conclude does
 local told_of, woken = own('+' .. ARGV[10]), own(ARGV[10])
 publish_wakes()
-return { left or call('XLEN', replies), now, report, to_judge, plain, told_of, woken }
+return { left or call('XLEN', replies), now, report, to_judge, plain, told_of, woken, handed }
