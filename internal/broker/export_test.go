@@ -58,6 +58,12 @@ func Inspect(ctx context.Context, b *Broker) error { return b.inspect(ctx) }
 // settle.lua leaves.
 func SettleGenerally(b *Broker) { b.noneIsPlain = true }
 
+// Unfold makes a hash of a brief record, as a script does that is to change it.
+func Unfold(ctx context.Context, b *Broker, id correlation.ID) error {
+	source := needed([]string{"prelude", "record"}, "load(ARGV[2])\nreturn 1\n")
+	return b.redis.commands.Eval(ctx, source, nil, b.part(id.Partition()).prefix(), id.String()).Err()
+}
+
 // DeliveredTogether is Delivered of several by one script.
 func DeliveredTogether(b *Broker, intents ...Intent) error {
 	calls := make([]*call[Intent, struct{}], len(intents))

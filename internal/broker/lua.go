@@ -97,7 +97,8 @@ func words(text string) []string {
 
 // needed is verb behind the declarations of files that it needs, in their order. What
 // verb includes, "include('name')", stands there behind what that needs besides: so it
-// is made only when Redis comes to it.
+// is made only when Redis comes to it. Each include has its own of that, since Redis may
+// come to one alone: what is to be the same for two of them is to be wanted by verb.
 func needed(files []string, verb string) string {
 	var units []unit
 	places := map[string][]int{} // name → in units
@@ -109,9 +110,8 @@ func needed(files []string, verb string) string {
 			units = append(units, u)
 		}
 	}
-	kept := make([]bool, len(units))
-	behind := func(text string) string {
-		before := slices.Clone(kept)
+	behind := func(text string, before []bool) (string, []bool) {
+		kept := slices.Clone(before)
 		for queue := wanted(text); len(queue) > 0; queue = queue[1:] {
 			for _, i := range places[queue[0]] {
 				if !kept[i] {
@@ -126,9 +126,11 @@ func needed(files []string, verb string) string {
 				source.WriteString(u.text)
 			}
 		}
-		return source.String() + text
+		return source.String() + text, kept
 	}
-	return including.ReplaceAllStringFunc(behind(verb), func(call string) string {
-		return behind(luaFile(including.FindStringSubmatch(call)[1]).text)
+	source, kept := behind(verb, make([]bool, len(units)))
+	return including.ReplaceAllStringFunc(source, func(call string) string {
+		text, _ := behind(luaFile(including.FindStringSubmatch(call)[1]).text, kept)
+		return text
 	})
 }

@@ -45,6 +45,24 @@ func TestSettleMakesWhatPlainRepliesNeed(t *testing.T) {
 	}
 }
 
+// What is included twice holds nothing: each has its own, and one would not know what the
+// other keeps. Constants are in capitals.
+func TestIncludesShareNoState(t *testing.T) {
+	for _, s := range scripts {
+		seen := map[string]bool{}
+		for _, name := range []string{"prelude", "record", "moves", "line", "share", "dead", "outcome", "clocks", "intake", "redrive"} {
+			for _, u := range luaFile(name).units {
+				if strings.Count("\n"+s.source, "\n"+u.text) > 1 && !strings.HasPrefix(u.text, "local function ") && strings.ToUpper(u.names[0]) != u.names[0] {
+					seen[u.names[0]] = true
+				}
+			}
+		}
+		if len(seen) > 0 {
+			t.Errorf("%s has more than once: %v", s.sha, seen)
+		}
+	}
+}
+
 // A text wants what it names, but not what it declares or takes as a parameter.
 func TestWhatATextWants(t *testing.T) {
 	for text, want := range map[string]string{

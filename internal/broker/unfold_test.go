@@ -17,13 +17,14 @@ func TestUnfoldedExpiresAsBefore(t *testing.T) {
 			mini, dial := redistest.Pipe(t)
 			b := open(t, &redistest.Redis{URL: "redis://pipe:1"}, func(o *broker.Options) { o.Dial = dial })
 			defer b.Close()
-			key := "cc:{0}:request:" + submit(t, b, "x").ID.String()
+			id := submit(t, b, "x").ID
+			key := "cc:{0}:request:" + id.String()
 			held := reserve(t, b)
 			entrust(t, b, held)
 			send(t, b, held, broker.WorkerReply{Type: "final", Body: make([]byte, 100)})
 			settle(t, b)
 			mini.SetTTL(key, left)
-			if err := b.Unclaim(t.Context(), held); err != nil { // there is nothing to put back
+			if err := broker.Unfold(t.Context(), b, id); err != nil {
 				t.Fatal(err)
 			}
 			for _, key := range []string{key, "cc:{0}:reply:" + held.ID} {

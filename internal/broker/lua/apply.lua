@@ -178,4 +178,4 @@ local function look_ahead(from)
   return found
 end
 
-return { apply = apply, aside = aside, look_ahead = look_ahead, release = release }
+return { apply = apply, aside = aside, look_ahead = look_ahead }

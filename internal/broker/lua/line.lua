@@ -135,16 +135,19 @@ end
 
 -- record_place writes where r stands after admit.
 local function record_place(r)
-  redis.call('HSET', r.key, 'status', r.status, 'attempt', int(r.attempt))
-  if r.place then redis.call('HSET', r.key, 'place', string.format('%.6f', r.place)) end
+  local f = { 'status', r.status, 'attempt', int(r.attempt) }
+  local function set(name, value)
+    if value then f[#f + 1] = name; f[#f + 1] = value end
+  end
+  set('place', r.place and string.format('%.6f', r.place))
+  set('entry', r.entry)
+  if not r.entry and r.release then set('release', int(r.release)) end
+  redis.call('HSET', r.key, unpack(f))
   if r.entry then
-    redis.call('HSET', r.key, 'entry', r.entry)
     redis.call('HDEL', r.key, 'release', 'content_type', 'headers', 'body')
     redis.call('ZREM', waiting_key(r.service), r.id)
   else
-    redis.call('HDEL', r.key, 'entry')
-    if r.release then redis.call('HSET', r.key, 'release', int(r.release))
-    else redis.call('HDEL', r.key, 'release') end
+    redis.call('HDEL', r.key, 'entry', r.release and 'entry' or 'release')
   end
   schedule(r)
   wake(r)
@@ -156,32 +159,70 @@ local function readmit(r, c)
   record_place(r)
 end
 
+-- stander reads the record of what stands in the line, nil where it tells more than what is
+-- brief on the stream, and what only waits has: its body.
+local function stander(key)
+  local flat = redis.pcall('HGETALL', key)
+  local f = { service = false, nonce = false, plan = false, status = false, attempt = false, body = false, content_type = false, headers = false }
+  local more = #flat / 2
+  for i = 1, #flat, 2 do f[flat[i]] = flat[i + 1] end
+  for _, value in pairs(f) do
+    if not value then return nil end
+  end
+  for i = 1, #ALSO do
+    if f[ALSO[i]] then more = more - 1 end
+  end
+  return more == 8 and f.status == 'queued' and f.attempt == '1' and f or nil
+end
+
+-- to_stream moves what stands in the line as id to the stream, unless it is there: of most
+-- the record is brief from then on. Its clocks are watched already, but for that of a run:
+-- only now there may be one. Returns the bytes of its body, nil where nobody waits.
+local function to_stream(service, id)
+  local key = record_key(id)
+  local f = stander(key)
+  local created, timeout, start, run, lease = string.match(f and f.plan or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) ')
+  if not created then
+    local r = peek(id)
+    if not r or TERMINAL[r.status] or r.entry then return nil end
+    local c = parked(r)
+    enqueue(r, c)
+    record_place(r)
+    return #c.body
+  end
+  local deadline = created + timeout
+  local entry = add_entry(queue_key(service), service, id, id .. '.1.' .. f.nonce, '1', int(deadline), lease, f.content_type, f.trace or '', f.headers, f.body)
+  redis.call('SET', key, brief(service, f.nonce, entry, f.plan) .. lines(f))
+  if run ~= '0' then
+    schedule({ id = id, created = tonumber(created), deadline = deadline, start = tonumber(start), run = tonumber(run), attempt = 1, entry = entry })
+  end
+  wake_for(id, f.waiters)
+  return #f.body
+end
+
 -- release moves requests from the line to the stream as far as the limit lets
 -- it, MOVED bytes or 128 of them at most. Returns whether there is more to move.
-local function release(service)
-  local limit = limit_of(service)
+local function release(service, limit)
   local room = math.min(128, (limit or 128) - redis.call('XLEN', queue_key(service)))
   local all, moved, furthest = room, 0, 0
   while room > 0 and moved < MOVED do
     local next = in_line(service, math.min(room, 16))
     if #next == 0 then break end
+    local gone, n = { 'ZREM', waiting_key(service) }, 0
     for i = 1, #next, 2 do
-      local r = load(next[i])
-      if r and not TERMINAL[r.status] then
-        local c = parked(r)
-        enqueue(r, c)
-        count('a', service, 1)
-        record_place(r)
+      local size = to_stream(service, next[i])
+      gone[#gone + 1] = next[i]
+      if size then
         furthest = math.max(furthest, tonumber(next[i + 1]))
-        moved, room = moved + #c.body, room - 1
-      else
-        redis.call('ZREM', waiting_key(service), next[i])
+        moved, n = moved + size, n + 1
       end
       if moved >= MOVED then break end
     end
+    redis.call(unpack(gone))
+    if n > 0 then count('a', service, n) end
+    room = room - n
   end
-  if furthest > 0 then serve(service, furthest) end
-  close_line(service)
+  if furthest > 0 then serve(service, furthest) else close_line(service) end
   return (moved >= MOVED or all == 128) and #in_line(service, 1) > 0
 end
 
@@ -231,9 +272,10 @@ local function publish_wakes()
   for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids)) end
 end
 
--- make_room gives the room of a service to who waits, whom let_in releases.
+-- make_room gives the room of a service to who stands in its line, whom let_in releases.
 local function make_room(service, let_in)
-  if limit_of(service) then let_in(service) else close_line(service) end -- the limit may go before the last that it let through
+  local limit = limit_of(service) -- it may go before the last that it let through
+  if limit and #in_line(service, 1) > 0 then let_in(service, limit) else close_line(service) end
 end
 
 -- conclude is the last call of a script that moved requests.

@@ -56,10 +56,11 @@
 -- admit. Its score there is its place in the line, or from INSTANT on the
 -- millisecond until which it is not in the line, or GATED.
 --
--- Most requests stand on their stream from the first, and of most the next thing that is
--- to be written is the reply. So the record of those is brief: one string at the same key,
--- which takes 112 bytes where the hash took 160, and is read and written by one command of
--- which many may be one call. It has its lines in this order:
+-- Of most requests that stand on their stream the next thing that is to be written is the
+-- reply. So the record of those is brief, from the first or from when they come there out of
+-- the line: one string at the same key, which takes 112 bytes where the hash took 160, and is
+-- read and written by one command of which many may be one call. It has its lines in this
+-- order:
 --
 --   service nonce entry plan             of what is queued, in its first attempt
 --   service nonce entry plan finished started         of what has succeeded

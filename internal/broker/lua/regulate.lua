@@ -73,9 +73,9 @@ local function take_back(spare)
     if spare > 0 then
       spare, read = spare - 1, read + size
     else
-      local r = f.id and load(named(f.token) or f.id)
+      local r = f.id and peek(named(f.token) or f.id)
       if r and not TERMINAL[r.status] and r.entry == at then
-        local place = back(r)
+        local place = back(unfold(r))
         first = math.min(first or place, place)
         hold(r, f, place)
         record_place(r)
@@ -100,7 +100,7 @@ local more = false
 if limit and ahead > spare and (limit == firm or ahead > 2 * spare) then
   more = take_back(spare)
 else
-  more = release(service)
+  more = release(service, limit)
 end
 conclude()
 return { limit and int(limit) or '', more and 1 or 0, flags[1] and 1 or 0 }

@@ -425,7 +425,12 @@ while done < most and bytes < budget and ended < most do
 end
 conclude_plain()
 write_gathered()
-local function let_in(service) others().release(service) end
+-- let_in is release, which is made when somebody stands in a line for which there is room.
+local let
+local function let_in(service, limit)
+  if not let then let = (function() include('release') end)() end
+  let(service, limit)
+end
 for service in pairs(touched) do risk(make_room, service, let_in) end -- as conclude does
 local told_of, woken = own('+' .. ARGV[10]), own(ARGV[10])
 publish_wakes()
