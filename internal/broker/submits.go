@@ -203,6 +203,8 @@ func (t *submits) answer(raw any, i int) (verdict, error) {
 		switch entry {
 		case "":
 			return verdict{}, nil
+		case "full":
+			return verdict{entry}, nil
 		case "-":
 			entry = ""
 		}

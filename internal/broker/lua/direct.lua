@@ -1,7 +1,7 @@
 -- direct.lua accepts requests that go straight to the stream of their service, or stand
--- in its line, as submit.lua does, and leaves to that all that is not plain: an ID or a
--- key that is known, a service that is full, or has something else in Redis where its
--- stream or its line should be. Most requests are plain, and what a gateway takes in hangs
+-- in its line, or refuses those for whom that is full, as submit.lua does, and leaves to that
+-- all that is not plain: an ID or a key that is known, or a service that has something else
+-- in Redis where its stream or its line should be. Most requests are plain, and what a gateway takes in hangs
 -- on what they cost Redis: so this script does once for all of a kind what is the same
 -- for them.
 -- Atomic and idempotent as submit.lua: where an answer was lost, the record is there.
@@ -13,7 +13,8 @@
 --     options follow, name and value of each. The options are trace, callback, events,
 --     tags, idem and fingerprint of submit.lua.
 -- Returns {now, …}, and of each request its entry, or '-' where it stands in the line, and
---     its ordinal or 0; '' and 0 where it is left to submit.lua
+--     its ordinal or 0; 'full' and 0 where it is refused, '' and 0 where it is left to
+--     submit.lua
 local answers, at = { int(NOW) }, 2
 local ARGV, call = ARGV, redis.call -- to look up a global costs as much as a short text
 
@@ -78,14 +79,24 @@ local function more(k, o, hash)
   return all
 end
 
--- take accepts those of the kind k that are plain.
+-- refuse refuses those of found for whom the service has no room.
+local function refuse(k, found, room)
+  for i = #found, room + 1, -1 do
+    answers[k.before + 2 * found[i] - 1] = 'full'
+    found[i] = nil
+  end
+end
+
+-- take accepts those of the kind k that are plain, as far as the service has room.
 local function take(k)
   local found = fresh(k)
   if #found == 0 then return end
   local timeout, start, run, lease, max, retention, backoff, most, concurrency =
     string.match(k.plan, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
   local service, stream = k.service, queue_key(k.service)
-  if call('XLEN', stream) + call('ZCARD', waiting_key(service)) + #found > tonumber(most) then return end
+  local room = most - call('XLEN', stream) - call('ZCARD', waiting_key(service))
+  if room < #found then refuse(k, found, math.max(room, 0)) end
+  if #found == 0 then return end
   local through = #found
   if k.policy ~= '' or concurrency ~= '0' or call('HEXISTS', P .. 'limits', service) == 1 then
     k.concurrency = concurrency
