@@ -33,8 +33,9 @@ var (
 	luaRead     = map[string]*file{} // each is read once, before main
 	comments    = regexp.MustCompile(`(?m)^\s*--.*\n`)
 	including   = regexp.MustCompile(`include\('(\w+)'\)`)
-	notNames    = regexp.MustCompile(`'[^'\n]*'|--.*`) // literals and comments at the end of a line
-	members     = regexp.MustCompile(`([\w\])])\.\w+`) // of a table
+	notNames    = regexp.MustCompile(`'[^'\n]*'|--.*`)  // literals and comments at the end of a line
+	members     = regexp.MustCompile(`([\w\])])\.\w+`)  // of a table
+	keys        = regexp.MustCompile(`([{,]\s*)\w+ = `) // of one that is made
 	declaration = regexp.MustCompile(`(?m)^(?:local function (\w+)|local ([\w, ]+)|(\w+) = function)`)
 	function    = regexp.MustCompile(`(?m)^(?:local function \w+|\w+ = function)\(([\w, ]*)(?:.*end$|(?s:.*?)^end$)`)
 )
@@ -87,7 +88,8 @@ func wanted(text string) []string {
 
 // words are those of a text of Lua that may be names of its own, each once.
 func words(text string) []string {
-	text = members.ReplaceAllString(notNames.ReplaceAllString(text, " "), "$1 ")
+	text = notNames.ReplaceAllString(text, " ")
+	text = members.ReplaceAllString(keys.ReplaceAllString(text, "$1 "), "$1 ")
 	all := strings.FieldsFunc(text, func(r rune) bool {
 		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 	})

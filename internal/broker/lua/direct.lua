@@ -87,6 +87,10 @@ local function refuse(k, found, room)
   end
 end
 
+-- What is done once for all kinds: what is listed, by tenant, and when they are looked at;
+-- and whether any service has a limit.
+local opens, looks, limits = {}, { 'ZADD', CLOCKS }, nil
+
 -- take accepts those of the kind k that are plain, as far as the service has room.
 local function take(k)
   local found = fresh(k)
@@ -98,15 +102,17 @@ local function take(k)
   if room < #found then refuse(k, found, math.max(room, 0)) end
   if #found == 0 then return end
   local through = #found
-  if k.policy ~= '' or concurrency ~= '0' or call('HEXISTS', P .. 'limits', service) == 1 then
-    k.concurrency = concurrency
+  if limits == nil then limits = call('EXISTS', P .. 'limits') == 1 end
+  if k.policy ~= '' or concurrency ~= '0' or limits and call('HEXISTS', P .. 'limits', service) == 1 then
+    k.concurrency, limits = concurrency, true
     through = stand(k, #found)
   end
   local deadline, due = NOW + timeout, NOW + timeout -- see next_due in moves.lua
   if start ~= '0' then due = math.min(due, NOW + start) end
   if run ~= '0' then due = math.min(due, NOW + run) end
   local clocks = table.concat({ int(NOW), timeout, start, run, lease, max, retention }, ' ') .. ' '
-  local now, ends, plain, open, ids = int(NOW), int(deadline), more(k, {}), k.open, k.ids
+  local now, ends, plain, open, ids = int(NOW), int(deadline), more(k, {}), opens[k.tenant], k.ids
+  local listed = #open
   k.due, backoff = int(due), ' ' .. backoff
   local last = through > 0 and call('HINCRBY', P .. 'counts', 'a:' .. service, through) - through
   local begins, records, options, before, content_type, headers = k.begins, k.records, k.options, k.before, k.content_type, k.headers
@@ -131,19 +137,19 @@ local function take(k)
       held[#held + 1], held[#held + 2] = spot, id
     end
     if o and o.binding then call('SET', o.binding, id .. ' ' .. o.fingerprint) end
-    open[2 * i + 1], open[2 * i + 2], ids[i] = now, id, id
+    open[listed + 2 * i - 1], open[listed + 2 * i], ids[i] = now, id, id
     answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal
   end
 end
 
--- enroll has those of the kind k that were accepted wait where they stand, watches their
--- clocks, and lists them. It is called also where something went wrong, for those before.
+-- enroll has those of the kind k that were accepted wait where they stand, and their
+-- clocks watched. It is called also where something went wrong, for those before.
 local function enroll(k)
   if #k.ids == 0 then return end
-  if k.held and #k.held > 2 then call(unpack(k.held)) end
-  call('ZADD', CLOCKS, next_look(NOW, tonumber(k.due)), group(int(NOW), k.due, k.tenant, k.ids))
-  call(unpack(k.open))
-  if k.register == '1' then call('ZADD', P .. 'tenants', int(NOW), k.tenant) end
+  if k.held and #k.held > 2 then redis.pcall(unpack(k.held)) end
+  looks[#looks + 1] = next_look(NOW, tonumber(k.due))
+  looks[#looks + 1] = group(int(NOW), k.due, k.tenant, k.ids)
+  if k.register == '1' then redis.pcall('ZADD', P .. 'tenants', int(NOW), k.tenant) end
 end
 
 -- All is read before anything is tried: in an embedded Redis, what a function has
@@ -151,9 +157,8 @@ end
 local kinds = {}
 while at < #ARGV do
   local k = { service = ARGV[at], plan = ARGV[at + 1], tenant = ARGV[at + 2], register = ARGV[at + 3],
-    content_type = ARGV[at + 5], headers = ARGV[at + 6], waiter = ARGV[at + 7],
-    ids = {}, open = { 'ZADD', listing_key('open', ARGV[at + 2]) } }
-  k.policy = ARGV[at + 4]
+    content_type = ARGV[at + 5], headers = ARGV[at + 6], waiter = ARGV[at + 7], policy = ARGV[at + 4], ids = {} }
+  opens[k.tenant] = opens[k.tenant] or { 'ZADD', listing_key('open', k.tenant) }
   local n = tonumber(ARGV[at + 8])
   at = at + 9
   read(k, n)
@@ -162,5 +167,11 @@ end
 for i = 1, #kinds do
   pcall(take, kinds[i]) -- what is wrong with one service is nothing to the others
   enroll(kinds[i])
+end
+if #looks > 2 then
+  call(unpack(looks))
+  for _, open in pairs(opens) do
+    if #open > 2 then call(unpack(open)) end
+  end
 end
 return answers

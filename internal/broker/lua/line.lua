@@ -259,13 +259,28 @@ end
 -- Services in which a script made room; conclude gives it to who waits.
 local touched = {}
 
+-- add_up adds to fields of a hash, to many at once.
+local function add_up(key, fields)
+  local n = 0
+  for _ in pairs(fields) do n = n + 1 end
+  if n < 3 then
+    for name, by in pairs(fields) do try('HINCRBY', key, name, int(by)) end
+    return
+  end
+  local names, flat = {}, {}
+  for name in pairs(fields) do names[#names + 1] = name end
+  local v = try('HMGET', key, unpack(names))
+  for i = 1, #v do
+    flat[2 * i - 1], flat[2 * i] = names[i], int((tonumber(v[i] or nil) or 0) + fields[names[i]])
+  end
+  if #flat > 0 then redis.call('HSET', key, unpack(flat)) end
+end
+
 -- write_gathered does what was gathered. What it is of is recorded: where something else
 -- stands in the place of one key, that is nothing to the others.
 local function write_gathered()
   for i = 1, #gathered do try(unpack(gathered[gathered[i]])) end
-  for key, fields in pairs(sums) do
-    for field, by in pairs(fields) do try('HINCRBY', key, field, int(by)) end
-  end
+  for key, fields in pairs(sums) do add_up(key, fields) end
 end
 
 local function publish_wakes()
@@ -278,9 +293,25 @@ local function make_room(service, let_in)
   if limit and #in_line(service, 1) > 0 then let_in(service, limit) else close_line(service) end
 end
 
+-- make_rooms does so for all services that are touched. Most have no line.
+local function make_rooms(let_in)
+  local first = next(touched)
+  if not first then return end
+  if not next(touched, first) then return make_room(first, let_in) end
+  local services, there = {}, {}
+  for service in pairs(touched) do
+    services[#services + 1] = service
+    there[#there + 1] = line_key(service)
+  end
+  local limits, any = redis.call('HMGET', P .. 'limits', unpack(services)), redis.call('EXISTS', unpack(there)) > 0
+  for i = 1, #services do
+    if any or limits[i] then risk(make_room, services[i], let_in) end
+  end
+end
+
 -- conclude is the last call of a script that moved requests.
 local function conclude()
   write_gathered()
-  for service in pairs(touched) do risk(make_room, service, release) end
+  risk(make_rooms, release)
   publish_wakes()
 end

@@ -431,7 +431,7 @@ local function let_in(service, limit)
   if not let then let = (function() include('release') end)() end
   let(service, limit)
 end
-for service in pairs(touched) do risk(make_room, service, let_in) end -- as conclude does
+risk(make_rooms, let_in) -- as conclude does
 local told_of, woken = own('+' .. ARGV[10]), own(ARGV[10])
 publish_wakes()
 return { left or call('XLEN', replies), now, report, to_judge, plain, told_of, woken, handed }
