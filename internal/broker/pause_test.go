@@ -1,6 +1,9 @@
 package broker_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -165,5 +168,61 @@ func TestPauseOfManyRequests(t *testing.T) {
 	}
 	for _, slow := range redis.Client.SlowLogGet(t.Context(), 1).Val() {
 		t.Logf("one step took %v", slow.Duration) // 50 ms on a machine that does nothing else
+	}
+}
+
+// What a resume sent that was given up, and what comes late, leaves a later pause as it is:
+// in what all share, and in the partitions.
+func TestLateResume(t *testing.T) {
+	for name, late := range map[string]func(sent []byte) bool{
+		"for all": func(sent []byte) bool {
+			return bytes.Contains(sent, []byte("$9\r\ncc:paused\r\n$")) && bytes.Contains(sent, []byte("evalsha"))
+		},
+		"for a partition": func(sent []byte) bool { return bytes.Contains(sent, []byte("\r\nresume\r\n")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redis := redistest.Start(t)
+			proxy := redis.Proxy(t)
+			b, a := open(t, redis), open(t, &redistest.Redis{URL: proxy.URL})
+			if err := b.Pause(t.Context(), "echo"); err != nil {
+				t.Fatal(err)
+			}
+			under, arrives := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			proxy.Lose(func(sent []byte) bool {
+				if late(sent) {
+					once.Do(func() { close(under); <-arrives })
+				}
+				return false
+			})
+			ctx, give := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer give()
+			if err := a.Resume(ctx, "echo"); !errors.Is(err, broker.ErrUnavailable) {
+				t.Fatalf("it was not given up: %v", err)
+			}
+			<-under
+			if err := b.Pause(t.Context(), "echo"); err != nil {
+				t.Fatal(err)
+			}
+			calls := func() string {
+				_, n, _ := strings.Cut(redis.Client.Info(t.Context(), "commandstats").Val(), "cmdstat_evalsha:calls=")
+				n, _, _ = strings.Cut(n, ",")
+				return n
+			}
+			before := calls()
+			close(arrives)
+			soon(t, "it arrives", func() error {
+				if calls() == before {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+			for _, key := range []string{"cc:paused", "cc:{0}:limits"} {
+				if field := strings.TrimPrefix("paused:echo", map[string]string{"cc:paused": "paused:"}[key]); !redis.Client.HExists(t.Context(), key, field).Val() {
+					t.Errorf("%s says that it is not paused", key)
+				}
+			}
+		})
 	}
 }

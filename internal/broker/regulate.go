@@ -2,13 +2,24 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
-var regulateScript = newScript("regulate")
+var (
+	regulateScript = newScript("regulate")
+	pauseScript    = newPlainScript("pause")
+	resumeScript   = newPlainScript("resume")
+)
+
+// pauseTries is how often a partition is told what a service is: two who pause and resume it
+// for ever hold up nothing else. The next round goes on.
+const pauseTries = 4
 
 // Regulate has the stream of a service hold what it may, in one partition: it
 // sets the limit, takes back what is above, and releases what there is room for.
@@ -17,32 +28,51 @@ var regulateScript = newScript("regulate")
 // more says that there is more to move. ErrUnavailable.
 func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool, err error) {
 	part := b.part(p)
-	more, heard, err := b.regulate(ctx, part, service, "")
+	more, heard, err := b.regulate(ctx, part, service, heeded{})
 	if err != nil || heard != b.Paused(service).IsZero() {
 		return more, err
 	}
-	for { // one of the two is wrong, or what this process knows is old
-		paused, err := b.redis.commands.HExists(ctx, pausedKey, service).Result()
-		if err != nil || paused == heard {
-			return more, fault("look whether a service is paused", err)
+	for range pauseTries { // one of the two is wrong, or what this process knows is old
+		now, err := b.heed(ctx, service)
+		if err != nil || now.paused == heard {
+			return more, err
 		}
-		if more, heard, err = b.regulate(ctx, part, service, pauseOrResume(paused)); err != nil {
+		if more, heard, err = b.regulate(ctx, part, service, now); err != nil {
 			return false, err
 		}
 	}
+	return more, nil
 }
 
-func pauseOrResume(paused bool) (change string) {
-	if paused {
+// heeded is what cc:paused says of a service; the zero value is that nobody looked.
+type heeded struct {
+	paused bool
+	at     time.Time // by Redis' clock, before it was looked
+}
+
+// heed reads whether a service is paused. What partitions hear of later stands.
+func (b *Broker) heed(ctx context.Context, service string) (h heeded, err error) {
+	if h.at, err = b.Now(ctx); err != nil {
+		return h, err
+	}
+	h.paused, err = b.redis.commands.HExists(ctx, pausedKey, service).Result()
+	return h, fault("look whether a service is paused", err)
+}
+
+func (h heeded) change() string {
+	switch {
+	case h.at.IsZero():
+		return ""
+	case h.paused:
 		return "pause"
 	}
 	return "resume"
 }
 
 // regulate also tells whether the partition takes the service for paused.
-func (b *Broker) regulate(ctx context.Context, p partition, service, change string) (more, paused bool, err error) {
+func (b *Broker) regulate(ctx context.Context, p partition, service string, told heeded) (more, paused bool, err error) {
 	raw, err := regulateScript.run(ctx, b.redis, p, []string{p.queue(service)},
-		service, change, b.service(service).Concurrency, b.slots(ctx, service))
+		service, told.change(), b.service(service).Concurrency, b.slots(ctx, service), told.at.UnixMilli())
 	if err != nil {
 		return false, false, fault("regulate a queue", err)
 	}
@@ -109,16 +139,7 @@ func (b *Broker) setPaused(ctx context.Context, service string, paused bool) err
 	if err := b.configure(ctx); err != nil { // a partition that was just added counts too
 		return err
 	}
-	now, err := b.Now(ctx)
-	if err != nil {
-		return err
-	}
-	if paused {
-		err = b.redis.commands.HSetNX(ctx, pausedKey, service, now.UnixMilli()).Err()
-	} else {
-		err = b.redis.commands.HDel(ctx, pausedKey, service).Err()
-	}
-	if err != nil {
+	if err := b.setCommonPause(ctx, service, paused); err != nil {
 		return fault("pause or resume a service", err)
 	}
 	if err := b.enforcePause(ctx, service); err != nil {
@@ -127,24 +148,41 @@ func (b *Broker) setPaused(ctx context.Context, service string, paused bool) err
 	return b.refreshPaused(ctx)
 }
 
+// setCommonPause says in cc:paused what the partitions are to heed.
+func (b *Broker) setCommonPause(ctx context.Context, service string, paused bool) error {
+	if paused {
+		_, err := pauseScript.run(ctx, b.redis, partition{}, []string{pausedKey}, service)
+		return err
+	}
+	since, err := b.redis.commands.HGet(ctx, pausedKey, service).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = resumeScript.run(ctx, b.redis, partition{}, []string{pausedKey}, service, since)
+	return err
+}
+
 // enforcePause has every partition do what cc:paused says of a service. It looks
 // again when it is through: of two who say different things at once, each would
 // have had its way with some of the partitions.
 func (b *Broker) enforcePause(ctx context.Context, service string) error {
 	for {
-		paused, err := b.redis.commands.HExists(ctx, pausedKey, service).Result()
+		now, err := b.heed(ctx, service)
 		if err != nil {
-			return fault("look whether a service is paused", err)
+			return err
 		}
 		for _, p := range b.parts() {
-			more, _, err := b.regulate(ctx, p, service, pauseOrResume(paused))
-			for ; err == nil && more && paused; more, _, err = b.regulate(ctx, p, service, "") {
+			more, _, err := b.regulate(ctx, p, service, now)
+			for ; err == nil && more && now.paused; more, _, err = b.regulate(ctx, p, service, heeded{}) {
 			} // what a resume releases, the stewards go on with
 			if err != nil {
 				return err
 			}
 		}
-		if still, err := b.redis.commands.HExists(ctx, pausedKey, service).Result(); err != nil || still == paused {
+		if still, err := b.redis.commands.HExists(ctx, pausedKey, service).Result(); err != nil || still == now.paused {
 			return fault("look whether a service is paused", err)
 		}
 	}

@@ -9,9 +9,8 @@ import (
 type halt struct {
 	calls  map[*gate]int // that are under way
 	number int           // of the call that began last
-	sure   bool          // all others were over when that began: what it said holds
+	sure   bool          // all others were over, or given up, when that began: what it said holds
 	paused bool
-	doubt  time.Time // until then, what a call sent of which nobody heard may still arrive
 }
 
 // pauseOrResume has somebody do that, twice as often the one that is due.
@@ -37,7 +36,7 @@ func (w *world) pause(g *gate, service string, paused bool) {
 		h = &halt{calls: map[*gate]int{}}
 		w.halts[service] = h
 	}
-	alone := len(h.calls) == 0 && time.Now().After(h.doubt)
+	alone := len(h.calls) == 0 // of a call of which nobody heard, what it sent may still arrive
 	h.number++
 	h.sure, h.calls[g] = false, h.calls[g]+1
 	number := h.number
@@ -48,7 +47,6 @@ func (w *world) pause(g *gate, service string, paused bool) {
 				delete(h.calls, g)
 			}
 			if err != nil {
-				h.doubt = time.Now().Add(stray)
 				w.excuse(err)
 			} else if alone && number == h.number {
 				h.sure, h.paused = true, paused
@@ -60,10 +58,7 @@ func (w *world) pause(g *gate, service string, paused bool) {
 // unheard forgets the calls of a gateway that crashed.
 func (w *world) unheard(g *gate) {
 	for _, h := range w.halts {
-		if h.calls[g] > 0 {
-			h.doubt = time.Now().Add(stray)
-			delete(h.calls, g)
-		}
+		delete(h.calls, g)
 	}
 }
 

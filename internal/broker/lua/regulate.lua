@@ -9,7 +9,8 @@
 --
 -- KEYS[1] stream of the service
 -- ARGV[2] service, [3] 'pause', 'resume' or '' for as it is, [4] concurrency or 0,
---     [5] slots of its live workers in this partition
+--     [5] slots of its live workers in this partition, [6] until when it was looked
+--     whether it is paused, in ms: a pause that this partition heard of later is another
 -- Returns {limit or '', 1 where there is more to move, else 0, 1 while paused, else 0}.
 local SPARE = 8    -- entries ahead of workers that announced nothing
 local BATCH = 256  -- entries taken back at once
@@ -18,7 +19,9 @@ even_when_full()
 local service, concurrency, slots = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local limits = P .. 'limits'
 if ARGV[3] == 'pause' then redis.call('HSET', limits, 'paused:' .. service, int(NOW)) end
-if ARGV[3] == 'resume' then redis.call('HDEL', limits, 'paused:' .. service) end
+if ARGV[3] == 'resume' and tonumber(redis.call('HGET', limits, 'paused:' .. service) or 0) <= tonumber(ARGV[6]) then
+  redis.call('HDEL', limits, 'paused:' .. service)
+end
 local flags = redis.call('HMGET', limits, 'paused:' .. service, 'shared:' .. service, service)
 
 local pending = 0
