@@ -1,12 +1,14 @@
 package gateway_test
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/config"
+	"github.com/coatcheck/coatcheck/internal/gateway"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
@@ -76,4 +78,16 @@ func TestReplicaLags(t *testing.T) {
 		t.Error("the metrics don't say so")
 	}
 	h.flows()
+}
+
+// A Redis that answers, and lacks what may still come, is not taken for a wrong address.
+func TestStartWithoutReplicas(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t, "--appendonly", "yes")
+	c := config.Default()
+	c.Addr, c.Durability = "127.0.0.1:0", "replicated(1)"
+	_, err := gateway.Start(t.Context(), gateway.Options{Config: c, RedisURL: r.URL, Logger: slog.New(slog.DiscardHandler)})
+	if err == nil || !strings.Contains(err.Error(), "and 0 follow") || strings.Contains(err.Error(), "redis_url") {
+		t.Errorf("it says %v", err)
+	}
 }

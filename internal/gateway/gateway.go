@@ -162,6 +162,9 @@ func open(ctx context.Context, o broker.Options) (*broker.Broker, error) {
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(away, broker.ErrUndurable) { // it answers, and that says what to do
+				return nil, fmt.Errorf("%w; waited for %v", away, openTimeout)
+			}
 			return nil, fmt.Errorf("%w; tried for %v: is redis_url right, and does that Redis run?", away, openTimeout)
 		case <-time.After(openRetry):
 		}
