@@ -31,11 +31,12 @@ func judge(document []byte, id string, body []byte) verdict {
 		if bytes.Contains(document, body) {
 			return rightReply
 		}
-		_, reply, _ := bytes.Cut(document, []byte(`"reply":`))
+		at := bytes.Index(document, []byte(`"reply":{`)) // not that of the links, which is a text
 		switch {
-		case bytes.HasPrefix(reply, []byte("{")) && !bytes.Contains(reply, []byte(`"body":`)):
+		case at < 0:
+		case !bytes.Contains(document[at:], []byte(`"body":`)):
 			return linked
-		case bytes.Equal(decoded(reply), body):
+		case bytes.Equal(decoded(document[at+len(`"reply":`):]), body):
 			return rightReply
 		}
 		return wrongReply

@@ -109,7 +109,7 @@ func (f *fake) outcome(id string) (document string, found bool) {
 	if f.large {
 		body = fmt.Sprintf(`"size":%d`, len(reply))
 	}
-	return fmt.Sprintf(`{"correlation_id":%q,"status":"succeeded","attempt":1,"reply":{"content_type":"application/json",%s}}`, id, body), found
+	return fmt.Sprintf(`{"correlation_id":%q,"status":"succeeded","attempt":1,"links":{"reply":"/"},"reply":{"content_type":"application/json",%s}}`, id, body), found
 }
 
 func (f *fake) status(w http.ResponseWriter, r *http.Request) {
