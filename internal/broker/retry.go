@@ -90,6 +90,9 @@ func (b *Broker) retry(ctx context.Context, old Record) (verdict, made string, e
 			id, nonce = b.mint(p, old.Tenant), newNonce()
 			continue
 		}
+		if v[0] == "full" && unknown { // an earlier try may still come, and find room
+			return "", "", fmt.Errorf("redrive a request: %w: its queue was full the next time", ErrUnknownOutcome)
+		}
 		return v[0], append(v, "")[1], nil
 	}
 	switch {

@@ -165,6 +165,9 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			}
 			return r, false, nil
 		case "full":
+			if sub.unknown { // an earlier try may still come, and find room
+				return Record{}, false, fmt.Errorf("submit: %w: its queue was full the next time", ErrUnknownOutcome)
+			}
 			if answer[1] != "" {
 				return Record{}, false, fmt.Errorf("%w: %s", ErrQueueFull, answer[1])
 			}
