@@ -226,3 +226,38 @@ func TestLateResume(t *testing.T) {
 		})
 	}
 }
+
+// A clock of Redis that was set back, as by a failover, keeps no service paused.
+func TestResumeAfterTheClockWasSetBack(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		if err := b.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		now, err := b.Now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ahead := now.Add(time.Hour).UnixMilli()
+		redis.Client.HSet(t.Context(), "cc:paused", "echo", ahead)
+		redis.Client.HSet(t.Context(), "cc:{0}:limits", "paused:echo", ahead)
+		if err := b.Resume(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		if redis.Client.HExists(t.Context(), "cc:paused", "echo").Val() || redis.Client.HExists(t.Context(), "cc:{0}:limits", "paused:echo").Val() {
+			t.Error("it is still paused")
+		}
+	})
+}
+
+// Who wrote by hand that a service is paused need not have said since when.
+func TestPauseOfWhatIsPausedByHand(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		submit(t, b, "x")
+		redis.Client.HSet(t.Context(), "cc:paused", "echo", "yes")
+		if err := b.Pause(t.Context(), "echo"); err != nil || b.Paused("echo").IsZero() {
+			t.Errorf("paused since %v, %v", b.Paused("echo"), err)
+		}
+	})
+}

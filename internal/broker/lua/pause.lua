@@ -6,7 +6,7 @@
 -- ARGV[2] service
 -- Returns since when it is paused, in ms: of one that goes on, a millisecond later than it was.
 redis.pcall('HDEL', KEYS[1], '') -- as even_when_full
-local since = redis.call('HGET', KEYS[1], ARGV[2])
-since = since and int(since + 1) or int(NOW)
+local was = tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or nil)
+local since = int(was and was + 1 or NOW)
 redis.call('HSET', KEYS[1], ARGV[2], since)
 return since

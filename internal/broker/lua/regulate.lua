@@ -19,8 +19,10 @@ even_when_full()
 local service, concurrency, slots = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local limits = P .. 'limits'
 if ARGV[3] == 'pause' then redis.call('HSET', limits, 'paused:' .. service, int(NOW)) end
-if ARGV[3] == 'resume' and tonumber(redis.call('HGET', limits, 'paused:' .. service) or 0) <= tonumber(ARGV[6]) then
-  redis.call('HDEL', limits, 'paused:' .. service)
+if ARGV[3] == 'resume' then
+  local since = tonumber(redis.call('HGET', limits, 'paused:' .. service) or 0)
+  -- One that is still to come was before the clock was set back, or by another one.
+  if since <= tonumber(ARGV[6]) or since > NOW then redis.call('HDEL', limits, 'paused:' .. service) end
 end
 local flags = redis.call('HMGET', limits, 'paused:' .. service, 'shared:' .. service, service)
 
