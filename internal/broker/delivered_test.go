@@ -106,6 +106,29 @@ func TestDeliveredWithOneThatIsGone(t *testing.T) {
 	})
 }
 
+// What stands in the place of a record takes no callback along that is settled with its own.
+func TestDeliveredBesideWhatIsNoRecord(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		h, end := takes(b, 3)
+		defer end()
+		for range 3 {
+			calledBack(t, b, broker.WorkerReply{})
+		}
+		first := "cc:{0}:request:" + h.taken[0].ID.String()
+		redis.Client.Del(t.Context(), first)
+		redis.Client.LPush(t.Context(), first, "no record")
+		if err := broker.DeliveredTogether(b, h.taken...); err != nil {
+			t.Error(err)
+		}
+		for _, i := range h.taken[1:] {
+			if got, known := recordOf(t.Context(), t, redis.Client, i.ID.String())["owed"]; known {
+				t.Errorf("%s are owed", got)
+			}
+		}
+	})
+}
+
 // What an outcome's callback tells of is read although its retention is over.
 func TestOwedAfterRetention(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {

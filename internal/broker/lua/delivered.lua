@@ -72,7 +72,7 @@ local counted = 0
 for i = 1, n do
   if open(ARGV[2 * i]) then
     counted = counted + 1
-    settle(ARGV[2 * i + 1], keys[i], texts[i])
+    risk(settle, ARGV[2 * i + 1], keys[i], texts[i]) -- its intent is gone: what is wrong with one is nothing to the others
   end
 end
 return counted
