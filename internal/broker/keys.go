@@ -12,7 +12,7 @@ import (
 const (
 	configKey      = "cc:config"    // hash: what all gateways of a deployment agree on
 	servicesKey    = "cc:services"  // hash: service → what is known of it, as JSON
-	wakeChannel    = "cc:wake:"     // + gateway: IDs whose state changed, separated by spaces
+	wakeChannel    = "cc:wake:"     // + gateway: IDs whose state changed, each behind a space; see told in outcome.lua
 	cancelChannel  = "cc:cancel:"   // + service: ID of a request that ended while claimed
 	pausedKey      = "cc:paused"    // hash: service → since when it is paused, in ms
 	cacheableKey   = "cc:cacheable" // set: services whose workers said how long a reply may be cached

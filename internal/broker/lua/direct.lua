@@ -1,9 +1,9 @@
 -- direct.lua accepts requests that go straight to the stream of their service, or stand
--- in its line, or refuses those for whom that is full, as submit.lua does, and leaves to that
--- all that is not plain: an ID or a key that is known, or a service that has something else
--- in Redis where its stream or its line should be. Most requests are plain, and what a gateway takes in hangs
--- on what they cost Redis: so this script does once for all of a kind what is the same
--- for them.
+-- in its line, and refuses those for whom that is full, as submit.lua does. It leaves to
+-- that all that is not plain: an ID or a key that is known, or a service that has something
+-- else in Redis where its stream or its line should be. Most requests are plain, and what a
+-- gateway takes in hangs on what they cost Redis: so this script does once for all of a
+-- kind what is the same for them.
 -- Atomic and idempotent as submit.lua: where an answer was lost, the record is there.
 --
 -- KEYS[1] any of the partition

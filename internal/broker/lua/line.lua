@@ -287,17 +287,17 @@ local function publish_wakes()
   for gateway, ids in pairs(wakes) do redis.call('PUBLISH', 'cc:wake:' .. gateway, table.concat(ids)) end
 end
 
--- make_room gives the room of a service to who stands in its line, whom let_in releases.
-local function make_room(service, let_in)
+-- make_room gives the room of a service to who stands in its line, whom let_go releases.
+local function make_room(service, let_go)
   local limit = limit_of(service) -- it may go before the last that it let through
-  if limit and #in_line(service, 1) > 0 then let_in(service, limit) else close_line(service) end
+  if limit and #in_line(service, 1) > 0 then let_go(service, limit) else close_line(service) end
 end
 
 -- make_rooms does so for all services that are touched. Most have no line.
-local function make_rooms(let_in)
+local function make_rooms(let_go)
   local first = next(touched)
   if not first then return end
-  if not next(touched, first) then return make_room(first, let_in) end
+  if not next(touched, first) then return make_room(first, let_go) end
   local services, there = {}, {}
   for service in pairs(touched) do
     services[#services + 1] = service
@@ -305,7 +305,7 @@ local function make_rooms(let_in)
   end
   local limits, any = redis.call('HMGET', P .. 'limits', unpack(services)), redis.call('EXISTS', unpack(there)) > 0
   for i = 1, #services do
-    if any or limits[i] then risk(make_room, services[i], let_in) end
+    if any or limits[i] then risk(make_room, services[i], let_go) end
   end
 end
 

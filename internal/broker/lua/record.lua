@@ -118,12 +118,12 @@ local function pick(f, names)
 end
 
 -- read reads fields of a record by their names, false where it has none of that name.
--- Returns also all that it has, and its text, where it is brief.
+-- Returns also all that it has, where it is brief.
 local function read(key, names)
   local text = redis.call('MGET', key)[1] -- which takes any hash for nothing
   if not text then return redis.call('HMGET', key, unpack(names)) end
   local f = fields_of(text) or {}
-  return pick(f, names), f, text
+  return pick(f, names), f
 end
 
 local MOVED_BY = { 'service', 'plan', 'status', 'attempt', 'entry', 'started', 'worker', 'wseq', 'seq', 'waiters', 'nonce', 'idem', 'release',

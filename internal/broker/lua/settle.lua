@@ -425,13 +425,13 @@ while done < most and bytes < budget and ended < most do
 end
 conclude_plain()
 write_gathered()
--- let_in is release, which is made when somebody stands in a line for which there is room.
-local let
-local function let_in(service, limit)
-  if not let then let = (function() include('release') end)() end
-  let(service, limit)
+-- let_go is release, which is made when somebody stands in a line for which there is room.
+local releasing
+local function let_go(service, limit)
+  if not releasing then releasing = (function() include('release') end)() end
+  releasing(service, limit)
 end
-risk(make_rooms, let_in) -- as conclude does
+risk(make_rooms, let_go) -- as conclude does
 local told_of, woken = own('+' .. ARGV[10]), own(ARGV[10])
 publish_wakes()
 return { left or call('XLEN', replies), now, report, to_judge, plain, told_of, woken, handed }
