@@ -73,6 +73,9 @@ func runServe(c *cobra.Command, s config.Config) error {
 	if s.Auth.Keys == nil {
 		log.Warn("auth is none: whoever reaches this port may do everything, also pause services and work for them; configure auth.keys, or keep the port private")
 	}
+	if s.RedisURL != "" && s.DataDir != config.Default().DataDir {
+		log.Warn("data_dir is not used: it is of the redis-server that is started where there is no redis_url", "data_dir", s.DataDir)
+	}
 	if s.RedisURL == "" {
 		if s.Durability == "auto" { // it has an append-only file
 			s.Durability = "local"

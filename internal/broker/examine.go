@@ -95,7 +95,7 @@ func (s server) judge(d Durability) (Kept, error) {
 		}
 	}
 	if s.replicas < d.Replicas {
-		return k, notYet("durability %s needs %d replicas of Redis, and %d follow: accepted requests would be on too few machines. See to it that the others run and follow (REPLICAOF), or demand fewer", d, d.Replicas, s.replicas)
+		return k, notYet("durability %s needs that many replicas of Redis, and %d follow: accepted requests would be on too few machines. See to it that the others run and follow (REPLICAOF), or demand fewer", d, s.replicas)
 	}
 	return k, nil
 }

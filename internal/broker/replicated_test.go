@@ -51,7 +51,7 @@ func openReplicated(t *testing.T, master *redistest.Redis, wait time.Duration) *
 
 func TestReplicatedNeedsReplicas(t *testing.T) {
 	_, err := broker.Open(t.Context(), broker.Options{URL: redistest.Start(t, everysec...).URL, Durability: broker.Durability{Mode: broker.Replicated, Replicas: 2}})
-	if !errors.Is(err, broker.ErrUndurable) || !strings.Contains(err.Error(), "replicated(2) needs 2 replicas of Redis, and 0 follow") {
+	if !errors.Is(err, broker.ErrUndurable) || !strings.Contains(err.Error(), "replicated(2) needs that many replicas of Redis, and 0 follow") {
 		t.Errorf("%v", err)
 	}
 	for _, d := range []broker.Durability{{Mode: broker.Replicated}, {Mode: broker.Local, Replicas: 1}, {Mode: broker.Local, Wait: time.Hour}} {
