@@ -205,7 +205,8 @@ func (w *world) owing() (n int) {
 // tellAll has the gateways tell of all that is owed. What a gateway had that is no more
 // is handed out again after a minute.
 func (w *world) tellAll() {
-	limit := time.Now().Add(2 * time.Minute)
+	began := time.Now()
+	limit := began.Add(2 * time.Minute)
 	for w.broken == nil && w.owing() > 0 {
 		if time.Now().After(limit) {
 			w.fail("%d callbacks are owed, and nobody is told", w.owing())
@@ -230,12 +231,12 @@ func (w *world) tellAll() {
 		switch {
 		case done || len(w.busy()) > 0 || len(w.calls) > 0 || w.postponed():
 			w.flow()
-		default: // a gateway that is no more has it: nobody else is there for a minute
-			w.say("all gateways are away for a minute")
+		default: // a gateway that was no more when this began has it: nobody else is there until it was a minute
+			w.say("all gateways are away")
 			for _, g := range w.gates {
 				w.crash(g)
 			}
-			w.pass(time.Minute)
+			w.pass(max(time.Minute-time.Since(began), 0))
 			for i := range w.gates {
 				w.begin(i)
 			}
