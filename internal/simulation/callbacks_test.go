@@ -203,11 +203,11 @@ func (w *world) owing() (n int) {
 }
 
 // tellAll has the gateways tell of all that is owed. What a gateway had that is no more
-// is handed out again after a minute.
+// is handed out again after a minute; who is deleted meanwhile is forgotten then.
 func (w *world) tellAll() {
 	began := time.Now()
 	limit := began.Add(2 * time.Minute)
-	for w.broken == nil && w.owing() > 0 {
+	for w.broken == nil && (w.owing() > 0 || w.postponed()) {
 		if time.Now().After(limit) {
 			w.fail("%d callbacks are owed, and nobody is told", w.owing())
 		}
