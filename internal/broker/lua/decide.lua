@@ -98,7 +98,7 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(NOW), 'WITHSCORES',
 if #due / 2 >= budget and verdict == 'done' then verdict = 'more' end
 for i = 1, #due, 2 do
   local member, at = due[i], tonumber(due[i + 1])
-  local id, kind, number, attempt = string.match(member, '^callback (%S+) (%S+) (%d+) (%d+)$')
+  local id, kind, number, attempt = string.match(member, '^' .. CALLBACK .. '(%S+) (%S+) (%d+) (%d+)$')
   if id then
     redis.call('XADD', P .. 'callbacks', '*', 'id', id, 'type', kind, 'number', number, 'attempt', attempt)
     redis.call('ZREM', KEYS[1], member)

@@ -9,7 +9,7 @@ even_when_full()
 local entries, members, keys, n = {}, {}, {}, 0
 for i = 2, #ARGV, 2 do
   n = n + 1
-  local list = string.find(ARGV[i], 'callback ', 1, true) and members or entries
+  local list = string.find(ARGV[i], CALLBACK, 1, true) and members or entries
   list[#list + 1], keys[n] = ARGV[i], record_key(ARGV[i + 1])
 end
 -- Who acknowledges an intent counts it: where all were pending, none was counted yet.
@@ -18,18 +18,18 @@ if #entries > 0 then
   all = redis.pcall('XACK', KEYS[1], 'deliverers', unpack(entries)) == #entries
   if all then redis.call('XDEL', KEYS[1], unpack(entries)) end
 end
-local there = {} -- those of due
+local there = {} -- whether a member of due is, false once it was counted
 if #members > 0 then
   local found = redis.call('ZMSCORE', KEYS[2], unpack(members))
-  for i = 1, #members do there[members[i]] = found[i] end
+  for i = 1, #members do there[members[i]] = found[i] or false end
   redis.call('ZREM', KEYS[2], unpack(members))
 end
 
 -- open tells whether an intent was not yet settled.
 local function open(entry)
-  if string.find(entry, 'callback ', 1, true) then
-    local was = there[entry]
-    there[entry] = nil
+  local was = there[entry]
+  if was ~= nil then
+    there[entry] = false
     return was
   end
   return all or redis.call('XDEL', KEYS[1], entry) == 1

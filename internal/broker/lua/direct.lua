@@ -143,7 +143,8 @@ local function take(k)
 end
 
 -- enroll has those of the kind k that were accepted wait where they stand, and their
--- clocks watched. It is called also where something went wrong, for those before.
+-- clocks watched. It is called also where something went wrong, for those before; what goes
+-- wrong here must not keep the clocks of all from being watched: they end who stands nowhere.
 local function enroll(k)
   if #k.ids == 0 then return end
   if k.held and #k.held > 2 then redis.pcall(unpack(k.held)) end

@@ -281,6 +281,10 @@ local function reply_of(name)
   return short or redis.call('GET', reply_key(name)) or ''
 end
 
+-- A callback that is to be told of later, or by who was handed it, is a member of due:
+-- "callback id type number attempt".
+local CALLBACK = 'callback '
+
 -- owes counts by callbacks more that are owed to r, and by what it shares. Returns how
 -- many are.
 local function owes(r, by)

@@ -6,13 +6,13 @@
 --     [5] number, [6] next attempt, [7] delay in ms
 -- Returns 1 where the intent was still there, else 0.
 even_when_full()
-local handed = string.find(ARGV[2], 'callback ', 1, true)
+local handed = string.find(ARGV[2], CALLBACK, 1, true)
 local there = handed and redis.call('ZSCORE', KEYS[2], ARGV[2]) or not handed and redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 if not there then return 0 end
-local next = table.concat({ 'callback', ARGV[3], ARGV[4], ARGV[5], ARGV[6] }, ' ')
-redis.call('ZADD', KEYS[2], int(NOW + tonumber(ARGV[7])), next)
+local member = CALLBACK .. table.concat({ ARGV[3], ARGV[4], ARGV[5], ARGV[6] }, ' ')
+redis.call('ZADD', KEYS[2], int(NOW + tonumber(ARGV[7])), member)
 if handed then
-  if next ~= ARGV[2] then redis.call('ZREM', KEYS[2], ARGV[2]) end -- as the same attempt it is the same member
+  if member ~= ARGV[2] then redis.call('ZREM', KEYS[2], ARGV[2]) end -- as the same attempt it is the same member
   return 1
 end
 redis.pcall('XACK', KEYS[1], 'deliverers', ARGV[2])

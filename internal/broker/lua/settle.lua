@@ -172,7 +172,7 @@ end
 -- asked for, all at once: they are mostly beside each other there. Where they were not,
 -- the next ones are looked for one by one.
 local function find_holders(s)
-  local asked, n, found, missed, next = s.asked, s.waits, {}, 0, 1
+  local asked, n, found, missed, at = s.asked, s.waits, {}, 0, 1
   if n > 1 and not s.apart then
     local first, last = asked[1].entry, asked[1].entry
     for i = 2, n do
@@ -183,9 +183,9 @@ local function find_holders(s)
   end
   local held -- by their entries, once they are in another order than the replies
   for i = 1, n do
-    local c, of = asked[i], found[next]
+    local c, of = asked[i], found[at]
     if of and of[1] == c.entry then
-      c.held, next = of, next + 1
+      c.held, at = of, at + 1
     elseif of then
       if not held then
         held = {}
@@ -207,7 +207,7 @@ end
 -- is no more, it is handed out as that is.
 local function owe_plain(c)
   if #handed < takes and c.text and #c.body <= TOLD then
-    try('ZADD', P .. 'due', int(NOW + ARGV[12]), 'callback ' .. c.id .. ' succeeded 1 1')
+    try('ZADD', P .. 'due', int(NOW + ARGV[12]), CALLBACK .. c.id .. ' succeeded 1 1')
     return true
   end
   try('XADD', P .. 'callbacks', '*', 'id', c.id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
@@ -228,9 +228,7 @@ local function record(c, started, worker, rtype, rstatus, rheaders)
   local more = c.more
   local callback, expires = more.callback and c.clocks.calls, c.clocks.expires
   local at_once = callback and owe_plain(c)
-  if callback then
-    expires = int(math.max(c.clocks.forgotten, NOW + CALLBACK_WINDOW))
-  end
+  if callback then expires = int(math.max(c.clocks.forgotten, NOW + CALLBACK_WINDOW)) end
   if c.text then
     local first, gap, within = c.text, '', ''
     if c.also ~= '' then first = sub(first, 1, #first - #c.also) end
