@@ -104,6 +104,47 @@ func TestPauseThatWasToldToNobody(t *testing.T) {
 	})
 }
 
+// Those who pause and resume a service for ever keep nobody from coming to an end, and the
+// last word holds in all partitions once their stewards have looked.
+func TestPauseInAnEndlessQuarrel(t *testing.T) {
+	for _, last := range []bool{true, false} {
+		redis := redistest.Start(t)
+		proxy := redis.Proxy(t)
+		b := open(t, &redistest.Redis{URL: proxy.URL}, func(o *broker.Options) { o.Partitions = 2 })
+		say := func(paused bool) {
+			if redis.Client.HDel(t.Context(), "cc:paused", "echo"); paused {
+				redis.Client.HSet(t.Context(), "cc:paused", "echo", time.Now().UnixMilli())
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		looks := 0
+		proxy.Lose(func(sent []byte) bool {
+			if bytes.Contains(sent, []byte("hexists")) { // each look finds the contrary
+				if looks++; looks > 100 {
+					stop()
+				}
+				say(looks%2 == 0)
+			}
+			return false
+		})
+		if err := b.Pause(ctx, "echo"); err != nil {
+			t.Fatalf("after %d looks: %v", looks, err)
+		}
+		proxy.Heal()
+		say(last)
+		if err := broker.Refresh(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		regulate(t, b, "echo")
+		for _, tag := range strings.Split(redis.Client.HGet(t.Context(), "cc:config", "tags").Val(), ",") {
+			if here := redis.Client.HExists(t.Context(), "cc:{"+tag+"}:limits", "paused:echo").Val(); here != last {
+				t.Errorf("paused: %v, in the partition with the tag %s: %v", last, tag, here)
+			}
+		}
+	}
+}
+
 // Of two who say different things at once one has its way, in all partitions.
 func TestPauseAgainstResume(t *testing.T) {
 	redis := redistest.Start(t)

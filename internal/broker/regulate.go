@@ -18,7 +18,7 @@ var (
 )
 
 // pauseTries is how often a partition is told what a service is: two who pause and resume it
-// for ever hold up nothing else. The next round goes on.
+// for ever hold up nothing else. The next round of its steward goes on.
 const pauseTries = 4
 
 // Regulate has the stream of a service hold what it may, in one partition: it
@@ -167,17 +167,19 @@ func (b *Broker) setCommonPause(ctx context.Context, service string, paused bool
 
 // enforcePause has every partition do what cc:paused says of a service. It looks
 // again when it is through: of two who say different things at once, each would
-// have had its way with some of the partitions.
+// have had its way with some of the partitions. Of those who never agree it takes no
+// notice in the end: whoever was the last has its own rounds, and what none of them told
+// a partition its steward does, see Regulate.
 func (b *Broker) enforcePause(ctx context.Context, service string) error {
-	for {
+	for range pauseTries {
 		now, err := b.heed(ctx, service)
 		if err != nil {
 			return err
 		}
 		for _, p := range b.parts() {
-			more, _, err := b.regulate(ctx, p, service, now)
-			for ; err == nil && more && now.paused; more, _, err = b.regulate(ctx, p, service, heeded{}) {
-			} // what a resume releases, the stewards go on with
+			more, heard, err := b.regulate(ctx, p, service, now)
+			for ; err == nil && more && heard; more, heard, err = b.regulate(ctx, p, service, heeded{}) {
+			} // what a resume releases, also another's, the stewards go on with
 			if err != nil {
 				return err
 			}
@@ -186,6 +188,7 @@ func (b *Broker) enforcePause(ctx context.Context, service string) error {
 			return fault("look whether a service is paused", err)
 		}
 	}
+	return nil
 }
 
 // Paused is since when a service is paused; zero where it is not. It is at most
