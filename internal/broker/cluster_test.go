@@ -227,8 +227,24 @@ func TestClusterVerbs(t *testing.T) {
 	if len(page.Records) < 24 {
 		t.Errorf("%d listed", len(page.Records))
 	}
+	masters := map[string]*redistest.Redis{} // by address
+	for _, tag := range strings.Split(cluster.Master(t, "cc:config").Client.HGet(ctx, "cc:config", "tags").Val(), ",") {
+		m := cluster.Master(t, "cc:{"+tag+"}:limits")
+		masters[m.URL] = m
+		must(m.Client.ConfigResetStat(ctx).Err())
+	}
 	must(b.Pause(ctx, "echo"))
 	must(b.Resume(ctx, "echo"))
+	for url, m := range masters { // what a partition hears late is known by the clock of its own server
+		calls := func(of string) (n int) {
+			_, after, _ := strings.Cut(m.Client.Info(ctx, "commandstats").Val(), "cmdstat_"+of+":calls=")
+			_, _ = fmt.Sscan(strings.ReplaceAll(after, ",", " "), &n)
+			return n
+		}
+		if asked := calls("time") - calls("evalsha"); asked < 2 { // each script asks for it too
+			t.Errorf("%s was asked %d times for the time by the way", url, asked)
+		}
+	}
 	_, err = b.Table(ctx)
 	must(err)
 	u, err := b.Upkeep(ctx)

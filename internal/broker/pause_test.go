@@ -215,56 +215,93 @@ func TestPauseOfManyRequests(t *testing.T) {
 // What a resume sent that was given up, and what comes late, leaves a later pause as it is:
 // in what all share, and in the partitions.
 func TestLateResume(t *testing.T) {
-	for name, late := range map[string]func(sent []byte) bool{
-		"for all": func(sent []byte) bool {
-			return bytes.Contains(sent, []byte("$9\r\ncc:paused\r\n$")) && bytes.Contains(sent, []byte("evalsha"))
-		},
-		"for a partition": func(sent []byte) bool { return bytes.Contains(sent, []byte("\r\nresume\r\n")) },
-	} {
+	for name, late := range givenUp("resume") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			redis := redistest.Start(t)
-			proxy := redis.Proxy(t)
-			b, a := open(t, redis), open(t, &redistest.Redis{URL: proxy.URL})
+			b := open(t, redis)
 			if err := b.Pause(t.Context(), "echo"); err != nil {
 				t.Fatal(err)
 			}
-			under, arrives := make(chan struct{}), make(chan struct{})
-			var once sync.Once
-			proxy.Lose(func(sent []byte) bool {
-				if late(sent) {
-					once.Do(func() { close(under); <-arrives })
-				}
-				return false
-			})
-			ctx, give := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			defer give()
-			if err := a.Resume(ctx, "echo"); !errors.Is(err, broker.ErrUnavailable) {
-				t.Fatalf("it was not given up: %v", err)
-			}
-			<-under
-			if err := b.Pause(t.Context(), "echo"); err != nil {
-				t.Fatal(err)
-			}
-			calls := func() string {
-				_, n, _ := strings.Cut(redis.Client.Info(t.Context(), "commandstats").Val(), "cmdstat_evalsha:calls=")
-				n, _, _ = strings.Cut(n, ",")
-				return n
-			}
-			before := calls()
-			close(arrives)
-			soon(t, "it arrives", func() error {
-				if calls() == before {
-					return errors.New("not yet")
-				}
-				return nil
-			})
-			for _, key := range []string{"cc:paused", "cc:{0}:limits"} {
-				if field := strings.TrimPrefix("paused:echo", map[string]string{"cc:paused": "paused:"}[key]); !redis.Client.HExists(t.Context(), key, field).Val() {
-					t.Errorf("%s says that it is not paused", key)
-				}
-			}
+			comesLate(t, redis, (*broker.Broker).Resume, late, func() error { return b.Pause(t.Context(), "echo") })
+			checkPaused(t, redis, true)
 		})
+	}
+}
+
+// And what a pause sent that was given up pauses nothing that was resumed since: a partition
+// for no longer than until its steward looks.
+func TestLatePause(t *testing.T) {
+	for name, late := range givenUp("pause") {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redis := redistest.Start(t)
+			b := open(t, redis)
+			comesLate(t, redis, (*broker.Broker).Pause, late, func() error { return b.Resume(t.Context(), "echo") })
+			if err := broker.Refresh(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			regulate(t, b, "echo")
+			checkPaused(t, redis, false)
+		})
+	}
+}
+
+// givenUp are the commands of a pause or a resume by what they are for.
+func givenUp(change string) map[string]func(sent []byte) bool {
+	return map[string]func(sent []byte) bool{
+		"for all": func(sent []byte) bool {
+			return bytes.Contains(sent, []byte("$9\r\ncc:paused\r\n$")) && bytes.Contains(sent, []byte("evalsha"))
+		},
+		"for a partition": func(sent []byte) bool { return bytes.Contains(sent, []byte("\r\n"+change+"\r\n")) },
+	}
+}
+
+// comesLate has a gateway do something to the service that it gives up, since the command
+// that late names is held up; that arrives after then.
+func comesLate(t *testing.T, redis *redistest.Redis, do func(*broker.Broker, context.Context, string) error, late func(sent []byte) bool, then func() error) {
+	t.Helper()
+	proxy := redis.Proxy(t)
+	a := open(t, &redistest.Redis{URL: proxy.URL})
+	under, arrives := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	proxy.Lose(func(sent []byte) bool {
+		if late(sent) {
+			once.Do(func() { close(under); <-arrives })
+		}
+		return false
+	})
+	ctx, give := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer give()
+	if err := do(a, ctx, "echo"); !errors.Is(err, broker.ErrUnavailable) {
+		t.Fatalf("it was not given up: %v", err)
+	}
+	<-under
+	if err := then(); err != nil {
+		t.Fatal(err)
+	}
+	calls := func() string {
+		_, n, _ := strings.Cut(redis.Client.Info(t.Context(), "commandstats").Val(), "cmdstat_evalsha:calls=")
+		n, _, _ = strings.Cut(n, ",")
+		return n
+	}
+	before := calls()
+	close(arrives)
+	soon(t, "it arrives", func() error {
+		if calls() == before {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// checkPaused holds what all share, and what the only partition heard, to want.
+func checkPaused(t *testing.T, redis *redistest.Redis, want bool) {
+	t.Helper()
+	for key, field := range map[string]string{"cc:paused": "echo", "cc:{0}:limits": "paused:echo"} {
+		if got := redis.Client.HExists(t.Context(), key, field).Val(); got != want {
+			t.Errorf("%s says that it is paused: %v", key, got)
+		}
 	}
 }
 

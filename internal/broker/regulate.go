@@ -21,6 +21,10 @@ var (
 // for ever hold up nothing else. The next round of its steward goes on.
 const pauseTries = 4
 
+// errLate is the answer of a pause that came to Redis when its time was over: slowly, or the
+// clock of Redis was set.
+var errLate = errors.New("it came too late")
+
 // Regulate has the stream of a service hold what it may, in one partition: it
 // sets the limit, takes back what is above, and releases what there is room for.
 // It also has the partition hear of a pause, or of the end of one, that it missed since
@@ -33,7 +37,7 @@ func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool
 		return more, err
 	}
 	for range pauseTries { // one of the two is wrong, or what this process knows is old
-		now, err := b.heed(ctx, service)
+		now, err := b.heed(ctx, part, service)
 		if err != nil || now.paused == heard {
 			return more, err
 		}
@@ -47,12 +51,12 @@ func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool
 // heeded is what cc:paused says of a service; the zero value is that nobody looked.
 type heeded struct {
 	paused bool
-	at     time.Time // by Redis' clock, before it was looked
+	at     time.Time // by the clock of the partition's Redis, before it was looked
 }
 
-// heed reads whether a service is paused. What partitions hear of later stands.
-func (b *Broker) heed(ctx context.Context, service string) (h heeded, err error) {
-	if h.at, err = b.Now(ctx); err != nil {
+// heed reads whether a service is paused. What a partition hears of later stands.
+func (b *Broker) heed(ctx context.Context, p partition, service string) (h heeded, err error) {
+	if h.at, err = b.clockOf(ctx, p.limits()); err != nil {
 		return h, err
 	}
 	h.paused, err = b.redis.commands.HExists(ctx, pausedKey, service).Result()
@@ -148,10 +152,22 @@ func (b *Broker) setPaused(ctx context.Context, service string, paused bool) err
 	return b.refreshPaused(ctx)
 }
 
-// setCommonPause says in cc:paused what the partitions are to heed.
+// setCommonPause says in cc:paused what the partitions are to heed. A pause that comes to
+// Redis when this has given up is none: it would be for good, after a later resume too.
 func (b *Broker) setCommonPause(ctx context.Context, service string, paused bool) error {
 	if paused {
-		_, err := pauseScript.run(ctx, b.redis, partition{}, []string{pausedKey}, service)
+		now, err := b.clockOf(ctx, pausedKey)
+		if err != nil {
+			return err
+		}
+		patience := commandTimeout
+		if end, ok := ctx.Deadline(); ok {
+			patience = min(patience, time.Until(end))
+		}
+		since, err := pauseScript.run(ctx, b.redis, partition{}, []string{pausedKey}, service, now.Add(patience).UnixMilli())
+		if err == nil && since == int64(0) {
+			err = errLate
+		}
 		return err
 	}
 	since, err := b.redis.commands.HGet(ctx, pausedKey, service).Result()
@@ -172,11 +188,13 @@ func (b *Broker) setCommonPause(ctx context.Context, service string, paused bool
 // a partition its steward does, see Regulate.
 func (b *Broker) enforcePause(ctx context.Context, service string) error {
 	for range pauseTries {
-		now, err := b.heed(ctx, service)
-		if err != nil {
-			return err
-		}
+		told := map[bool]bool{} // what partitions were told
 		for _, p := range b.parts() {
+			now, err := b.heed(ctx, p, service)
+			if err != nil {
+				return err
+			}
+			told[now.paused] = true
 			more, heard, err := b.regulate(ctx, p, service, now)
 			for ; err == nil && more && heard; more, heard, err = b.regulate(ctx, p, service, heeded{}) {
 			} // what a resume releases, also another's, the stewards go on with
@@ -184,7 +202,8 @@ func (b *Broker) enforcePause(ctx context.Context, service string) error {
 				return err
 			}
 		}
-		if still, err := b.redis.commands.HExists(ctx, pausedKey, service).Result(); err != nil || still == now.paused {
+		still, err := b.redis.commands.HExists(ctx, pausedKey, service).Result()
+		if err != nil || !told[!still] {
 			return fault("look whether a service is paused", err)
 		}
 	}

@@ -128,8 +128,11 @@ func (b *Broker) Upkeep(ctx context.Context) (u Upkeep, err error) {
 }
 
 // Now is Redis' clock.
-func (b *Broker) Now(ctx context.Context) (time.Time, error) {
-	server, err := b.redis.at(ctx, configKey)
+func (b *Broker) Now(ctx context.Context) (time.Time, error) { return b.clockOf(ctx, configKey) }
+
+// clockOf is the clock of the server that has a key: those of a Redis Cluster differ.
+func (b *Broker) clockOf(ctx context.Context, key string) (time.Time, error) {
+	server, err := b.redis.at(ctx, key)
 	if err != nil {
 		return time.Time{}, fault("ask Redis for the time", err)
 	}
