@@ -101,3 +101,97 @@ func TestReleasedOnce(t *testing.T) {
 		}
 	})
 }
+
+// Who waits hears of it when its request comes out of what it waited in, or goes back
+// there: what it has read is old then.
+func TestReleasedIsHeardOf(t *testing.T) {
+	type step func(t *testing.T, a *broker.Broker, id correlation.ID)
+	pause := func(t *testing.T, a *broker.Broker, _ correlation.ID) {
+		if err := a.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resume := func(t *testing.T, a *broker.Broker, _ correlation.ID) {
+		if err := a.Resume(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	due := func(t *testing.T, a *broker.Broker, id correlation.ID) {
+		for status(t, a, id).Status == broker.Scheduled {
+			if _, err := a.Decide(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	again := func(t *testing.T, a *broker.Broker, id correlation.ID) {
+		send(t, a, claim(t, a), broker.WorkerReply{Type: "retry", Delay: time.Millisecond})
+		settle(t, a)
+		pause(t, a, id)
+		due(t, a, id) // it stands in the line
+	}
+	settled := func(t *testing.T, a *broker.Broker, _ correlation.ID) {
+		send(t, a, claim(t, a), broker.WorkerReply{Type: "final"})
+		settle(t, a)
+	}
+	first := func(t *testing.T, a *broker.Broker, _ correlation.ID) { submit(t, a, "first", ordered("a")) }
+	legs := func(s *broker.Scatter) {
+		for i := range s.Legs {
+			s.Legs[i].Service = "echo"
+		}
+	}
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		for name, c := range map[string]struct {
+			before  step // the submit, and the attach
+			change  func(*broker.Submission)
+			scatter bool
+			between step
+			then    step
+		}{
+			"released from the line":         {before: pause, then: resume},
+			"released for another attempt":   {between: again, then: resume},
+			"taken back":                     {then: pause},
+			"a leg released":                 {before: pause, scatter: true, then: resume},
+			"its delay is over":              {change: func(s *broker.Submission) { s.Delay = time.Millisecond }, then: due},
+			"its delay is over, in the line": {before: pause, change: func(s *broker.Submission) { s.Delay = time.Millisecond }, then: due},
+			"let in at its gate":             {before: first, change: ordered("a"), then: settled},
+		} {
+			t.Run(name, func(t *testing.T) {
+				redis.Client.FlushAll(t.Context())
+				a := open(t, redis, func(o *broker.Options) { o.Services = map[string]broker.ServiceConfig{"echo": {}, "other": {}} })
+				b := open(t, redis)
+				if c.before != nil {
+					c.before(t, a, correlation.ID{})
+				}
+				var id correlation.ID
+				if c.scatter {
+					id = scatter(t, a, legs).ID
+				} else if c.change != nil {
+					id = submit(t, a, "x", c.change).ID
+				} else {
+					id = submit(t, a, "x").ID
+				}
+				if c.between != nil {
+					c.between(t, a, id)
+				}
+				mark := submit(t, a, "mark", func(s *broker.Submission) { s.Service = "other" }).ID
+				told := listen(t, b)
+				for _, id := range []correlation.ID{id, mark} {
+					if _, err := b.Attach(t.Context(), id); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c.then(t, a, id)
+				if _, err := a.Cancel(t.Context(), mark); err != nil { // of which it hears at the latest
+					t.Fatal(err)
+				}
+				heard := false
+				for w := <-told; w.ID != mark; w = <-told {
+					heard = heard || w.ID == id
+				}
+				if !heard {
+					t.Error("nobody heard of it")
+				}
+			})
+		}
+	})
+}

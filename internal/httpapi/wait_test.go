@@ -152,6 +152,40 @@ func TestWaitIsWoken(t *testing.T) {
 	})
 }
 
+// TestReleaseIsHeardOf by who waits for it, or follows, although its line is what it comes
+// into. That it leaves the line changes nothing that either of them shows: it is in the
+// next document.
+func TestReleaseIsHeardOf(t *testing.T) {
+	inside(t, func(t *testing.T, f *front) {
+		if err := f.broker.Pause(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		d := f.submit("x", "Coatcheck-Delay: 23s")
+		due := time.Time(d.CreatedAt).Add(23 * time.Second)
+		tag := f.get(d.Links.Self).Header.Get("ETag")
+		stream, change := f.follow(d.Links.Events), f.later(d.Links.Self+"?wait=50s", "If-None-Match: "+tag)
+		f.wantEvents(stream, "retry status")
+		if got := <-change; got.status(t).Status != api.Queued || time.Since(due) > 300*time.Millisecond {
+			t.Errorf("%v after its delay it is %s", time.Since(due), got.body)
+		}
+		if got := stream.next(); !strings.Contains(got.text, `"status":"queued"`) || got.at.Sub(due) > 300*time.Millisecond {
+			t.Errorf("%v after its delay a stream says: %s", got.at.Sub(due), got.text)
+		}
+		outcome := f.later(d.Links.Self + "?wait=50s")
+		if err := f.broker.Resume(t.Context(), "echo"); err != nil {
+			t.Fatal(err)
+		}
+		settled()
+		resumed := time.Now()
+		f.send(f.claim(), broker.WorkerReply{Type: "final", Body: []byte("hi")})
+		got := <-outcome
+		if s := got.status(t); s.Status != api.Succeeded || time.Time(s.QueuedAt).Sub(resumed).Abs() > time.Second {
+			t.Errorf("resumed at %v: %s", resumed, got.body)
+		}
+		f.wantEvents(stream, "outcome1 end")
+	})
+}
+
 // TestWaitersThatLeave hold nothing.
 func TestWaitersThatLeave(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
