@@ -152,7 +152,9 @@ type Broker struct {
 	found    atomic.Int64            // of a Redis Cluster: when a group had something last, ns since 1970
 	closing  sync.Once
 
-	noneIsPlain bool // of a test: settle.lua leaves all replies to apply.lua
+	replySize atomic.Int64 // bytes of a reply, of those that were read last
+
+	noneIsPlain bool // of a test: all replies are left to settle.lua
 }
 
 // Open connects, agrees with the other gateways on the configuration, and

@@ -54,8 +54,7 @@ func SubmitTogether(ctx context.Context, b *Broker, generally bool, all ...Submi
 // Inspect looks at the settings of Redis, as Run does every 30 s.
 func Inspect(ctx context.Context, b *Broker) error { return b.inspect(ctx) }
 
-// SettleGenerally has b settle all replies by way of apply.lua, which takes what
-// settle.lua leaves.
+// SettleGenerally has b settle all replies by settle.lua, which takes any.
 func SettleGenerally(b *Broker) { b.noneIsPlain = true }
 
 // Unfold makes a hash of a brief record, as a script does that is to change it.

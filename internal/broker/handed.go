@@ -3,8 +3,6 @@ package broker
 import (
 	"context"
 	"sync"
-
-	"github.com/coatcheck/coatcheck/internal/correlation"
 )
 
 // taker is who delivers the callbacks that a settle hands over.
@@ -42,25 +40,20 @@ func (b *Broker) takes() int {
 	return min(max(room, 0), max(1, room/b.Partitions()))
 }
 
-// takeOver gives what a settle handed over to who delivers it. Where nobody does by now,
-// it is put back.
-func (b *Broker) takeOver(ctx context.Context, p partition, list []any) {
-	for ; len(list) >= 2; list = list[2:] {
-		name, _ := list[0].(string)
-		id, err := correlation.Parse(name)
-		if err != nil {
-			b.log.Error("a callback that was handed over can't be read", "error", err)
-			continue
-		}
-		r, err := parseView(id, list[1])
-		i := Intent{Partition: p.number, Entry: "callback " + name + " succeeded 1 1", ID: id, Type: string(Succeeded), Number: 1, Attempt: 1, record: &r}
-		if err == nil && b.taken(i) {
-			continue
-		}
-		i.Attempt-- // Postpone counts one up
-		if err := b.Postpone(context.WithoutCancel(ctx), i, 0); err != nil {
-			b.log.Debug("put a callback back", "error", err) // it is handed out again after a minute
-		}
+// takeOver gives the callback about r, which has its outcome, to who delivers it. Where
+// nobody does by now, it is put back.
+func (b *Broker) takeOver(ctx context.Context, p partition, r *plainReply) {
+	record, err := parseView(r.of, r.view())
+	if err != nil {
+		b.log.Error("a callback that was handed over can't be read", "error", err)
+	}
+	i := Intent{Partition: p.number, Entry: "callback " + r.id + " succeeded 1 1", ID: r.of, Type: string(Succeeded), Number: 1, Attempt: 1, record: &record}
+	if err == nil && b.taken(i) {
+		return
+	}
+	i.Attempt-- // Postpone counts one up
+	if err := b.Postpone(context.WithoutCancel(ctx), i, 0); err != nil {
+		b.log.Debug("put a callback back", "error", err) // it is handed out again after a minute
 	}
 }
 
@@ -73,4 +66,19 @@ func (b *Broker) taken(i Intent) bool {
 	}
 	b.taker.take(i)
 	return true
+}
+
+// view is the record of r, which has its outcome, as view in outcome.lua shows it.
+func (r *plainReply) view() []any {
+	v := make([]any, viewFields)
+	for i := range v {
+		v[i] = ""
+	}
+	v[viewService], v[viewPlan], v[viewTenant] = r.service, r.plan, r.tenant
+	v[viewStatus], v[viewAttempt], v[viewEntry] = string(Succeeded), "1", r.work
+	v[viewStarted], v[viewWorker] = r.outcome.started.UnixMilli(), r.outcome.worker
+	v[viewCallback], v[viewTrace], v[viewPolicy], v[viewTags] = r.url, r.trace, r.policy, r.tags
+	v[viewFinished], v[viewReplyType], v[viewReplyStatus], v[viewReplyHeaders] = r.outcome.finished.UnixMilli(), r.rtype, r.rstatus, r.rheaders
+	v[viewReplySize], v[viewReply] = int64(len(r.body)), r.body
+	return v
 }

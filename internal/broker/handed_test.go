@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -125,23 +126,20 @@ func TestHandedOverAsLongAsThereIsRoom(t *testing.T) {
 // What was handed over to nobody by the time it comes is on the stream at once.
 func TestHandedOverToNobody(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
-		b := open(t, redis)
+		proxy := redis.Proxy(t)
+		b := open(t, redis, func(o *broker.Options) { o.URL = proxy.URL })
 		r := submit(t, b, "x", func(s *broker.Submission) {
 			s.Callback = &broker.Callback{URL: "https://example.com/", Events: []string{"succeeded"}}
 		})
-		d := claim(t, b)
-		asked, settled := make(chan struct{}, 1), make(chan error)
-		end := b.TakeIntents(func() int { asked <- struct{}{}; return 1 }, func(broker.Intent) { t.Error("it is taken after the end") })
-		go func() {
-			_, _, err := b.SettleNext(t.Context(), 0, 2*time.Second)
-			settled <- err
-		}()
-		<-asked // it waits for a reply
-		end()
-		send(t, b, d, broker.WorkerReply{Type: "final"})
-		if err := <-settled; err != nil {
-			t.Fatal(err)
-		}
+		send(t, b, claim(t, b), broker.WorkerReply{Type: "final"})
+		end := b.TakeIntents(func() int { return 1 }, func(broker.Intent) { t.Error("it is taken after the end") })
+		proxy.Lose(func(sent []byte) bool {
+			if bytes.Contains(sent, []byte("evalsha\r\n")) {
+				end() // while it is handed over
+			}
+			return false
+		})
+		settle(t, b)
 		now, err := b.Now(t.Context())
 		if err != nil {
 			t.Fatal(err)

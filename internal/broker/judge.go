@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -9,9 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Judge sees the final replies of some services before they are settled. Their
-// bytes then travel through the steward; those of all other services never leave
-// Redis on the way.
+// Judge sees the final replies of some services before they are settled.
 type Judge struct {
 	Services []string // "*" for all; none: nothing is judged
 	// Reply judges one reply within a few seconds: the replies of its partition
@@ -29,6 +28,11 @@ type FinalReply struct {
 type Verdict struct {
 	Fail   *Error // the request fails with this
 	Change *Reply // this is settled in its place
+}
+
+// wants tells whether the final replies of a service are judged.
+func (j Judge) wants(service string) bool {
+	return slices.Contains(j.Services, service) || slices.Contains(j.Services, "*")
 }
 
 // among lists the services as settle.lua looks for them.

@@ -32,15 +32,15 @@ func TestScriptHasWhatItNeeds(t *testing.T) {
 	}
 }
 
-// What settle.lua needs for replies that are not plain is made when one comes.
-func TestSettleMakesWhatPlainRepliesNeed(t *testing.T) {
-	before, _, found := strings.Cut(settleScript.source, "local function others(")
+// How a line moves up is made only where there is one, not before each plain outcome.
+func TestSucceedMakesWhatItNeeds(t *testing.T) {
+	before, _, found := strings.Cut(succeedScript.source, "local function let_go(")
 	if !found {
-		t.Fatal("settle.lua has no others")
+		t.Fatal("succeed.lua has no let_go")
 	}
 	for _, rare := range []string{"local function load(", "local function release(", "local function enqueue("} {
-		if strings.Contains(before, rare) || !strings.Contains(settleScript.source, rare) {
-			t.Errorf("settle.lua has %q before others, or not at all", rare)
+		if strings.Contains(before, rare) || !strings.Contains(succeedScript.source, rare) {
+			t.Errorf("succeed.lua has %q before let_go, or not at all", rare)
 		}
 	}
 }

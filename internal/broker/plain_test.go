@@ -1,11 +1,13 @@
 package broker_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,11 +16,12 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/correlation"
 	"github.com/coatcheck/coatcheck/internal/redistest"
 )
 
 // A request is the same in Redis whichever way its reply was applied, and the same is
-// told of it: by the plain one in settle.lua, or the general one in apply.lua.
+// told of it: by succeed.lua, which stores plain ones, or by settle.lua, which takes any.
 func TestPlainRepliesAreAppliedAsOthers(t *testing.T) {
 	type request = broker.Submission
 	type reply = broker.WorkerReply
@@ -125,15 +128,20 @@ func TestPlainRepliesAreAppliedAsOthers(t *testing.T) {
 				}
 			}
 			time.Sleep(10 * time.Millisecond)
-			facts, more, err := b.Settle(t.Context(), 0)
-			if err != nil || more {
-				t.Fatal(more, err)
+			facts, more := []broker.Fact{}, true
+			for more {
+				var some []broker.Fact
+				var err error
+				if some, more, err = b.Settle(t.Context(), 0); err != nil {
+					t.Fatal(err)
+				}
+				facts = append(facts, some...)
 			}
 			stored[way] = everything(t, dial, names, facts)
 		})
 	}
 	if d := cmp.Diff(stored["general"], stored["plain"]); d != "" {
-		t.Errorf("apply.lua stores (-), settle.lua (+):\n%s", d)
+		t.Errorf("settle.lua stores (-), succeed.lua (+):\n%s", d)
 	}
 }
 
@@ -216,6 +224,54 @@ func TestSecondReplyBehindTheFirst(t *testing.T) {
 		settle(t, b)
 		if got, err := b.Status(t.Context(), id); err != nil || got.Status != broker.Succeeded || string(got.Reply.Body) != "first" {
 			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+// Between the look at a record and the outcome, anything may happen to the request: then
+// the reply is settled by what is so now.
+func TestPlainReplyToARecordThatChanged(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		proxy := redis.Proxy(t)
+		b, other := open(t, redis, func(o *broker.Options) { o.URL = proxy.URL }), open(t, redis)
+		told, resumed := hear(t, other)
+		<-resumed
+		between := func(do func(correlation.ID)) (correlation.ID, []string) {
+			id := submit(t, b, "x").ID
+			send(t, b, claim(t, b), broker.WorkerReply{Type: "final", Body: []byte("y")})
+			var once sync.Once
+			proxy.Lose(func(sent []byte) bool {
+				if bytes.Contains(sent, []byte("evalsha\r\n")) {
+					once.Do(func() { do(id) })
+				}
+				return false
+			})
+			return id, settle(t, b)
+		}
+		id, facts := between(func(id correlation.ID) {
+			if _, err := other.Attach(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
+		select {
+		case w := <-told:
+			if w.ID != id || w.Outcome == nil || len(facts) != 1 {
+				t.Errorf("who came in between was told %+v; %v", w, facts)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("who came in between was told nothing")
+		}
+		_, facts = between(func(id correlation.ID) {
+			if _, err := other.Cancel(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+		})
+		if len(facts) != 1 || facts[0] != "late" {
+			t.Errorf("canceled in between: %v", facts)
+		}
+		_, facts = between(func(correlation.ID) { settle(t, other) })
+		if len(facts) != 0 {
+			t.Errorf("settled by another in between: %v", facts)
 		}
 	})
 }

@@ -182,12 +182,12 @@ func TestProtocolOfRequests(t *testing.T) {
 }
 
 // A reply may have the fields of the document: they are what the Go worker
-// writes, what apply.lua reads, and each type is taken.
+// writes, what settle.lua reads, and each type is taken.
 func TestProtocolOfReplies(t *testing.T) {
 	p := readProtocol(t)
 	documented := p.fields(t, "Reply")
 	types := p.Components.Schemas["Reply"].Properties["type"].Enum
-	script, err := os.ReadFile("lua/apply.lua")
+	script, err := os.ReadFile("lua/settle.lua")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,8 +199,8 @@ func TestProtocolOfReplies(t *testing.T) {
 		}
 		return names
 	}
-	same(t, "fields that apply.lua reads", slices.Clone(documented), used(`\bf\.(\w+)`))
-	same(t, "types that apply.lua knows", slices.Clone(types), used(`\bkind [=~]= '(\w+)'`))
+	same(t, "fields that settle.lua reads", slices.Clone(documented), used(`\bf\.(\w+)`))
+	same(t, "types that settle.lua knows", slices.Clone(types), used(`\bkind [=~]= '(\w+)'`))
 
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
 		b := open(t, redis)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,10 @@ import (
 	"github.com/coatcheck/coatcheck/internal/loop"
 )
 
-// Limits of one settle. They bound for how long one script keeps Redis busy.
+// Limits of one settle. They bound for how long one script keeps Redis busy, and what of
+// the replies is in memory at once.
 const (
-	settleReplies = 128
+	settleReplies = 32
 	settleBytes   = 1 << 20
 	decideBatch   = 128
 	clockBatch    = 32 // groups of requests that were accepted together
@@ -69,117 +71,91 @@ func parseReport(lines []string) []Fact {
 	return facts
 }
 
-// parsePlain reads what settle.lua says of plain outcomes: id, service and two times of each.
-func parsePlain(list []any) []Fact {
-	facts := make([]Fact, 0, len(list)/4)
-	for ; len(list) >= 4; list = list[4:] {
-		id, _ := list[0].(string)
-		service, _ := list[1].(string)
-		total, _ := list[2].(int64)
-		run, _ := list[3].(int64)
-		facts = append(facts, Fact{
-			Kind: "outcome", ID: id, Service: service, Status: Succeeded, Reason: "-", Attempt: 1,
-			Total: time.Duration(total) * time.Millisecond, RunTime: time.Duration(run) * time.Millisecond,
-		})
-	}
-	return facts
+// Settle applies the oldest replies of a partition, as many as are read at once: the reply
+// is the acknowledgement. Those that want a verdict are judged on the way. more says that
+// replies are left.
+func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
+	return b.SettleNext(ctx, p, -1)
 }
 
-// AwaitReplies blocks until there is a reply to settle in the partition, at
-// most for block (at most 2 s). It takes nothing.
-func (b *Broker) AwaitReplies(ctx context.Context, p int, block time.Duration) (bool, error) {
+// SettleNext is Settle once there is a reply, for which it waits at most for block (at most
+// 2 s).
+func (b *Broker) SettleNext(ctx context.Context, p int, block time.Duration) (facts []Fact, more bool, err error) {
+	part := b.part(p)
+	replies, all, err := b.readReplies(ctx, part, block)
+	if err != nil {
+		return nil, false, fault("wait for replies", err)
+	}
+	if len(replies) == 0 {
+		return nil, false, nil
+	}
+	facts, left, err := b.settlePlain(ctx, part, replies)
+	if err != nil {
+		return facts, false, fault("settle replies", err)
+	}
+	if left == 0 || ctx.Err() != nil {
+		return facts, left > 0 || !all, nil
+	}
+	others, more, err := b.settleOthers(ctx, part, left)
+	return append(facts, others...), more, err
+}
+
+// readReplies reads the oldest replies, waiting for the first up to block; not at all
+// below 0. It takes nothing; all tells that there were no more. How many it reads is by the
+// size of those before: 32 of 10 MiB behind small ones are the most that is in memory.
+func (b *Broker) readReplies(ctx context.Context, p partition, block time.Duration) (replies []redis.XMessage, all bool, err error) {
+	client := b.redis.commands
+	if block >= 0 {
+		block, client = min(max(block, time.Millisecond), longestBlock), b.redis.blocking
+	}
 	ctx, stop := patience(ctx, block)
 	defer stop()
-	there, err := awaited(b.redis.blocking.XRead(ctx, awaiting(b.part(p), block)).Result())
-	return there, fault("wait for replies", err)
-}
-
-func awaiting(p partition, block time.Duration) *redis.XReadArgs {
-	return &redis.XReadArgs{Streams: []string{p.replies(), "0"}, Count: 1, Block: min(max(block, time.Millisecond), longestBlock)}
-}
-
-// awaited tells whether a wait for replies found any. That none came is no error.
-func awaited(found []redis.XStream, err error) (bool, error) {
-	if errors.Is(err, redis.Nil) || lostGroup(err) {
-		return false, nil
+	n := min(max(settleBytes/cmp.Or(b.replySize.Load(), settleBytes/16), 1), settleReplies)
+	found, err := client.XRead(ctx, &redis.XReadArgs{Streams: []string{p.replies(), "0"}, Count: n, Block: block}).Result()
+	if errors.Is(err, redis.Nil) || err == nil && len(found) == 0 {
+		return nil, true, nil
 	}
-	return len(found) > 0, err
-}
-
-// Settle applies the oldest replies of a partition: the reply is the
-// acknowledgement. Those that want a verdict are judged on the way. more says
-// that replies are left.
-func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, err error) {
-	part := b.part(p)
-	args := b.settleArgs()
-	raw, err := settleScript.run(ctx, b.redis, part, []string{part.replies()}, args...)
-	return b.judged(ctx, part, args, raw, err)
-}
-
-// SettleNext is AwaitReplies and Settle in one trip: Redis settles a reply as soon as it
-// took it, and tells both. That is for a partition in which replies are rare; where many
-// come at once, it settles them a few at a time.
-func (b *Broker) SettleNext(ctx context.Context, p int, block time.Duration) (facts []Fact, more bool, err error) {
-	if b.redis.nodes != nil { // where a pipeline may be sent again, with the wait of another call
-		there, err := b.AwaitReplies(ctx, p, block)
-		if err != nil || !there {
-			return nil, false, err
+	if err != nil {
+		return nil, false, err
+	}
+	replies = found[0].Messages
+	size := 0
+	for _, m := range replies {
+		for _, value := range m.Values {
+			size += len(text(value))
 		}
-		return b.Settle(ctx, p)
 	}
-	part := b.part(p)
-	args := b.settleArgs()
-	raw, err := func() (any, error) {
-		ctx, stop := patience(ctx, block)
-		defer stop()
-		pipe := b.redis.blocking.Pipeline()
-		await := pipe.XRead(ctx, awaiting(part, block))
-		settle := settleScript.in(ctx, pipe, b.redis, part, []string{part.replies()}, args...)
-		_, _ = pipe.Exec(ctx) // each answer has its own error
-		raw, err := settle.Result()
-		if _, failed := awaited(await.Result()); err == nil {
-			err = failed
-		}
-		return raw, err
-	}()
-	if isNoScript(err) {
-		return b.Settle(ctx, p)
-	}
-	return b.judged(ctx, part, args, raw, err)
+	b.replySize.Store(int64(size/max(len(replies), 1) + 1))
+	return replies, len(replies) < int(n), nil
 }
 
-func (b *Broker) settleArgs() []any {
-	return []any{
-		settleReplies, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), flag(b.noneIsPlain), b.name,
-		b.takes(), intentLease.Milliseconds(),
+// settleOthers applies the n oldest replies, whatever they are. Where settle.lua stops for
+// want of verdicts, they are judged and it goes on.
+func (b *Broker) settleOthers(ctx context.Context, part partition, n int) (facts []Fact, more bool, _ error) {
+	args := []any{
+		n, settleBytes, loop.Chance(b.name), b.eventLimits(), maxEventSize, b.options.MaxReply, b.options.Judge.among(), b.name,
 	}
-}
-
-// judged takes what settle.lua answered to args, and has it go on where that was for
-// want of verdicts.
-func (b *Broker) judged(ctx context.Context, part partition, args []any, raw any, err error) (facts []Fact, more bool, _ error) {
+	var verdicts []any
 	for {
+		raw, err := settleScript.run(ctx, b.redis, part, []string{part.replies()}, slices.Concat(args, verdicts)...)
 		if err != nil {
 			b.mayHaveWoken(err)
 			return facts, false, fault("settle replies", err)
 		}
 		list := raw.([]any)
-		b.wakeOwn(list[5], list[6])
-		found := slices.Concat(parsePlain(list[4].([]any)), parseReport(texts(list[2])))
+		b.wakeOwn(list[3], list[4])
+		found := parseReport(texts(list[1]))
 		b.count(found)
 		b.remember(ctx, found)
-		b.takeOver(ctx, part, list[7].([]any))
 		facts = append(facts, found...)
 		left, _ := list[0].(int64)
-		entries := texts(list[3])
+		entries := texts(list[2])
 		if len(entries) == 0 || ctx.Err() != nil {
 			return facts, left > 0, nil
 		}
-		verdicts, wrong := b.judge(ctx, part, entries)
-		if wrong != nil {
-			return facts, false, wrong
+		if verdicts, err = b.judge(ctx, part, entries); err != nil {
+			return facts, false, err
 		}
-		raw, err = settleScript.run(ctx, b.redis, part, []string{part.replies()}, slices.Concat(args, verdicts)...)
 	}
 }
 

@@ -50,33 +50,36 @@ func TestSettleNext(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := next(time.Second); !slices.Equal(got, []string{"outcome", "outcome"}) {
-			t.Errorf("without its script it settled %v", got)
+			t.Errorf("without its scripts it settled %v", got)
 		}
 	})
 }
 
-// Redis settles by itself what it told that it came, and whoever waits for the outcome
-// looks again where nobody heard of that.
-func TestSettleNextTakesOneTrip(t *testing.T) {
+// Whoever waits for an outcome looks again where the answer of the script that stored it
+// was lost.
+func TestSettleWithoutAnAnswer(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
 		proxy := redis.Proxy(t)
 		b, other := open(t, redis, func(o *broker.Options) { o.URL = proxy.URL }), open(t, redis)
-		_, resumed := hear(t, b)
-		<-resumed
-		id := submit(t, other, "x").ID
-		send(t, other, claim(t, other), broker.WorkerReply{Type: "final"})
-		proxy.Lose(func(sent []byte) bool { return bytes.Contains(sent, []byte("xread\r\n")) })
-		if _, _, err := b.SettleNext(t.Context(), 0, time.Second); err == nil {
-			t.Fatal("the answer was not lost")
-		}
-		select {
-		case <-resumed:
-		case <-time.After(10 * time.Second):
-			t.Fatal("nobody was told to look again")
-		}
-		for end := time.Now().Add(10 * time.Second); status(t, other, id).Status != broker.Succeeded; { // the link may be lost before the script is over
-			if time.Now().After(end) {
-				t.Fatal("the reply is not settled")
+		for kind, reply := range map[string]broker.WorkerReply{"plain": {Type: "final"}, "other": {Type: "failed"}} {
+			proxy.Heal()
+			_, resumed := hear(t, b)
+			<-resumed
+			id := submit(t, other, "x").ID
+			send(t, other, claim(t, other), reply)
+			proxy.Lose(func(sent []byte) bool { return bytes.Contains(sent, []byte("evalsha\r\n")) })
+			if _, _, err := b.SettleNext(t.Context(), 0, time.Second); err == nil {
+				t.Fatalf("%s: the answer was not lost", kind)
+			}
+			select {
+			case <-resumed:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: nobody was told to look again", kind)
+			}
+			for end := time.Now().Add(10 * time.Second); !status(t, other, id).Status.Terminal(); { // the link may be lost before the script is over
+				if time.Now().After(end) {
+					t.Fatalf("%s: the reply is not settled", kind)
+				}
 			}
 		}
 	})

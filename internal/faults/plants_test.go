@@ -69,7 +69,7 @@ var plants = []struct {
 		File: "internal/broker/lua/outcome.lua", Good: "if r.attempt >= r.max then", Bad: "if false then",
 	}},
 	{"outcome races", fleet.Plant{ // a late reply counts
-		File: "internal/broker/lua/settle.lua", Good: "if NOW > latest and stream_ms(reply) > latest then return false end", Bad: "",
+		File: "internal/broker/lua/succeed.lua", Good: "local late = NOW > latest and stream_ms(ARGV[at + 3]) > latest", Bad: "local late = false",
 	}},
 	{"a gateway killed", fleet.Plant{ // whose partitions nobody has for long
 		File: "internal/steward/steward.go", Good: "lease        = 1500 * time.Millisecond", Bad: "lease        = 5 * time.Second",

@@ -40,7 +40,7 @@ type arena struct {
 // milliseconds: the reply, a duplicate, a cancel, the deadline, a lapsed lease and
 // the worker that takes over, with two stewards at once; and a late reply after it.
 //
-// Planted: no look at the deadline in settle.lua (late replies were outcomes).
+// Planted: no look at the deadline in succeed.lua (late replies were outcomes).
 func races(r *round) {
 	h := &arena{round: r, redis: redistest.Start(r), outcomes: map[string]int{}, ended: map[broker.Status]int{}}
 	h.a, h.b = h.gateway(), h.gateway()

@@ -31,7 +31,6 @@ const (
 	lease        = 1500 * time.Millisecond
 	renewal      = 500 * time.Millisecond
 	replyBlock   = time.Second            // of one wait for replies; bounds how long a drain takes
-	rareAfter    = 2 * time.Millisecond   // of waiting for a reply, each is settled where it comes
 	decideEvery  = 200 * time.Millisecond // how late a clock may fire
 	lapseEvery   = time.Second
 	regulateEach = time.Second // how soon a limit follows the workers
@@ -166,23 +165,11 @@ func (s *Steward) renew(ctx context.Context, p int) {
 }
 
 // settle applies replies as they come: each at once while they are rare, and else as many
-// as came together, since what a settle costs by itself is as much as that of some replies.
+// as came together.
 func (s *Steward) settle(ctx context.Context, p int) {
-	rare := true // the last reply came by itself
 	for ctx.Err() == nil {
 		asked := time.Now()
-		var there bool
-		var err error
-		if rare {
-			_, there, err = s.broker.SettleNext(ctx, p, replyBlock)
-		} else {
-			there, err = s.broker.AwaitReplies(ctx, p, replyBlock)
-		}
-		rare = time.Since(asked) > rareAfter
-		if err == nil && there {
-			err = s.settleAll(ctx, p)
-		}
-		if err != nil {
+		if _, _, err := s.broker.SettleNext(ctx, p, replyBlock); err != nil {
 			s.complain(ctx, "settle replies", p, err)
 			loop.Rest(ctx, troublePause-time.Since(asked)) // what timed out has rested
 		}

@@ -296,7 +296,7 @@ func TestFailedReadIsTriedAgain(t *testing.T) {
 		synctest.Wait()
 		d := r.claim()
 		r.set(func() { r.refused = 1 })
-		r.send(d, broker.WorkerReply{Type: "final", Body: make([]byte, 5000)}) // too large to be told
+		r.send(d, broker.WorkerReply{Type: "final", Body: make([]byte, broker.InlineReply+1)}) // too large to be told
 		if got := <-waited; got.record.Status != broker.Succeeded || got.after > 2*time.Second {
 			t.Errorf("%s after %v, %v", got.record.Status, got.after, got.err)
 		}

@@ -297,7 +297,10 @@ end
 local function make_rooms(let_go)
   local first = next(touched)
   if not first then return end
-  if not next(touched, first) then return make_room(first, let_go) end
+  if not next(touched, first) then
+    if redis.call('EXISTS', P .. 'limits', line_key(first)) > 0 then make_room(first, let_go) end
+    return
+  end
   local services, there = {}, {}
   for service in pairs(touched) do
     services[#services + 1] = service

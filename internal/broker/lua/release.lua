@@ -1,2 +1,2 @@
--- release.lua is a part of settle.lua: how those who stand in a line go to the stream.
+-- release.lua is a part of succeed.lua: how those who stand in a line go to the stream.
 return release
