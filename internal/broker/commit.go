@@ -90,12 +90,13 @@ func (b *Broker) submitTo(ctx context.Context, server redis.Cmdable, calls []*ca
 		raw, err := answers[i].Result()
 		reload = reload || isNoScript(err) || isNoScript(broken)
 		b.misled(ctx, err)
-		for j, c := range t.calls {
-			if err == nil {
-				c.answer, c.err = t.answer(raw, j)
-			} else {
-				c.err = err
-			}
+		for _, c := range t.calls {
+			c.err = err
+		}
+		if err == nil {
+			t.read(raw)
+		}
+		for _, c := range t.calls {
 			withheld := broken != nil && c.err == nil && stores(c.answer)
 			if withheld {
 				c.err, c.ask.unknown = broken, true

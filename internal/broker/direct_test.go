@@ -184,6 +184,32 @@ func TestSubmitsTogether(t *testing.T) {
 	})
 }
 
+// What may not be twice is not twice in one batch either: a key finds who had it first, an
+// ID that was minted twice is minted anew.
+func TestTwinsInOneBatch(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, redis *redistest.Redis) {
+		b := open(t, redis)
+		s := broker.Submission{Tenant: broker.DefaultTenant, Service: "echo", Body: []byte("same"), IdempotencyKey: "same"}
+		ids, answers, err := broker.SubmitTogether(t.Context(), b, false, s, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answers[0][0] != "accepted" || answers[1][0] != "replayed" || answers[1][1] != ids[0].String() {
+			t.Errorf("two of %v with one key: %q", ids, answers)
+		}
+		s.IdempotencyKey = ""
+		if answers, err = broker.SubmitTwins(t.Context(), b, s); err != nil {
+			t.Fatal(err)
+		}
+		if answers[0][0] != "accepted" || answers[1][0] != "collision" {
+			t.Errorf("two with one ID: %q", answers)
+		}
+		if n := redis.Client.XLen(t.Context(), "cc:{0}:queue:echo").Val(); n != 2 {
+			t.Errorf("%d entries for 2 requests", n)
+		}
+	})
+}
+
 // A service whose stream is something else in Redis is nothing to the others that
 // share a pipeline with it.
 func TestSubmitBesideABrokenService(t *testing.T) {

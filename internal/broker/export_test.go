@@ -29,6 +29,17 @@ func SubmitGeneral(ctx context.Context, b *Broker, s Submission) (Record, bool, 
 // SubmitTogether is Submit of requests of one kind by one script, or by submit.lua. Of each
 // there is what the script answered, with its ID.
 func SubmitTogether(ctx context.Context, b *Broker, generally bool, all ...Submission) (ids []correlation.ID, answers [][]string, err error) {
+	return submitTogether(ctx, b, all, func(sub, _ *submission) { sub.left = generally })
+}
+
+// SubmitTwins is SubmitTogether of two who were minted the same ID.
+func SubmitTwins(ctx context.Context, b *Broker, s Submission) (answers [][]string, err error) {
+	_, answers, err = submitTogether(ctx, b, []Submission{s, s}, func(sub, first *submission) { sub.id, sub.name = first.id, first.name })
+	return answers, err
+}
+
+// submitTogether has change see each, and the first.
+func submitTogether(ctx context.Context, b *Broker, all []Submission, change func(sub, first *submission)) (ids []correlation.ID, answers [][]string, err error) {
 	var calls []*call[*submission, verdict]
 	for _, s := range all {
 		sub, err := b.prepare(ctx, s)
@@ -38,8 +49,8 @@ func SubmitTogether(ctx context.Context, b *Broker, generally bool, all ...Submi
 		if _, _, err := b.place(ctx, sub); err != nil {
 			return nil, nil, err
 		}
-		sub.left = generally
 		calls = append(calls, &call[*submission, verdict]{ask: sub})
+		change(sub, calls[0].ask)
 	}
 	b.sendSubmits(calls)
 	for _, c := range calls {

@@ -8,10 +8,7 @@ import (
 	"time"
 )
 
-var (
-	submitScript = newScript("submit", "intake")
-	directScript = scriptOf("prelude", "record", "moves", "line", "clocks", "direct")
-)
+var submitScript = newScript("submit", "intake")
 
 // submits are calls that one script takes together, all of one partition.
 type submits struct {
@@ -21,42 +18,26 @@ type submits struct {
 	kinds  []*kind // of those for direct.lua
 }
 
-// kind is what direct.lua does once for all that have it in common.
-type kind struct {
-	kindKey
-	calls []*call[*submission, verdict]
-}
-
-type kindKey struct {
-	service, plan, tenant, policy, contentType, headers, waiter string
-	register                                                    bool
-}
-
 // groupSubmits has one script a partition take all submits that nothing but their place in
 // the line may hold back, and one all others but scatters, each of which has its own.
 func groupSubmits(calls []*call[*submission, verdict]) (together []*submits) {
-	var plan planNumbers
-	var text string // of plan: that of most is that of the one before
+	of := func(s *submission, script *script) *submits {
+		at := slices.IndexFunc(together, func(t *submits) bool { return t.home == s.at && t.script == script })
+		if at < 0 || script == scatterScript {
+			at, together = len(together), append(together, &submits{home: s.at, script: script})
+		}
+		return together[at]
+	}
 	for _, c := range calls {
 		script := c.ask.script()
-		at := slices.IndexFunc(together, func(t *submits) bool { return t.home == c.ask.at && t.script == script })
-		if at < 0 || script == scatterScript {
-			at, together = len(together), append(together, &submits{home: c.ask.at, script: script})
+		if script == directScript {
+			if of(c.ask, script).takes(c) {
+				continue
+			}
+			script = submitScript
 		}
-		t := together[at]
-		if script != directScript {
-			t.calls = append(t.calls, c)
-			continue
-		}
-		if n := c.ask.planNumbers(); n != plan {
-			plan, text = n, n.String()
-		}
-		key := c.ask.kind(text)
-		of := slices.IndexFunc(t.kinds, func(k *kind) bool { return k.kindKey == key })
-		if of < 0 {
-			of, t.kinds = len(t.kinds), append(t.kinds, &kind{kindKey: key})
-		}
-		t.kinds[of].calls = append(t.kinds[of].calls, c)
+		t := of(c.ask, script)
+		t.calls = append(t.calls, c)
 	}
 	for _, t := range together {
 		for _, k := range t.kinds { // in the order in which the script has them
@@ -77,16 +58,6 @@ func (s *submission) script() *script {
 	return directScript
 }
 
-func (s *submission) kind(plan string) kindKey {
-	return kindKey{s.Service, plan, tenantText(s.Tenant), s.policy, s.ContentType, s.headers, s.waiter, s.register}
-}
-
-// payload is bytes as an argument: behind a pointer, like the texts beside it, they need
-// no piece of memory of their own to be one.
-type payload []byte
-
-func (p *payload) MarshalBinary() ([]byte, error) { return *p, nil }
-
 // command is what the script is called with.
 func (t *submits) command() (p partition, keys []string, args []any) {
 	first := t.calls[0].ask
@@ -95,13 +66,9 @@ func (t *submits) command() (p partition, keys []string, args []any) {
 		keys, args = first.scatterCommand()
 		return p, keys, args
 	}
-	args = append(make([]any, 0, 1+10*len(t.kinds)+8*len(t.calls)), p.prefix())
+	args = append(make([]any, 0, 1+12*len(t.kinds)+8*len(t.calls)), p.prefix())
 	for _, k := range t.kinds {
-		args = append(args, &k.service, &k.plan, &k.tenant, flag(k.register), &k.policy, &k.contentType, &k.headers, &k.waiter, len(k.calls))
-		for _, c := range k.calls {
-			options := c.ask.options()
-			args = append(append(args, &c.ask.name, &c.ask.nonce, (*payload)(&c.ask.Body), len(options)/2), options...)
-		}
+		args = k.appendTo(args)
 	}
 	if t.script == submitScript {
 		for _, c := range t.calls {
@@ -189,35 +156,26 @@ func verdictOf(raw any) (v verdict) {
 	return v
 }
 
-// answer is what the script said of the call i; zero where it leaves that to submit.lua.
-func (t *submits) answer(raw any, i int) (verdict, error) {
-	if t.script == scatterScript {
-		return verdictOf(raw), nil
-	}
-	list, _ := raw.([]any)
-	if t.script == directScript {
-		if len(list) < 2*i+3 {
-			return verdict{}, fmt.Errorf("the script answered %d of %d submits", len(list)/2, len(t.calls))
+// read has each call have what the script said of it; zero where it leaves that to
+// submit.lua.
+func (t *submits) read(raw any) {
+	switch t.script {
+	case scatterScript:
+		t.calls[0].answer = verdictOf(raw)
+	case directScript:
+		t.readDirect(raw)
+	default:
+		list, _ := raw.([]any)
+		for i, c := range t.calls {
+			if i >= len(list) {
+				c.err = fmt.Errorf("the script answered %d of %d submits", len(list), len(t.calls))
+			} else if v := verdictOf(list[i]); v[0] == "error" {
+				c.err = scriptError(v[1])
+			} else {
+				c.answer = v
+			}
 		}
-		entry, ordinal := text(list[2*i+1]), text(list[2*i+2])
-		switch entry {
-		case "":
-			return verdict{}, nil
-		case "full":
-			return verdict{entry}, nil
-		case "-":
-			entry = ""
-		}
-		return verdict{"accepted", text(list[0]), entry, ordinal, string(Queued)}, nil
 	}
-	if i >= len(list) {
-		return verdict{}, fmt.Errorf("the script answered %d of %d submits", len(list), len(t.calls))
-	}
-	v := verdictOf(list[i])
-	if v[0] == "error" {
-		return verdict{}, scriptError(v[1])
-	}
-	return v, nil
 }
 
 // scriptError is what stopped a script before its end, in Redis' words.

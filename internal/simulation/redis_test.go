@@ -54,6 +54,11 @@ func newStore(p *plant) (*store, error) {
 			return false
 		case "EVALSHA", "EVAL", "SCRIPT":
 			return false
+		case "MSET":
+			for i := 0; i < len(args); i += 2 {
+				s.touched[args[i]] = true
+			}
+			return false
 		}
 		if len(args) > 0 {
 			s.touched[args[0]] = true

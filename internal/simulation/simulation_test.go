@@ -153,7 +153,7 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "who is open is taken for answered", good: "if listed.err or listed[i] then open[#open + 1] = ids[i] end", bad: "if not listed[i] then open[#open + 1] = ids[i] end"},
 		{name: "a group is given up at its first look", good: "if left then redis.call('ZADD', KEYS[2], at, left) end", bad: "left = nil"},
 		{name: "a reply to an earlier attempt counts", good: "if attempt ~= r.attempt or r.status == 'scheduled' then", bad: "if false then"},
-		{name: "an open record expires", good: "answers[before + 2 * s - 1], answers[before + 2 * s] = entry, ordinal", bad: "call('PEXPIREAT', key, int(deadline + WEEK))"},
+		{name: "an open record expires", good: "if #k.stored > 1 then call(unpack(k.stored)) end", bad: "if #k.stored > 1 then call(unpack(k.stored)); call('PEXPIRE', k.stored[2], 604800000) end"},
 		{name: "what is due is decided before the replies", good: "return oldest and oldest <= at", bad: "return false"},
 		{name: "a key is not bound", good: "call('SET', o.binding, id .. ' ' .. o.fingerprint)", bad: ""},
 		{name: "a heartbeat does not renew", good: "redis.call('XCLAIM', queue_key(r.service), 'workers', p[1][2], 0, r.entry, 'TIME', int(at), 'JUSTID')", bad: ""},
