@@ -46,8 +46,11 @@ const TextSize = 36
 // HMAC-SHA-256 gains nothing from exceeding.
 const keySize = 32
 
-// tagOffset is where the authentication tag starts.
-const tagOffset = 12
+// Where the authentication tag starts, and its bytes.
+const (
+	tagOffset = 12
+	tagSize   = len(ID{}) - tagOffset
+)
 
 var (
 	// ErrMalformed says that the text is not a correlation ID at all.
@@ -145,7 +148,8 @@ func (k Keyring) Mint(now time.Time, partition int, tenant string) ID {
 	binary.BigEndian.PutUint16(id[6:8], 0x8000|uint16(partition))
 	rand.Read(id[8:tagOffset])
 	id[8] = id[8]&0x3f | 0x80
-	copy(id[tagOffset:], tag(k[0], id, tenant))
+	sum := tag(k[0], id, tenant)
+	copy(id[tagOffset:], sum[:])
 	return id
 }
 
@@ -153,7 +157,7 @@ func (k Keyring) Mint(now time.Time, partition int, tenant string) ID {
 // ErrForged.
 func (k Keyring) Verify(id ID, tenant string) error {
 	for _, key := range k {
-		if hmac.Equal(id[tagOffset:], tag(key, id, tenant)) {
+		if sum := tag(key, id, tenant); hmac.Equal(id[tagOffset:], sum[:]) {
 			return nil
 		}
 	}
@@ -161,19 +165,26 @@ func (k Keyring) Verify(id ID, tenant string) error {
 }
 
 // macs are by key: to make one costs more than to use it.
-var macs sync.Map // string(key) → *sync.Pool of hash.Hash
+var macs sync.Map // string(key) → *sync.Pool of *mac
 
-func tag(key []byte, id ID, tenant string) []byte {
+// mac has room for what goes in and what comes out: both would be made anew each time.
+type mac struct {
+	hash.Hash
+	in, out []byte
+}
+
+func tag(key []byte, id ID, tenant string) (sum [tagSize]byte) {
 	pool, ok := macs.Load(string(key))
 	if !ok {
 		key := slices.Clone(key)
-		pool, _ = macs.LoadOrStore(string(key), &sync.Pool{New: func() any { return hmac.New(sha256.New, key) }})
+		pool, _ = macs.LoadOrStore(string(key), &sync.Pool{New: func() any { return &mac{Hash: hmac.New(sha256.New, key)} }})
 	}
-	mac := pool.(*sync.Pool).Get().(hash.Hash)
-	mac.Reset()
-	mac.Write(id[:tagOffset])
-	mac.Write([]byte(tenant))
-	sum := mac.Sum(nil)[:len(id)-tagOffset]
-	pool.(*sync.Pool).Put(mac)
+	m := pool.(*sync.Pool).Get().(*mac)
+	m.Reset()
+	m.in = append(append(m.in[:0], id[:tagOffset]...), tenant...)
+	m.Write(m.in)
+	m.out = m.Sum(m.out[:0])
+	copy(sum[:], m.out)
+	pool.(*sync.Pool).Put(m)
 	return sum
 }
