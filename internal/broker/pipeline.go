@@ -22,6 +22,7 @@ type pipeline[Q, A any] struct {
 	linger time.Duration       // for which the first of a batch waits for others; 0 for not at all
 
 	queue chan *call[Q, A] // callers send, flushers receive, nobody closes
+	spare sync.Pool        // of calls that were answered: to make one costs as much as to hand it over
 	stop  chan struct{}    // closed by close
 	once  sync.Once
 	done  sync.WaitGroup
@@ -33,7 +34,7 @@ type call[Q, A any] struct {
 	size   int // bytes on the wire, about
 	answer A
 	err    error
-	ready  chan struct{} // closed by the flusher once answer and err are set; nil where done is called
+	ready  chan struct{} // the flusher sends once answer and err are set, and finds room; nil where done is called
 	done   func(A, error)
 }
 
@@ -43,7 +44,7 @@ func (c *call[Q, A]) finish() {
 		c.done(c.answer, c.err)
 		return
 	}
-	close(c.ready)
+	c.ready <- struct{}{}
 }
 
 func newPipeline[Q, A any](send func([]*call[Q, A]), linger time.Duration) *pipeline[Q, A] {
@@ -61,7 +62,11 @@ func newPipeline[Q, A any](send func([]*call[Q, A]), linger time.Duration) *pipe
 // do has the call answered. left tells that ctx ended after the call was
 // handed over: what became of it is unknown.
 func (b *pipeline[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
-	c := &call[Q, A]{ask: ask, size: size, ready: make(chan struct{})}
+	c, _ := b.spare.Get().(*call[Q, A])
+	if c == nil {
+		c = &call[Q, A]{ready: make(chan struct{}, 1)}
+	}
+	c.ask, c.size = ask, size
 	select {
 	case b.queue <- c: // there is room, nearly always
 	default:
@@ -75,17 +80,19 @@ func (b *pipeline[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, lef
 	}
 	select {
 	case <-c.ready:
-		return c.answer, false, c.err
 	case <-ctx.Done():
 		return answer, true, ctx.Err()
 	case <-b.gone: // it came while the batch closed: was it answered still?
 		select {
 		case <-c.ready:
-			return c.answer, false, c.err
 		default:
 			return answer, false, ErrClosed
 		}
 	}
+	answer, err = c.answer, c.err
+	*c = call[Q, A]{ready: c.ready}
+	b.spare.Put(c)
+	return answer, false, err
 }
 
 // post has the call answered without waiting for it: done gets the answer, or that
