@@ -20,12 +20,16 @@ func encodeHeaders(headers map[string]string) (string, error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	o := object{b: append(make([]byte, 0, 256), '{')}
+	var room [256]byte // on the stack too
+	text := append(room[:0], '{')
 	for _, name := range names {
-		o.text(name, headers[name])
+		if len(text) > 1 {
+			text = append(text, ',')
+		}
+		text = append(append(append(text, '"'), name...), `":"`...)
+		text = append(append(text, headers[name]...), '"')
 	}
-	o.close()
-	return string(o.b), nil
+	return string(append(text, '}')), nil
 }
 
 // decodeHeaders reads them, and those of a reply. nil where there are none, or what is there
