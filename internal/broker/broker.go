@@ -152,7 +152,7 @@ type Broker struct {
 	found    atomic.Int64            // of a Redis Cluster: when a group had something last, ns since 1970
 	closing  sync.Once
 
-	replySize atomic.Int64 // bytes of a reply, of those that were read last
+	replySize sync.Map // by partition: bytes of a reply, int64, of those that were read last
 
 	noneIsPlain bool // of a test: all replies are left to settle.lua
 }

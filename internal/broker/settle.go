@@ -83,14 +83,18 @@ func (b *Broker) Settle(ctx context.Context, p int) (facts []Fact, more bool, er
 func (b *Broker) SettleNext(ctx context.Context, p int, block time.Duration) (facts []Fact, more bool, err error) {
 	part := b.part(p)
 	replies, all, err := b.readReplies(ctx, part, block)
-	if err != nil {
-		return nil, false, fault("wait for replies", err)
-	}
-	if len(replies) == 0 {
+	if err == nil && len(replies) == 0 {
 		return nil, false, nil
 	}
-	facts, left, err := b.settlePlain(ctx, part, replies)
+	left := 0
+	if err == nil {
+		facts, left, err = b.settlePlain(ctx, part, replies)
+	}
+	if isTimeout(err) && b.readsAtOnce(part) == 1 && ctx.Err() == nil {
+		left, err = 1, nil // not one came in time, maybe for its size: settle.lua lets none of its bytes travel
+	}
 	if err != nil {
+		b.replySize.Store(p, int64(settleBytes))
 		return facts, false, fault("settle replies", err)
 	}
 	if left == 0 || ctx.Err() != nil {
@@ -101,8 +105,8 @@ func (b *Broker) SettleNext(ctx context.Context, p int, block time.Duration) (fa
 }
 
 // readReplies reads the oldest replies, waiting for the first up to block; not at all
-// below 0. It takes nothing; all tells that there were no more. How many it reads is by the
-// size of those before: 32 of 10 MiB behind small ones are the most that is in memory.
+// below 0. It takes nothing; all tells that there were no more. 32 of 10 MiB behind small
+// ones are the most that is in memory, and what goes beyond settleBytes is left for later.
 func (b *Broker) readReplies(ctx context.Context, p partition, block time.Duration) (replies []redis.XMessage, all bool, err error) {
 	client := b.redis.commands
 	if block >= 0 {
@@ -110,7 +114,7 @@ func (b *Broker) readReplies(ctx context.Context, p partition, block time.Durati
 	}
 	ctx, stop := patience(ctx, block)
 	defer stop()
-	n := min(max(settleBytes/cmp.Or(b.replySize.Load(), settleBytes/16), 1), settleReplies)
+	n := b.readsAtOnce(p)
 	found, err := client.XRead(ctx, &redis.XReadArgs{Streams: []string{p.replies(), "0"}, Count: n, Block: block}).Result()
 	if errors.Is(err, redis.Nil) || err == nil && len(found) == 0 {
 		return nil, true, nil
@@ -119,14 +123,25 @@ func (b *Broker) readReplies(ctx context.Context, p partition, block time.Durati
 		return nil, false, err
 	}
 	replies = found[0].Messages
-	size := 0
-	for _, m := range replies {
+	size, fit := 0, 0
+	for i, m := range replies {
 		for _, value := range m.Values {
 			size += len(text(value))
 		}
+		if i == 0 || size <= settleBytes {
+			fit = i + 1
+		}
 	}
-	b.replySize.Store(int64(size/max(len(replies), 1) + 1))
-	return replies, len(replies) < int(n), nil
+	b.replySize.Store(p.number, int64(size/max(len(replies), 1)+1))
+	return replies[:fit], fit == len(replies) && fit < int(n), nil
+}
+
+// readsAtOnce is how many replies are read together, by the size of those before. The first
+// time, and after an error, it is one: who died of more would die of them again.
+func (b *Broker) readsAtOnce(p partition) int64 {
+	size, _ := b.replySize.Load(p.number)
+	before, _ := size.(int64)
+	return min(max(settleBytes/cmp.Or(before, settleBytes), 1), settleReplies)
 }
 
 // settleOthers applies the n oldest replies, whatever they are. Where settle.lua stops for

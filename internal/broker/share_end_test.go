@@ -477,7 +477,7 @@ func TestShareCrowdIsSettledInSteps(t *testing.T) {
 			}
 			steps, more = append(steps, len(facts)), left
 		}
-		if diff := cmp.Diff([]int{200, 200}, steps); diff != "" {
+		if diff := cmp.Diff([]int{100, 200, 100}, steps); diff != "" {
 			t.Error(diff)
 		}
 	})
