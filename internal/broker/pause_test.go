@@ -316,9 +316,9 @@ func TestResumeAfterTheClockWasSetBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ahead := now.Add(time.Hour).UnixMilli()
-		redis.Client.HSet(t.Context(), "cc:paused", "echo", ahead)
-		redis.Client.HSet(t.Context(), "cc:{0}:limits", "paused:echo", ahead)
+		ahead := now.Add(time.Hour)
+		redis.Client.HSet(t.Context(), "cc:paused", "echo", ahead.UnixMilli())
+		redis.Client.HSet(t.Context(), "cc:{0}:limits", "paused:echo", ahead.UnixMicro())
 		if err := b.Resume(t.Context(), "echo"); err != nil {
 			t.Fatal(err)
 		}

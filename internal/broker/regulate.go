@@ -33,6 +33,10 @@ var errLate = errors.New("it came too late")
 func (b *Broker) Regulate(ctx context.Context, p int, service string) (more bool, err error) {
 	part := b.part(p)
 	more, heard, err := b.regulate(ctx, part, service, heeded{})
+	if isWrongType(err) {
+		b.log.Error("the stream or the line of a service is something else in Redis; what waits there can't be released", "service", service, "partition", p)
+		return false, nil // the other services go on
+	}
 	if err != nil || heard != b.Paused(service).IsZero() {
 		return more, err
 	}
@@ -76,7 +80,7 @@ func (h heeded) change() string {
 // regulate also tells whether the partition takes the service for paused.
 func (b *Broker) regulate(ctx context.Context, p partition, service string, told heeded) (more, paused bool, err error) {
 	raw, err := regulateScript.run(ctx, b.redis, p, []string{p.queue(service)},
-		service, told.change(), b.service(service).Concurrency, b.slots(ctx, service), told.at.UnixMilli())
+		service, told.change(), b.service(service).Concurrency, b.slots(ctx, service), told.at.UnixMicro())
 	if err != nil {
 		return false, false, fault("regulate a queue", err)
 	}

@@ -17,11 +17,21 @@
 local function limit_of(service) return tonumber(redis.call('HGET', P .. 'limits', service) or nil) end
 local function line_key(service) return P .. 'line:' .. service end
 
+-- places has n of the flow of r stand next in the line, 1/weight apart, and returns the
+-- place that they stand behind.
+local function places(r, n)
+  local key = line_key(r.service)
+  local served, last = unpack(redis.call('HMGET', key, 'served', 'last:' .. r.flow))
+  local behind = math.max(tonumber(served or 0), tonumber(last or 0))
+  redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', behind + n / r.weight))
+  return behind
+end
+
 -- reserve leaves room in the line for what stands on the stream without a place,
 -- n entries of the flow without a name: they came before there was a limit, and
 -- who comes later goes behind them.
 local function reserve(service, n)
-  if n > 0 then redis.call('HSET', line_key(service), 'last:', string.format('%.6f', n / WEIGHT)) end
+  if n > 0 then places({ service = service, flow = '', weight = WEIGHT }, n) end
 end
 
 -- open_line gives a service a line as soon as there is a flow to be fair to; a
@@ -45,16 +55,6 @@ local function close_line(service)
   if redis.call('EXISTS', line_key(service)) == 1 and redis.call('XLEN', queue_key(service)) == 0 and #in_line(service, 1) == 0 then
     redis.call('DEL', line_key(service))
   end
-end
-
--- places has n of the flow of r stand next in the line, 1/weight apart, and returns the
--- place that they stand behind.
-local function places(r, n)
-  local key = line_key(r.service)
-  local served, last = unpack(redis.call('HMGET', key, 'served', 'last:' .. r.flow))
-  local behind = math.max(tonumber(served or 0), tonumber(last or 0))
-  redis.call('HSET', key, 'last:' .. r.flow, string.format('%.6f', behind + n / r.weight))
-  return behind
 end
 
 -- place is where r goes in the line. One that had its turn before and comes

@@ -258,7 +258,7 @@ local function next_attempt(r, code, message)
   began(r)
   r.attempt = r.attempt + 1
   r.started, r.recorded, r.worker, r.wseq, r.release = nil, false, nil, 0, nil
-  redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release', 'acked')
+  redis.call('HDEL', r.key, 'started', 'worker', 'wseq', 'release', 'place', 'acked')
   redis.call('HINCRBY', P .. 'counts', 'r:' .. r.service, 1)
 end
 

@@ -10,7 +10,7 @@
 -- KEYS[1] stream of the service
 -- ARGV[2] service, [3] 'pause', 'resume' or '' for as it is, [4] concurrency or 0,
 --     [5] slots of its live workers in this partition, [6] until when it was looked
---     whether it is paused, in ms: a pause that this partition heard of later is another
+--     whether it is paused, in µs: a pause that this partition heard of since is another
 -- Returns {limit or '', 1 where there is more to move, else 0, 1 while paused, else 0}.
 local SPARE = 8    -- entries ahead of workers that announced nothing
 local BATCH = 256  -- entries taken back at once
@@ -18,11 +18,12 @@ local READ = 67108864 -- bytes of entries that are passed over to get at those t
 even_when_full()
 local service, concurrency, slots = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local limits = P .. 'limits'
-if ARGV[3] == 'pause' then redis.call('HSET', limits, 'paused:' .. service, int(NOW)) end
+local instant = time[1] * 1000000 + time[2] -- within a millisecond there may be both
+if ARGV[3] == 'pause' then redis.call('HSET', limits, 'paused:' .. service, int(instant)) end
 if ARGV[3] == 'resume' then
   local since = tonumber(redis.call('HGET', limits, 'paused:' .. service) or 0)
   -- One that is still to come was before the clock was set back, or by another one.
-  if since <= tonumber(ARGV[6]) or since > NOW then redis.call('HDEL', limits, 'paused:' .. service) end
+  if since < tonumber(ARGV[6]) or since > instant then redis.call('HDEL', limits, 'paused:' .. service) end
 end
 local flags = redis.call('HMGET', limits, 'paused:' .. service, 'shared:' .. service, service)
 
@@ -38,7 +39,11 @@ if flags[2] then least(pending + math.max(SPARE, 2 * math.max(slots, pending))) 
 if not limit and #in_line(service, 1) > 0 then limit = 1e9 end
 local length = redis.call('XLEN', KEYS[1])
 if limit and not flags[3] then reserve(service, length - pending) end
-if limit then redis.call('HSET', limits, service, int(limit)) else redis.call('HDEL', limits, service) end
+if limit and flags[3] ~= int(limit) then -- a write may have to be synced before Redis goes on
+  redis.call('HSET', limits, service, int(limit))
+elseif not limit and flags[3] then
+  redis.call('HDEL', limits, service)
+end
 
 -- back is where r goes that is taken back from the stream: to the place that it
 -- had, or, where it was there before there were places, to the next of those
