@@ -58,7 +58,7 @@ type record struct {
 
 // facts are what may change.
 type facts struct {
-	status, reason, code, reply, entry, worker, shared, scatter, parents string
+	status, reason, code, reply, entry, worker, shared, scatter, parents, waiters string
 
 	again                      string // what it was redriven as
 	attempt, seq, owed         int
@@ -133,6 +133,8 @@ func (w *world) check(touched map[string]bool) {
 	groups := map[*record]bool{}
 	for _, rec := range changed {
 		w.checkRecord(rec)
+		w.checkMoved(rec)
+		w.checkHeard(rec)
 	}
 	for _, rec := range changed {
 		for _, group := range []*record{rec, rec.of} {
@@ -151,6 +153,9 @@ func (w *world) check(touched map[string]bool) {
 		}
 		if intents[at] && w.broken == nil {
 			w.checkIntents(at)
+		}
+		if touched["cc:paused"] || touched[at+"limits"] {
+			w.checkSaid(at)
 		}
 	}
 	for _, rec := range changed {
@@ -179,7 +184,7 @@ func (w *world) read(at, name string, may bool) *record {
 	f := facts{
 		status: get("status"), reason: get("reason"), code: get("code"), reply: get("reply"), entry: get("entry"), worker: get("worker"),
 		started: instant(get("started")), finished: instant(get("finished")), release: instant(get("release")), parked: get("body") != "",
-		shared: get("shared"), scatter: get("scatter"), parents: get("parents"), again: get("retried_as"),
+		shared: get("shared"), scatter: get("scatter"), parents: get("parents"), waiters: get("waiters"), again: get("retried_as"),
 	}
 	f.attempt, _ = strconv.Atoi(get("attempt"))
 	f.seq, _ = strconv.Atoi(get("seq"))

@@ -159,7 +159,7 @@ func (w *world) forgotten() {
 	for _, key := range w.redis.Keys() {
 		_, kind, name := parse(key)
 		switch kind {
-		case "request", "reply", "events", "idempotency", "content", "gate", "waiting", "due", "clocks", "batch", "open", "outcomes":
+		case "request", "reply", "events", "idempotency", "content", "gate", "waiting", "line", "due", "clocks", "batch", "open", "outcomes":
 			w.fail("all is forgotten, and there is %s of %s", kind, name)
 		}
 	}

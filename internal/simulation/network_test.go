@@ -35,6 +35,7 @@ type link struct {
 	readBy   time.Time  // zero for no limit
 	blocked  time.Time  // until when the first of asked waits for data; zero where it does not
 	channels []string   // that it listens to
+	held     bool       // Redis gets nothing of it for now
 }
 
 // command is what a gateway wants of Redis.
@@ -267,6 +268,13 @@ func (l *link) over() bool {
 	return !l.closed.IsZero() && (len(l.asked) == 0 || time.Since(l.closed) > stray)
 }
 
+// hold keeps what was sent from Redis, or no longer.
+func (l *link) hold(held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = held
+}
+
 // ready tells what the world may do with the link.
 func (l *link) ready() (run, deliver bool, c command) {
 	l.mu.Lock()
@@ -274,7 +282,7 @@ func (l *link) ready() (run, deliver bool, c command) {
 	switch {
 	case len(l.answers) > 0:
 		deliver, c = true, l.answered
-	case len(l.asked) > 0 && l.blocked.IsZero():
+	case len(l.asked) > 0 && l.blocked.IsZero() && !l.held:
 		run, c = true, l.asked[0]
 	}
 	if len(l.channels) > 0 { // two subscriptions say the same

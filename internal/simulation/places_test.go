@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // places are what refers to requests in one partition.
@@ -135,10 +136,16 @@ func (w *world) checkPlace(rec *record, p places, gates map[string][]string) {
 		w.fail("%s is on the stream, and it is not its turn", name)
 	case first && waits && score == gated:
 		w.fail("%s waits for its turn, and it is its turn", name)
+	case onStream && holder == "" && w.halts[rec.service].holds():
+		w.fail("%s is there for any worker, and %s is paused", name, rec.service)
 	case rec.status == "running" && holder == "":
 		w.fail("%s is running, and its entry is not pending", name)
 	case rec.deliveries[rec.attempt] != nil && holder != rec.deliveries[rec.attempt].worker:
 		w.fail("%s is %s and was given to %s, and its entry is pending for %q", name, rec.status, rec.deliveries[rec.attempt].worker, holder)
+	case onStream && rec.run > 0 && at > float64(time.Now().Add(max(rec.run, time.Second)).UnixMilli()):
+		w.fail("%s may run for %v, and is looked at in %v ms", name, rec.run, at-float64(time.Now().UnixMilli()))
+	case onStream && rec.place > w.served(rec.at, rec.service)+apart:
+		w.fail("%s is on the stream from the place %v, and the line of %s has come to %v", name, rec.place, rec.service, w.served(rec.at, rec.service))
 	case !planned && !together:
 		w.fail("%s is %s, and nothing will be decided of it", name, rec.status)
 	case at > float64(rec.deadline.UnixMilli()), rec.status == "scheduled" && at > float64(rec.release.UnixMilli()):

@@ -219,6 +219,8 @@ func (w *world) handed(who string, flat []string) (rec *record, attempt int, f m
 		return nil, 0, nil
 	case f["body"] != rec.request.body || f["id"] != id || f["service"] != rec.service:
 		w.fail("%s was given %q of %s at %s for %s", who, f["body"], f["id"], f["service"], rec.called())
+	case !instant(f["deadline"]).Equal(rec.deadline) || f["lease"] != strconv.FormatInt(rec.rest.Milliseconds(), 10):
+		w.fail("%s was given %s until %s for %s ms, and it may take until %s for %v", who, rec.called(), f["deadline"], f["lease"], rec.deadline, rec.rest)
 	}
 	w.checkPaused(rec, who, flat[1])
 	var before []string

@@ -76,6 +76,10 @@ type world struct {
 
 	partitions []string         // prefixes of their keys
 	halts      map[string]*halt // by service
+	added      map[string]int   // prefix and service → requests that came to the stream, but for those that no worker had there
+
+	doing, by string      // what Redis does, and for which gateway; "" for others
+	published [][2]string // meanwhile: channel and message
 
 	faults   bool // anything may break
 	calling  bool // somebody wants callbacks
@@ -102,7 +106,7 @@ func live(t *testing.T, redis *store, seed uint64, steps int, heals, silent bool
 		cryptotest.SetGlobalRandom(t, seed)
 		w = &world{
 			t: t, draw: rand.New(rand.NewPCG(seed, 0)), redis: redis, begun: time.Now(), silent: silent,
-			sent: make(chan struct{}, 1), named: map[string]*record{}, halts: map[string]*halt{}, late: map[string]bool{}, told: map[string]*reply{}, noted: map[string]bool{}, gates: make([]*gate, 2),
+			sent: make(chan struct{}, 1), named: map[string]*record{}, halts: map[string]*halt{}, added: map[string]int{}, late: map[string]bool{}, told: map[string]*reply{}, noted: map[string]bool{}, gates: make([]*gate, 2),
 		}
 		redis.clear()
 		w.faults, w.lining, w.pausing = w.draw.IntN(4) > 0, w.draw.IntN(2) == 0, w.draw.IntN(3) == 0
@@ -224,9 +228,11 @@ func (w *world) moment() time.Duration {
 // run has Redis do what was sent on a link.
 func (w *world) run(l *link) {
 	_, _, c := l.ready()
+	w.doing, w.by = c.label, l.owner.broker.Name()
 	l.runs()
 	w.did("%s: Redis does %s", l.owner.name, c.label)
 	w.happened()
+	w.doing, w.by = "", ""
 }
 
 // deliver lets a gateway have what Redis answered, and lets it go on until it waits.
@@ -241,6 +247,7 @@ func (w *world) deliver(l *link) {
 // happened passes on what a command of Redis brought about, and looks at all of it.
 func (w *world) happened() {
 	touched, published := w.redis.news()
+	w.published = published
 	for _, p := range published {
 		for _, l := range w.all() {
 			l.mu.Lock()
