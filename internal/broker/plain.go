@@ -230,24 +230,17 @@ func streamID(text string) (ms, seq uint64, ok bool) {
 }
 
 // plainAmong finds the plain ones among replies, in the order in which succeed.lua takes
-// them. Of several to one request none is: what the record says holds for the first alone.
+// them. Of several to one request only the first may be: the record is as it was before that.
 func (b *Broker) plainAmong(ctx context.Context, p partition, replies []redis.XMessage) ([]*plainReply, error) {
 	var all []*plainReply
 	var keys []string
-	seen := map[string]*plainReply{}
+	seen := map[string]bool{}
 	for _, m := range replies {
 		r, id := b.plainOf(m)
-		if earlier, twice := seen[id]; twice {
-			all = slices.DeleteFunc(all, func(r *plainReply) bool { return r == earlier })
-			continue
+		if r != nil && !seen[id] {
+			all, keys = append(all, r), append(keys, p.record(id))
 		}
-		seen[id] = r
-		if r != nil {
-			all = append(all, r)
-		}
-	}
-	for _, r := range all {
-		keys = append(keys, p.record(r.id))
+		seen[id] = true
 	}
 	if len(all) == 0 || b.noneIsPlain {
 		return nil, nil

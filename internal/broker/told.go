@@ -46,6 +46,9 @@ func (r Record) Ended(o *Outcome) (Record, bool) {
 	return r, true
 }
 
+// Size is that of the reply, in bytes.
+func (o *Outcome) Size() int { return o.size }
+
 // Lasts tells that, while the request is young, a read brings nothing but this outcome:
 // what failed may be redriven, and what was canceled may have been deleted.
 func (o *Outcome) Lasts() bool { return o.status == Succeeded && o.retention >= 2*Young }

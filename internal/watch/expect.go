@@ -18,6 +18,7 @@ import (
 
 const (
 	mostExpected = 4096 // requests; the oldest make room
+	mostKept     = 4096 // bytes of a reply that is kept for who may come for it
 	usual        = 0.5  // share of the requests of a service that are waited for, from which on all are expected
 	habitWeight  = 1.0 / 8
 	probeEvery   = 8 // requests of other services: is one of them waited for?
@@ -114,8 +115,8 @@ func (h *Hub) unexpect() {
 // happened notes what was told of a request before anybody waited for it. It is called
 // with the hub's mu held.
 func (e *expected) happened(o *broker.Outcome) {
-	if o == nil || e.told != nil {
-		e.stale = true
+	if o == nil || e.told != nil || o.Size() > mostKept {
+		e.stale, o = true, nil
 	}
 	e.told = o
 }

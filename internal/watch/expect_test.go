@@ -87,6 +87,9 @@ func TestExpectedIsReadWhereItMayBeOld(t *testing.T) {
 		"failed, and may be redriven": {before: func(r *room, _ correlation.ID) {
 			r.reply(r.claim(), "failed")
 		}, want: broker.Failed},
+		"with a large reply": {before: func(r *room, _ correlation.ID) {
+			r.send(r.claim(), broker.WorkerReply{Type: "final", Body: make([]byte, 5000)})
+		}, want: broker.Succeeded},
 		"with an event": {before: func(r *room, _ correlation.ID) {
 			d := r.claim()
 			r.reply(d, "progress")
