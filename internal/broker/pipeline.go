@@ -62,6 +62,9 @@ func newPipeline[Q, A any](send func([]*call[Q, A]), linger time.Duration) *pipe
 // do has the call answered. left tells that ctx ended after the call was
 // handed over: what became of it is unknown.
 func (b *pipeline[Q, A]) do(ctx context.Context, ask Q, size int) (answer A, left bool, err error) {
+	if err := ctx.Err(); err != nil { // else the answer might be faster
+		return answer, false, err
+	}
 	c, _ := b.spare.Get().(*call[Q, A])
 	if c == nil {
 		c = &call[Q, A]{ready: make(chan struct{}, 1)}

@@ -50,8 +50,10 @@ func TestNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := b.Settle(t.Context(), 0); err != nil {
-		t.Fatal(err)
+	for more := true; more; {
+		if _, more, err = b.Settle(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := b.Pause(t.Context(), "echo"); err != nil { // the second is on the stream since the first ended
 		t.Fatal(err)
