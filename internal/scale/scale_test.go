@@ -48,7 +48,7 @@ type dimension struct {
 
 var dimensions = []dimension{
 	{"records", []int{200, 1000}, []int{1000, 10_000, 100_000, 1_000_000}, records, 2, 1.2}, // the tables of a million fit into no cache, those of a thousand do
-	{"services", []int{1, 20}, []int{1, 10, 100, 1000}, services, 2.5, 4},                   // each has a stream: of 32 calls together, those to one share what it costs by itself
+	{"services", []int{1, 20}, []int{1, 10, 100, 1000}, services, 2.5, 3.5},                 // each has a stream: of 32 calls together, those to one share what it costs by itself
 	{"partitions", []int{1, 4}, []int{1, 4, 16, 64}, partitions, 2, 2.5},
 	{"waiters", []int{10, 100}, []int{10, 100, 1000, 10_000}, waiters, 2, 1.2}, // as above: what waits is looked at all the while
 }

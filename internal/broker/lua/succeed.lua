@@ -84,17 +84,26 @@ local function holds(name)
   return it
 end
 
+-- The records, of all services at once.
+local keys, read, here = {}, 0, at
+while here < #ARGV do
+  local n = tonumber(ARGV[here + 1])
+  for i = 1, n do keys[#keys + 1] = record_key(ARGV[here + 10 * i - 7]) end
+  here = here + 2 + 10 * n
+end
+local texts = call('MGET', unpack(keys))
+
 -- end_all ends n requests of a service.
 local function end_all(service, n)
-  local queue, keys = queue_key(service), {}
+  local queue = queue_key(service)
   local found = redis.pcall('XPENDING', queue, 'workers', ARGV[at + 2], ARGV[at + 10 * n - 8], 2 * n)
-  for i = 1, n do keys[i] = record_key(ARGV[at + 10 * i - 9]) end
-  local texts, next, m, busy = call('MGET', unpack(keys)), 1, 0, 0
+  local next, m, busy = 1, 0, 0
   local ack, delete = { 'XACK', queue, 'workers' }, { 'XDEL', queue }
   for i = 1, n do
     local k, entry, text, answer, held = kinds[ARGV[at]], ARGV[at + 2], ARGV[at + 5], #answers, nil
     answers[answer + 1], answers[answer + 2] = 0, ''
-    if texts[i] == text then held, next = holder(queue, found, next, entry) end
+    read = read + 1
+    if texts[read] == text then held, next = holder(queue, found, next, entry) end
     local worker = held and held[2]
     if worker and (workers[worker] == nil and holds(worker) or workers[worker]) then
       local id, created, first, body = ARGV[at + 1], ARGV[at + 4], text, ARGV[at + 9]
@@ -110,7 +119,7 @@ local function end_all(service, n)
         if k.owed then owe_plain(id, k) end
         if #body > WITHIN then call('SET', reply_key(id), body, 'PXAT', k.expires) else gap, within = '\n\n', body end
         -- In one expression: each text that there is in between would be hashed.
-        call('SET', keys[i], first .. ' ' .. now .. ' ' .. int(started) .. ARGV[at + 7] .. '\nworker ' .. worker .. k.more .. gap .. within, 'PXAT', k.expires)
+        call('SET', keys[read], first .. ' ' .. now .. ' ' .. int(started) .. ARGV[at + 7] .. '\nworker ' .. worker .. k.more .. gap .. within, 'PXAT', k.expires)
         if ARGV[at + 8] ~= '' then bind(id, ARGV[at + 8], k) end
         if k.waiters ~= '' then tell(id, entry, k, started, worker, body) end
         if k.due then dues[#dues + 1] = id end
