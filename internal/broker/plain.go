@@ -54,7 +54,8 @@ const (
 	owesHand = "hand" // its callback to this process
 	owesLate = "owe"  // to whoever delivers it
 
-	mostHanded = 4096 // bytes of a reply whose callback this process delivers at once
+	mostHanded       = 4096 // bytes of a reply whose callback this process delivers at once
+	mostReplyHeaders = 8192 // bytes of the headers of a reply: MAX_REPLY_HEADERS in prelude.lua, which drops larger ones
 )
 
 // plainOf reads a reply. id is whose it is, as far as that can be read; the reply is nil
@@ -88,7 +89,7 @@ func (b *Broker) plainOf(m redis.XMessage) (r *plainReply, id string) {
 	if s := r.rstatus; s != "" && (len(s) != 3 || !isDecimal(s) || s < "200" || s > "599") {
 		return nil, id
 	}
-	if len(r.rheaders) > 8192 || strings.Contains(r.rheaders, "\n") { // see MAX_REPLY_HEADERS, and a brief record
+	if len(r.rheaders) > mostReplyHeaders || strings.Contains(r.rheaders, "\n") { // which no line of a brief record can have
 		return nil, id
 	}
 	return r, id
