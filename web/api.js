@@ -37,7 +37,7 @@ export async function call(/** @type {string} */ path, /** @type {RequestInit} *
 /**
  * Follows the events of a request; returns how to stop. The browser resumes by
  * itself with Last-Event-ID, or, where it gave up, the page does; the outcome
- * ends the stream. Beside the events, "online" tells whether it is connected.
+ * ends the stream, and so does a problem that trying again won't mend. Beside the events, "online" tells whether it is connected.
  */
 export function follow(/** @type {string} */ id, /** @type {(kind: string, data: any) => void} */ seen) {
   let source = /** @type {EventSource | null} */ (null);
@@ -74,7 +74,18 @@ export function follow(/** @type {string} */ id, /** @type {(kind: string, data:
   };
   const again = () => {
     source?.close();
-    setTimeout(() => { if (!over) open(); }, PAUSE * (1 + Math.random()));
+    setTimeout(async () => {
+      if (over) return;
+      try { // an EventSource does not tell why it was refused; a request that is gone stays so
+        await call(`/v1/requests/${id}?redact=true`);
+      } catch (problem) {
+        const { status } = /** @type {Problem} */ (problem);
+        if (!status || status >= 500 || status === 429) return again();
+        seen("problem", problem);
+        return;
+      }
+      open();
+    }, PAUSE * (1 + Math.random()));
   };
   const stop = () => { over = true; source?.close(); };
   open();

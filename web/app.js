@@ -1,6 +1,6 @@
 // The page: submit to a service, watch it live, find it again after a reload.
 import { h, render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import htm from "htm";
 import { call, follow, history, key, Problem } from "./api.js";
 
@@ -93,6 +93,8 @@ function Request(/** @type {{id: string}} */ { id }) {
   const [events, setEvents] = useState(/** @type {any[]} */ ([]));
   const [problem, setProblem] = useState(/** @type {Problem | null} */ (null));
   const [online, setOnline] = useState(true);
+  const list = useRef(/** @type {HTMLElement | null} */ (null));
+  const atEnd = useRef(true); // until somebody scrolls back
   useEffect(() => {
     setStatus(null); setEvents([]); setProblem(null);
     let stop = () => {};
@@ -113,11 +115,16 @@ function Request(/** @type {{id: string}} */ { id }) {
     if (status && matchMedia("(max-width: 48rem)").matches) document.getElementById("request")?.scrollIntoView();
   }, [id, !status]);
 
+  useEffect(() => { // the newest is in view
+    if (list.current && atEnd.current) list.current.scrollTop = list.current.scrollHeight;
+  }, [events.length]);
+
   if (problem) return html`<section><h2 class="mono">${id}</h2><${Complaint} problem=${problem} /></section>`;
   if (!status) return html`<section><p class="empty">Reading ${id} …</p></section>`;
   const percent = events.findLast((e) => e.body?.percent !== undefined)?.body.percent;
   const cancel = () => call(status.links.cancel, { method: "POST" }).then(setStatus, setProblem);
   const legs = status.scatter?.legs;
+  const end = (/** @type {any} */ e) => { atEnd.current = e.target.scrollHeight - e.target.scrollTop - e.target.clientHeight < 8; };
   const took = status.finished_at && (Date.parse(status.finished_at) - Date.parse(status.created_at)) / 1000;
   return html`
     <section>
@@ -147,11 +154,13 @@ function Request(/** @type {{id: string}} */ { id }) {
           <li key=${a.attempt}><time>${clock(a.ended_at)}</time><span>attempt ${a.attempt}</span><span class="mono">${a.error.code}: ${a.error.message}</span></li>`)}
         </ol>`}
       ${events.length > 0 && html`
-        <ol aria-label="Events" tabindex="0">${events.map((e) => html`
+        <ol aria-label="Events" tabindex="0" ref=${list} onScroll=${end}>${events.map((e) => html`
           <li key=${e.number}><time>${clock(e.at)}</time><span>${e.type} ${e.number}</span><span class="mono">${said(e)}</span></li>`)}
         </ol>`}
-      ${status.reply && html`<h3>${legs ? "The answers" : `Reply, ${status.reply.size} bytes of ${status.reply.content_type || "no type"}`}</h3>
-        <pre id="reply">${status.reply.body === undefined ? `too large to show: ${status.links.reply}` : shown(status.reply.body)}</pre>`}
+      ${status.reply && html`<h3>${legs ? "The answers" : `Reply, ${status.reply.size} bytes of ${status.reply.content_type || "no type"}${status.reply.encoding === "base64" ? ", in base64" : ""}`}</h3>
+        <pre id="reply">${status.reply.body !== undefined ? shown(status.reply.body)
+          : html`too large to show: ${key.get() ? status.links.reply : html`<a href=${status.links.reply}>${status.links.reply}</a>`}`}</pre>`}
+      ${status.status === "succeeded" && !status.reply && html`<p>Its reply was not kept, as was asked.</p>`}
       <h3>The same with curl</h3>
       <pre>curl -N ${key.get() && '-H "Authorization: Bearer $COATCHECK_API_KEY" '}${location.origin}${status.links.events}</pre>
     </section>`;

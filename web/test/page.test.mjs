@@ -101,6 +101,23 @@ test("a scatter, a redrive, what is scheduled", async () => {
   assert.ok((await text(made.correlation_id, "Made of the dead letter")).includes(dead.correlation_id));
 });
 
+test("replies that are no text, too large, or not kept", async () => {
+  const request = async (body, headers) => {
+    const answer = await fetch(origin + "/v1/services/echo/requests", { method: "POST", body, headers: { Prefer: "wait=5", ...headers } });
+    const { context, page, wrong } = await open({}, "/ui/#/requests/" + answer.headers.get("X-Correlation-Id"));
+    await page.waitForSelector("#status.succeeded");
+    const text = await page.textContent("section:has(#status)");
+    const links = await page.locator("#reply a").evaluateAll((all) => all.map((a) => a.getAttribute("href")));
+    assert.deepEqual(wrong, []);
+    await context.close();
+    return { text, links };
+  };
+  assert.match((await request(new Uint8Array([0, 255]), { "Content-Type": "application/octet-stream" })).text, /2 bytes of application\/octet-stream, in base64AP8=/);
+  const { links } = await request("x".repeat(100_000));
+  assert.equal((await (await fetch(origin + links[0])).text()).length, 100_000);
+  assert.match((await request("x", { Prefer: "return=minimal, wait=5" })).text, /not kept/);
+});
+
 test("cancel by keyboard", async () => {
   const { context, page, wrong } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/");
   await page.waitForFunction(() => document.querySelectorAll("#service option").length === 6);
@@ -172,6 +189,25 @@ test("a stream that breaks says so, and comes back", async () => {
   await page.waitForFunction(() => document.querySelector("#status")?.textContent === "succeeded", null, { timeout: 20_000 });
   assert.equal(await page.locator(".offline").count(), 0);
   assert.equal(await page.locator("ol li").count(), 10);
+  assert.ok(await page.evaluate(() => {
+    const [list, last] = [document.querySelector("ol"), document.querySelector("ol li:last-child")];
+    return list.scrollHeight > list.clientHeight && last.getBoundingClientRect().bottom <= list.getBoundingClientRect().bottom + 1;
+  }), "the newest event is in view");
+  await context.close();
+});
+
+test("what is gone while it is watched is not waited for", async () => {
+  const { context, page } = await open({ viewport: { width: 1100, height: 800 } }, "/ui/");
+  await page.waitForFunction(() => document.querySelectorAll("#service option").length === 6);
+  const gone = { status: 410, json: { title: "The request is gone", status: 410, detail: "Redis lost its data." } };
+  let refused = 0;
+  await page.route("**/events*", (route) => (refused++, route.fulfill(gone)));
+  await page.route("**/v1/requests/*?redact=true", (route) => (refused ? route.fulfill(gone) : route.continue()));
+  await page.selectOption("#service", "sleep");
+  await page.click("form button:not(.quiet)");
+  await page.waitForFunction(() => document.querySelector("[role=alert]")?.textContent.includes("The request is gone"));
+  assert.equal(await page.locator(".offline").count(), 0);
+  assert.equal(refused, 1);
   await context.close();
 });
 
