@@ -64,6 +64,16 @@ func (b *Broker) admitBytes(ctx context.Context, p partition, n int) error {
 	return nil
 }
 
+// Crowded tells whether new requests are refused for lack of memory, of a Redis Cluster
+// those of one master. It asks nobody: Run looks every second.
+func (b *Broker) Crowded() (crowded bool) {
+	b.memories.Range(func(_, m any) bool {
+		crowded = m.(*memory).full.Load()
+		return !crowded
+	})
+	return crowded
+}
+
 // Full tells whether nothing fits into the Redis of a partition any more: no worker can
 // be heard then, so none is silent. It asks nobody: Run looks every second.
 func (b *Broker) Full(p int) bool { return b.memoryAt(b.part(p)).spent.Load() }

@@ -152,6 +152,10 @@ func TestRedisFull(t *testing.T) {
 		}
 		waiting = append(waiting, a.status(t))
 	}
+	h.becomes(200, "memory: Redis is near its maxmemory")
+	if a := h.do("GET", "/metrics", ""); !strings.Contains(a.body, `coatcheck_problems_total{type="memory-full"} 1`+"\n") || !strings.Contains(a.body, `coatcheck_problems_total{type="gone"} 0`) {
+		t.Error("the metrics don't count what was refused")
+	}
 	var used int
 	info, _ := r.Client.Info(t.Context(), "memory").Result()
 	for line := range strings.Lines(info) {
@@ -173,6 +177,9 @@ func TestRedisFull(t *testing.T) {
 	}
 	r.Client.ConfigSet(t.Context(), "maxmemory", fmt.Sprint(limit))
 	h.flows()
+	if a := h.do("GET", "/readyz", ""); strings.Contains(a.body, "memory:") {
+		t.Errorf("with room again, /readyz says %s", a.body)
+	}
 }
 
 // A stream outlives a restart of Redis: no event is missing or twice.

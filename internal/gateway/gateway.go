@@ -103,7 +103,10 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	g.hub, g.pull = watch.New(g.broker, o.Logger), pull.New(g.broker, o.Logger)
 	g.steward = steward.New(g.broker, o.Logger)
 	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"pull", g.pull.Run}, {"steward", g.steward.Run}}
-	numbers := metrics.Sources{Open: func() (int64, int64) { return g.api.Open() }, Claims: g.pull.Waiting, Held: g.steward.Held, Version: o.Version}
+	numbers := metrics.Sources{
+		Open: func() (int64, int64) { return g.api.Open() }, Claims: g.pull.Waiting, Held: g.steward.Held,
+		Told: func() map[string]int64 { return g.api.Problems() }, Version: o.Version,
+	}
 	check := func(string) error {
 		return errors.New("this gateway has no callbacks.secret to sign with, so it sends none")
 	}

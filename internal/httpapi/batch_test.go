@@ -53,6 +53,9 @@ func TestBatch(t *testing.T) {
 		if got := d.Items[2].Problem.Detail; !strings.HasPrefix(got, `timeout is "never"`) {
 			t.Errorf("the bad option says %q", got)
 		}
+		if got := f.server.Problems(); got["invalid-option"] != 2 || got["unknown-service"] != 1 || got["invalid-request"] != 1 || got["gone"] != 0 {
+			t.Errorf("counted %v", got)
+		}
 		r := f.follow(d.Links.Events)
 		f.wantEvents(r, "retry status")
 		got := map[string]broker.Delivery{}

@@ -28,6 +28,9 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 	if kept := s.Broker.Kept(); kept.Mode != broker.Unpromised {
 		text += "durability: " + kept.String() + "\n"
 	}
+	if s.Broker.Crowded() { // still ready: replies and reads go on, at every gateway alike
+		text += "memory: Redis is near its maxmemory; new requests are refused until there is room\n"
+	}
 	return s.text(w, "text/plain; charset=utf-8", []byte(text))
 }
 

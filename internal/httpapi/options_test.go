@@ -44,6 +44,14 @@ func TestForwardedHeaders(t *testing.T) {
 	}
 }
 
+// TestLongValueIsCut: what the gateway cut off is not shown as if it had been sent.
+func TestLongValueIsCut(t *testing.T) {
+	_, err := httpapi.Submission(httpapi.New(httpapi.Options{}), http.Header{"Coatcheck-Priority": {strings.Repeat("x", 999)}})
+	if want := `"` + strings.Repeat("x", 100) + `"…`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want it to have %s", err, want)
+	}
+}
+
 // TestLimitsOfValues: the last that fits, and the first that doesn't.
 func TestLimitsOfValues(t *testing.T) {
 	s := httpapi.New(httpapi.Options{})

@@ -44,7 +44,7 @@ func fail(slug, detail string, args ...any) failure {
 // quoted repeats what a client sent, as far as that helps.
 func quoted(text string) string {
 	if len(text) > longestEcho {
-		text = text[:longestEcho] + "…"
+		return strconv.QuoteToASCII(text[:longestEcho]) + "…" // behind the quote: it was not sent
 	}
 	return strconv.QuoteToASCII(text)
 }
@@ -92,6 +92,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, f failure) {
 	if !ok {
 		kind, _ = api.ProblemNamed("internal")
 	}
+	s.told[kind.Slug].Add(1)
 	c := callOf(r)
 	c.failure = f
 	if kind.Slug == "internal" && r.Context().Err() == nil {
@@ -117,7 +118,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, f failure) {
 var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{.Title}}</title>
-<style>body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}code{font-size:1.1em}</style>
+<style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}code{font-size:1.1em}</style>
 <p><code>{{.Status}} {{.Slug}}</code></p>
 <h1>{{.Title}}</h1>
 <p>{{.Meaning}}</p>

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/api/intercept"
 	"github.com/coatcheck/coatcheck/internal/auth"
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -85,6 +86,7 @@ type Server struct {
 	waiting   atomic.Int64
 	streams   atomic.Int64
 	idle      *sse.Idle
+	told      map[string]*atomic.Int64 // problems by slug; all of them from the beginning
 	handler   http.Handler
 }
 
@@ -100,7 +102,10 @@ func New(o Options) *Server {
 	if o.Bounds == (Bounds{}) {
 		o.Bounds = DefaultBounds
 	}
-	s := &Server{Options: o, inflight: semaphore.NewWeighted(o.Inflight), idle: sse.NewIdle(o.Hub.Draining, o.Logger)}
+	s := &Server{Options: o, inflight: semaphore.NewWeighted(o.Inflight), idle: sse.NewIdle(o.Hub.Draining, o.Logger), told: map[string]*atomic.Int64{}}
+	for _, kind := range api.Problems {
+		s.told[kind.Slug] = new(atomic.Int64)
+	}
 	s.handler = s.logged(s.routes())
 	return s
 }
@@ -132,3 +137,12 @@ func (s *Server) Wait(ctx context.Context) error { return s.idle.Wait(ctx) }
 
 // Open is how many calls wait and how many streams are open, for the metrics.
 func (s *Server) Open() (waiting, streams int64) { return s.waiting.Load(), s.streams.Load() }
+
+// Problems is how many calls, and items of batches, were answered with each problem.
+func (s *Server) Problems() map[string]int64 {
+	counts := make(map[string]int64, len(s.told))
+	for slug, n := range s.told {
+		counts[slug] = n.Load()
+	}
+	return counts
+}

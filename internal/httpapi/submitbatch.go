@@ -154,6 +154,7 @@ func (s *Server) refusedItem(r *http.Request, err error, service string) api.Bat
 		kind, _ = api.ProblemNamed("internal")
 		s.log(r).Error("an item of a batch failed", "error", f.cause)
 	}
+	s.told[kind.Slug].Add(1)
 	p := kind.New(f.detail)
 	p.Detail = itemDetail(p.Detail)
 	p.Errors = f.faults

@@ -28,6 +28,7 @@ type Sources struct {
 	Claims  func() int                      // claims over HTTP that wait for work
 	Held    func() int                      // partitions that this process does the upkeep of
 	Sent    func() callback.Stats           // of callbacks; nil: this gateway sends none
+	Told    func() map[string]int64         // problems that calls were answered with, by type
 	Version string
 }
 
@@ -62,6 +63,7 @@ var (
 	descOwed    = prometheus.NewDesc("coatcheck_callbacks_owed", "Callbacks that wait for a gateway or were claimed by one, without those that wait for another try or that a gateway had to deliver at once.", nil, nil)
 	descAside   = prometheus.NewDesc("coatcheck_replies_set_aside", "Replies, and entries on the stream of a service, that could not be understood and are kept for a day.", nil, nil)
 	descSent    = prometheus.NewDesc("coatcheck_callbacks_total", "Callbacks by result: delivered; failed, an attempt that is tried again; given_up; dropped, of a request that is gone; held, waited for a busy host.", []string{"result"}, nil)
+	descTold    = prometheus.NewDesc("coatcheck_problems_total", "Calls, and items of batches, that were answered with a problem, by its type: what /problems/TYPE explains.", []string{"type"}, nil)
 	descBuild   = prometheus.NewDesc("coatcheck_build_info", "1, with the version as label.", []string{"version"}, nil)
 	descMisses  = prometheus.NewDesc("coatcheck_redis_pool_timeouts_total", "Commands that found no connection in time.", nil, nil)
 )
@@ -127,6 +129,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.collectKept(gauge)
 	gauge(descBuild, 1, m.sources.Version)
 	m.collectSent(out)
+	for kind, n := range m.sources.Told() {
+		out <- prometheus.MustNewConstMetric(descTold, prometheus.CounterValue, float64(n), kind)
+	}
 	gauge(descPool, float64(s.Pool.Idle), "idle")
 	gauge(descPool, float64(s.Pool.Total-s.Pool.Idle), "busy")
 	if m.broker.Ready() != nil {

@@ -29,6 +29,7 @@ func TestNames(t *testing.T) {
 	defer b.Close()
 	h := metrics.New(b, metrics.Sources{
 		Open: func() (int64, int64) { return 2, 3 }, Claims: func() int { return 4 }, Held: func() int { return 1 }, Version: "v1.2.3",
+		Told: func() map[string]int64 { return map[string]int64{"gone": 9} },
 		Sent: func() callback.Stats { return callback.Stats{Delivered: 4, Failed: 5, GivenUp: 6, Dropped: 7, Held: 8} },
 	})
 	for _, s := range []broker.Submission{
@@ -79,6 +80,7 @@ func TestNames(t *testing.T) {
 		`coatcheck_queue_waiting{reason="line",service="echo"} 1`, "coatcheck_waiters 2", "coatcheck_stuck 0", "coatcheck_callbacks_owed 0", "coatcheck_replies_set_aside 1",
 		`coatcheck_callbacks_total{result="given_up"} 6`, `coatcheck_build_info{version="v1.2.3"} 1`, `coatcheck_replies_total{kind="garbage"} 1`,
 		"coatcheck_streams 3", "coatcheck_redis_up 1", `coatcheck_durability{mode="memory",source="configured"} 1`, "coatcheck_durability_unmet_total 0",
+		`coatcheck_problems_total{type="gone"} 9`,
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s", line)
@@ -93,7 +95,7 @@ func TestNames(t *testing.T) {
 	slices.Sort(names)
 	want := []string{
 		"coatcheck_build_info", "coatcheck_callbacks_owed", "coatcheck_callbacks_total",
-		"coatcheck_claims_waiting", "coatcheck_durability", "coatcheck_durability_unmet_total", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds", "coatcheck_queue_waiting",
+		"coatcheck_claims_waiting", "coatcheck_durability", "coatcheck_durability_unmet_total", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_problems_total", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds", "coatcheck_queue_waiting",
 		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
 		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_service_paused", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
 	}
