@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -63,11 +64,13 @@ func TestLedger(t *testing.T) {
 	t.Logf("seed %d: %d requests, %d kills", *seed, requests, kills)
 	ctx, stop := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer stop()
-	a := &audit{t: t, site: deploy(t, true), known: map[string]submitted{}}
+	a := &audit{t: t, site: deploy(t, true), known: map[string]submitted{}, ours: map[string]bool{}}
 	for n := range mix {
-		if _, err := a.submit(ctx, n, "warm-up"); err != nil {
+		id, err := a.submit(ctx, n, "warm-up")
+		if err != nil {
 			t.Fatalf("the fleet never came up: %v", err)
 		}
+		a.told(id)
 	}
 
 	var load sync.WaitGroup
@@ -171,6 +174,7 @@ type audit struct {
 
 	mu    sync.Mutex // guards the rest
 	known map[string]submitted
+	ours  map[string]bool   // IDs of all that somebody was told of
 	order map[string][]turn // by ordering key
 }
 
@@ -180,7 +184,17 @@ type submitted struct {
 	payload string
 }
 
+// told notes what a client was told, one ID or several.
+func (a *audit) told(ids string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id := range strings.FieldsSeq(ids) {
+		a.ours[id] = true
+	}
+}
+
 func (a *audit) accept(id string, how submitted) {
+	a.told(id)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if other, twice := a.known[id]; twice {

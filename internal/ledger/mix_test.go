@@ -165,6 +165,7 @@ func verifyDead(ctx context.Context, a *audit, id, _ string) {
 		a.t.Errorf("%s: redriven as %+v, %v", id, made, err)
 		return
 	}
+	a.told(made.CorrelationID)
 	if twice, err := a.site.client(1).Retry(ctx, id); err != nil || twice.CorrelationID != made.CorrelationID {
 		a.t.Errorf("%s: redriven as %s and as %s, %v", id, made.CorrelationID, twice.CorrelationID, err)
 	}

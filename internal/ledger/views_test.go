@@ -224,7 +224,8 @@ func (r *receiver) await(ctx context.Context, a *audit) {
 func (s *site) called(a *audit) int { return len(s.receiver.wanted) - s.receiver.missing(a) }
 
 // compareCallbacks wants each, however often it came, to have the bytes that a
-// poll has.
+// poll has, and to be of a request that somebody was told of: one whose acceptance was
+// unknown was not accepted twice.
 func (a *audit) compareCallbacks() {
 	r := a.site.receiver
 	r.mu.Lock()
@@ -233,6 +234,9 @@ func (a *audit) compareCallbacks() {
 		a.t.Errorf("a callback is wrong: %s", wrong)
 	}
 	for id, documents := range r.said {
+		if !a.ours[id] {
+			a.t.Errorf("%s was called back, and nobody was told that it was accepted", id)
+		}
 		for document := range documents {
 			if want, ok := r.wanted[id]; ok && document != want {
 				a.t.Errorf("%s: called back\n%s\npolled\n%s", id, document, want)
