@@ -48,6 +48,15 @@ func TestLinearizable(t *testing.T) {
 		_ = porcupine.VisualizePath(model, info, page) // it only helps
 		t.Errorf("%s: no order of these operations explains their answers; see %s\n%s", result, page, told(part))
 	}
+	met := map[string]bool{}
+	for _, o := range history {
+		met[o.Output.(answered).verdict] = true
+	}
+	for _, verdict := range []string{"accepted", "shown", "canceled", "ended"} {
+		if !met[verdict] {
+			t.Errorf("nothing was ever %s: this shows nothing of it", verdict)
+		}
+	}
 	t.Logf("seed %d: %s", *seed, h.summary(history))
 }
 
