@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,8 +28,9 @@ func openCluster(r *round, replicas int, change ...func(*config.Config)) (*house
 	return openAt(r, c.URL, change...), c
 }
 
-// underCluster is under with a Redis Cluster.
-func underCluster(r *round, replicas int, broken func(*house, *redistest.Cluster), change ...func(*config.Config)) {
+// underCluster is under with a Redis Cluster. It returns how often nodes sent a command to
+// another one, by how they said so.
+func underCluster(r *round, replicas int, broken func(*house, *redistest.Cluster), change ...func(*config.Config)) (sent map[string]int) {
 	h, c := openCluster(r, replicas, change...)
 	l := h.load()
 	<-time.After(time.Second) // under load
@@ -36,7 +38,7 @@ func underCluster(r *round, replicas int, broken func(*house, *redistest.Cluster
 	r.within("flowed again in every partition after", h.flowsEverywhere(clusterPartitions), heal)
 	<-time.After(time.Second) // under load, healed
 	l.audit()
-	h.sound(c)
+	return h.sound(c)
 }
 
 // flowsEverywhere waits until requests of every partition are accepted and answered.
@@ -80,7 +82,7 @@ func (r *round) one(c *redistest.Cluster) *redistest.Redis {
 // Planted: scripts without the fence among their keys; they stop in their middle, and make
 // keys anew that are there already.
 func migrating(r *round) {
-	underCluster(r, 0, func(_ *house, c *redistest.Cluster) {
+	sent := underCluster(r, 0, func(_ *house, c *redistest.Cluster) {
 		moved := 0
 		for turn := range 2 {
 			for _, tag := range tags(r, c) {
@@ -91,6 +93,10 @@ func migrating(r *round) {
 		}
 		r.finds("%d slots moved", moved)
 	})
+	r.finds("%d times MOVED, %d ASK, %d TRYAGAIN", sent["MOVED"], sent["ASK"], sent["TRYAGAIN"])
+	if sent["MOVED"] == 0 || sent["ASK"]+sent["TRYAGAIN"] == 0 {
+		r.Error("nobody asked the wrong node: this shows nothing of it")
+	}
 }
 
 // failover kills a master, whose replica takes over; it comes back as a replica.
@@ -100,6 +106,7 @@ func failover(r *round) {
 	underCluster(r, 1, func(h *house, c *redistest.Cluster) {
 		gone := r.one(c)
 		h.others(func() {
+			h.asked(gone) // what it refused so far is forgotten with it
 			gone.Kill()
 			<-time.After(5 * time.Second)
 		})
@@ -130,6 +137,7 @@ func bereaved(r *round) {
 	underCluster(r, 0, func(h *house, c *redistest.Cluster) {
 		gone := r.one(c)
 		h.others(func() {
+			h.asked(gone)
 			gone.Kill()
 			<-time.After(10 * time.Second)
 		})
@@ -176,24 +184,37 @@ func (h *house) others(while func()) {
 	}
 }
 
-// sound fails where a node refused what should never have been asked.
-func (h *house) sound(c *redistest.Cluster) {
+// sound fails where a node refused what should never have been asked. It returns how
+// often nodes sent a command to another one, by how they said so.
+func (h *house) sound(c *redistest.Cluster) map[string]int {
 	h.Helper()
-	crossed := 0
+	all := map[string]int{}
 	for _, n := range c.Nodes {
-		info, err := n.Client.Info(h.Context(), "errorstats").Result()
-		if err != nil {
-			continue // it is gone
-		}
-		for line := range strings.Lines(info) {
-			if strings.Contains(line, "CROSSSLOT") {
-				h.Error(line)
-				crossed++
-			}
-			if strings.HasPrefix(line, "errorstat_ERR:") {
-				h.Error("a script stopped in its middle, or a command was none: " + line)
-			}
+		for what, times := range h.asked(n) {
+			all[what] += times
 		}
 	}
-	h.finds("%d CROSSSLOT", crossed)
+	h.finds("%d CROSSSLOT", all["CROSSSLOT"])
+	return all
+}
+
+// asked is what a node refused, and how often; nothing where it is gone.
+func (h *house) asked(node *redistest.Redis) map[string]int {
+	h.Helper()
+	refused := map[string]int{}
+	info, err := node.Client.Info(h.Context(), "errorstats").Result()
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(info) {
+		what, times, _ := strings.Cut(strings.TrimPrefix(line, "errorstat_"), ":count=")
+		refused[what], _ = strconv.Atoi(strings.TrimSpace(times))
+		switch what {
+		case "CROSSSLOT":
+			h.Error(line)
+		case "ERR":
+			h.Error("a script stopped in its middle, or a command was none: " + line)
+		}
+	}
+	return refused
 }

@@ -55,6 +55,7 @@ var faults = []fault{
 	{"stewards stopped past their lease", takesOver, true, stopped},
 	{"path of the wake-ups killed", hears, true, unheard},
 	{"Redis full", fits, true, filled},
+	{"Redis set otherwise", watched, true, changed},
 	{"poison", aside, false, poisoned},
 	{"workers in a crash loop", holds, true, crashing},
 	{"outcome races", firstRecorded, false, races},

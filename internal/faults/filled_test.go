@@ -16,17 +16,20 @@ import (
 )
 
 const (
-	fits = "full: 503 with Retry-After, nothing run of it; cancels and timeouts (≤ 10 s late) recorded all the same, no worker loses a request; room again: every reply is an outcome of the first attempt ≤ 5 s; work flows ≤ 5 s"
+	fits = "new requests refused at 80 % of maxmemory: replies to accepted ones are outcomes ≤ 5 s all the same; full: 503 with Retry-After, nothing run of it; cancels and timeouts (≤ 10 s late) recorded all the same, no worker loses a request; room again: every reply is an outcome of the first attempt ≤ 5 s; work flows ≤ 5 s"
 
-	memory = 64 << 20         // of Redis
-	late   = 10 * time.Second // of a timeout, at most
+	memory = 64 << 20          // of Redis
+	refuse = memory / 100 * 85 // of it are used at most when new requests are refused
+	long   = 4 << 10           // bytes of a reply
+	late   = 10 * time.Second  // of a timeout, at most
 )
 
 // filled fills Redis: at first with requests until new ones are refused, which leaves
-// room for replies; and then with what somebody else writes until nothing fits, not
-// even the reply of a worker, for longer than a lease.
+// room for replies, of which a quarter comes then; and then with what somebody else writes until nothing
+// fits, not even the reply of a worker, for longer than a lease.
 //
-// Planted: a decide.lua that Redis refuses where it is full (timeouts were not recorded).
+// Planted: a decide.lua that Redis refuses where it is full (timeouts were not recorded);
+// requests that are taken until nothing fits (no reply did either).
 func filled(r *round) {
 	patient := time.Duration(of(10, 2)) * time.Second // the lease
 	timeout := time.Duration(of(20, 6)) * time.Second // of some
@@ -34,32 +37,55 @@ func filled(r *round) {
 		c.Defaults.Lease = patient
 		c.Services = map[string]config.Service{"heap": {}}
 	})
-	let, all := make(chan struct{}), of(2000, 100)
+	first, let, all := make(chan struct{}), make(chan struct{}), of(2000, 100)
 	var begun atomic.Int64
 	h.work(h.redis.URL, func(w *worker.Worker) {
 		w.Handle("held", func(ctx context.Context, r *worker.Request) (worker.Reply, error) {
 			begun.Add(1)
-			return held(let)(ctx, r)
+			until := let
+			if strings.HasPrefix(string(r.Body), "first") {
+				until = first
+			}
+			reply, err := held(until)(ctx, r)
+			reply.Body = append(reply.Body, make([]byte, long)...)
+			return reply, err
 		})
 	}, worker.Concurrency(all))
 	h.announced("held")
-	flight := make([]api.Status, all)
+	flight, bodies := make([]api.Status, all), make([]string, all)
 	for n := range flight {
 		options := []string{"Coatcheck-Timeout", "10m"}
 		if n%20 == 1 {
 			options[1] = timeout.String()
 		}
-		flight[n] = h.submit(h.gates[n%2], "held", fmt.Sprintf("held %d, %x", n, *seed), options...)
+		bodies[n] = fmt.Sprintf("held %d, %x", n, *seed)
+		if n%4 == 0 {
+			bodies[n] = fmt.Sprintf("first %d, %x", n, *seed)
+		}
+		flight[n] = h.submit(h.gates[n%2], "held", bodies[n], options...)
 	}
 	for begun.Load() < int64(all) {
 		<-time.After(10 * time.Millisecond) // until all are at their worker
 	}
 	heap := h.heap()
-	empty := h.stuff()
-	r.finds("%d in flight, refused after %d of 256 KiB, then full", all, len(heap))
-	for _, g := range h.gates {
-		h.refused(g, "echo", "too much")
+	if used := h.used(); used > refuse {
+		h.Errorf("%d bytes were used when new requests were refused, want %d at most", used, refuse)
 	}
+	refused := func() {
+		for _, g := range h.gates {
+			h.refused(g, "echo", "too much")
+		}
+	}
+	close(first)
+	opened, last := time.Now(), time.Duration(0)
+	for n := 0; n < all; n += 4 {
+		last = max(last, time.Time(h.ends(flight[n], "succeeded").FinishedAt).Sub(opened))
+	}
+	r.finds("%d in flight, refused after %d of 256 KiB", all, len(heap))
+	r.within("a quarter replied to meanwhile, the last after", last, heal)
+	refused()
+	empty := h.stuff()
+	refused()
 	latest, canceled, timedOut := time.Duration(0), 0, 0
 	for n, s := range flight {
 		switch n % 20 {
@@ -79,6 +105,7 @@ func filled(r *round) {
 	<-time.After(patient + patient/2) // the fault itself: workers are not heard
 	empty()
 	roomy := time.Now()
+	last = 0
 	for n, s := range flight {
 		want := api.StatusStatus("succeeded")
 		switch n % 20 {
@@ -88,11 +115,12 @@ func filled(r *round) {
 			want = "canceled"
 		}
 		got := h.ends(s, want)
-		if reply := h.get(h.gates[n%2], s.Links.Reply); got.Attempt != 1 || want == "succeeded" && reply.body != fmt.Sprintf("held %d, %x", n, *seed) {
-			h.Errorf("%s: attempt %d replied %q", s.CorrelationID, got.Attempt, reply.body)
+		last = max(last, time.Time(got.FinishedAt).Sub(roomy))
+		if reply := h.get(h.gates[n%2], s.Links.Reply); got.Attempt != 1 || want == "succeeded" && strings.TrimRight(reply.body, "\x00") != bodies[n] {
+			h.Errorf("%s: attempt %d replied %.100q", s.CorrelationID, got.Attempt, reply.body)
 		}
 	}
-	r.within("all outcomes after", time.Since(roomy), heal)
+	r.within("all outcomes after", last, heal)
 	for _, s := range heap {
 		for _, how := range [][2]string{{"POST", s.Links.Cancel}, {"DELETE", s.Links.Self}} {
 			if a, err := call(h.Context(), how[0], h.gates[0].url+how[1], ""); err != nil || a.code >= 300 {
@@ -126,6 +154,17 @@ func (h *house) heap() (accepted []api.Status) {
 	}
 	h.Fatal("everything was accepted")
 	return nil
+}
+
+// used is how much memory Redis uses.
+func (h *house) used() (n int) {
+	h.Helper()
+	info, err := h.redis.Client.Info(h.Context(), "memory").Result()
+	_, rest, found := strings.Cut(info, "used_memory:")
+	if _, wrong := fmt.Sscan(rest, &n); err != nil || wrong != nil || !found {
+		h.Fatalf("how much memory Redis uses: %v, %v", err, wrong)
+	}
+	return n
 }
 
 // refused wants a submit to be so.

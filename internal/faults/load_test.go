@@ -81,9 +81,12 @@ func (l *load) submit(ctx context.Context, n int, payload string) string {
 			}
 		case err != nil && l.h.Context().Err() != nil:
 			return ""
-		case err != nil || a.code == http.StatusGatewayTimeout:
+		case err == nil && a.code == http.StatusGatewayTimeout:
 			unknown = true
 			l.unknown.Add(1)
+		case err != nil: // whatever is broken is not between clients and gateways
+			unknown = true
+			l.h.Errorf("submit: no answer: %v", err)
 		default:
 			l.h.Errorf("submit: %d %s", a.code, a.body)
 			return ""
@@ -117,6 +120,8 @@ func (l *load) look(ctx context.Context, n int, id string) {
 			return
 		case err != nil || a.code != http.StatusOK && a.code != http.StatusServiceUnavailable:
 			l.h.Errorf("poll: %d %s, %v", a.code, a.body, err)
+		case a.code == http.StatusServiceUnavailable && a.header.Get("Retry-After") == "":
+			l.h.Errorf("poll: 503 without Retry-After: %s", a.body)
 		case a.code == http.StatusOK && ended && !over:
 			l.h.Errorf("%s had its outcome, and is %s", id, a.status().Status)
 		case over:

@@ -63,7 +63,9 @@ func lost(r *round) {
 		l.left[fmt.Sprintf("lost-%d-", n)]++
 		planned++
 	}
-	h.on(func(p *redistest.Proxy) { p.Lose(l.lose) })
+	for _, g := range h.gates { // not of workers, whose replies have the keys in them as well
+		g.proxy.Lose(l.lose)
+	}
 	var clients sync.WaitGroup
 	jobs := make(chan int)
 	var mu sync.Mutex // guards ids and tries

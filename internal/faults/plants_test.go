@@ -62,6 +62,12 @@ var plants = []struct {
 	{"Redis full", fleet.Plant{ // which refuses to record timeouts
 		File: "internal/broker/lua/decide.lua", Good: "even_when_full()", Bad: "",
 	}},
+	{"Redis full", fleet.Plant{ // of requests, and has no room for their replies
+		File: "internal/broker/memory.go", Good: "memoryShare = 0.8 ", Bad: "memoryShare = 1.0 ",
+	}},
+	{"Redis set otherwise", fleet.Plant{ // and nobody looks
+		File: "internal/broker/durability.go", Good: "inspectEvery   = 30 * time.Second", Bad: "inspectEvery   = time.Hour",
+	}},
 	{"poison", fleet.Plant{ // stays where it is
 		File: "internal/broker/lua/moves.lua", Good: "local function disown(found, f)\n  drop(found)", Bad: "local function disown(found, f)\n  if not f then drop(found) end",
 	}},
@@ -70,6 +76,9 @@ var plants = []struct {
 	}},
 	{"outcome races", fleet.Plant{ // a late reply counts
 		File: "internal/broker/lua/succeed.lua", Good: "local late = NOW > latest and stream_ms(ARGV[at + 3]) > latest", Bad: "local late = false",
+	}},
+	{"rolling restart", fleet.Plant{ // that leaves partitions to nobody
+		File: "internal/steward/steward.go", Good: "if err := s.broker.HandOver(handing, p); err != nil {", Bad: "if err := handing.Err(); err != nil {",
 	}},
 	{"a gateway killed", fleet.Plant{ // whose partitions nobody has for long
 		File: "internal/steward/steward.go", Good: "lease        = 1500 * time.Millisecond", Bad: "lease        = 5 * time.Second",

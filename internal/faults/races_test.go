@@ -81,6 +81,9 @@ func races(r *round) {
 			h.Errorf("no race ended %s: this shows nothing of it", s)
 		}
 	}
+	if h.second == 0 {
+		h.Error("no race was won by a second attempt: this shows nothing of leases")
+	}
 	r.finds("%d races: %d succeeded, %d timed out, %d canceled; %d by a second attempt", all, h.ended[broker.Succeeded], h.ended[broker.TimedOut], h.ended[broker.Canceled], h.second)
 }
 

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	hears = "every long-poll and stream has its outcome ≤ 6 s after the reply, though no hint reaches its gateway; hints do ≤ 5 s after it heals"
+	hears = "who waits costs no connection to Redis; every long-poll and stream has its outcome ≤ 6 s after the reply, though no hint reaches its gateway; hints do ≤ 5 s after it heals"
 
-	unhinted = 6 * time.Second // from a reply to who waits for it, without hints
+	unhinted    = 6 * time.Second // from a reply to who waits for it, without hints
+	connections = 40              // of a gateway to Redis, however many wait there
 )
 
 // unheard breaks nothing but the connections on which gateways hear of what happened,
@@ -51,6 +52,11 @@ func unheard(r *round) {
 		})
 	}
 	h.counts(all, "coatcheck_waiters", "coatcheck_streams")
+	for _, g := range h.gates {
+		if n := g.proxy.Links(); n > connections {
+			h.Errorf("a gateway has %d connections to Redis, want %d at most", n, connections)
+		}
+	}
 	for _, g := range h.gates {
 		g.proxy.Mute(func(sent []byte) bool { return bytes.Contains(bytes.ToLower(sent), []byte("subscribe")) })
 	}
