@@ -1437,7 +1437,7 @@ type ScatterParams struct {
 	// StallTimeout Without an answer for so long it is over, such as 10s; never by default
 	StallTimeout string `form:"stall_timeout,omitempty" json:"stall_timeout,omitempty,omitzero"`
 
-	// AcceptPartial Whether one success will do when time is up, or all have answered
+	// AcceptPartial Whether one success will do where min_replies is not reached when all have answered, or time is up
 	AcceptPartial bool `form:"accept_partial,omitempty" json:"accept_partial,omitempty,omitzero"`
 
 	// Prefer RFC 7240: `wait=n` waits up to n seconds (at most 60), `return=minimal` keeps no reply, `return=representation` and `respond-async` are what happens anyway.

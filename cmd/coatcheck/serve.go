@@ -72,6 +72,8 @@ func runServe(c *cobra.Command, s config.Config) error {
 	paceCollector()
 	if s.Auth.Keys == nil {
 		log.Warn("auth is none: whoever reaches this port may do everything, also pause services and work for them; configure auth.keys, or keep the port private")
+	} else if len(s.Auth.Keys) == 0 {
+		log.Warn("auth.keys is empty: every call is refused for want of an API key; `coatcheck keys create` prints one, and the lines to configure")
 	}
 	if s.RedisURL != "" && s.DataDir != config.Default().DataDir {
 		log.Warn("data_dir is not used: it is of the redis-server that is started where there is no redis_url", "data_dir", s.DataDir)

@@ -129,8 +129,19 @@ func fault(doing string, err error) error {
 	if strings.HasPrefix(err.Error(), "OOM") {
 		return fmt.Errorf("%s: %w", doing, ErrMemory)
 	}
+	if said, ok := errors.AsType[redis.Error](err); ok {
+		return fmt.Errorf("%s: %w", doing, saidNo{said})
+	}
 	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
 }
+
+// saidNo is what Redis said instead of doing it, such as READONLY or LOADING: an
+// ErrUnavailable, but it can be reached, and who reads the log shall not look for it.
+type saidNo struct{ said redis.Error }
+
+func (n saidNo) Error() string        { return "Redis refuses: " + n.said.Error() }
+func (n saidNo) Is(target error) bool { return target == ErrUnavailable }
+func (n saidNo) Unwrap() error        { return n.said }
 
 // unsent tells whether a command certainly had no effect: it never left, or
 // Redis refused it as a whole.

@@ -16,7 +16,7 @@ import (
 func (s *Server) batchItem(r *http.Request, raw json.RawMessage) (broker.Submission, error) {
 	fields, ok := fieldsOf(raw)
 	if !ok {
-		return broker.Submission{}, fail("invalid-request", "The item is no JSON object, or has more than %d fields. Nothing was accepted.", maxFields)
+		return broker.Submission{}, fail("invalid-request", "The item is no JSON object, has a field twice, or has more than %d. Nothing was accepted.", maxFields)
 	}
 	one := r.Clone(r.Context())
 	one.URL.RawQuery = "" // it is the batch's
@@ -61,6 +61,7 @@ func (s *Server) itemHeaders(h http.Header, service string, raw json.RawMessage)
 	if len(raw) > maxOption || json.Unmarshal(raw, &given) != nil {
 		return fail("invalid-option", "headers must be an object of strings, of %d bytes at most. Nothing was accepted.", maxOption)
 	}
+	seen := make(map[string]bool, len(given))
 	for name, value := range given {
 		name = http.CanonicalHeaderKey(name)
 		goes := isForwarded(name)
@@ -71,6 +72,10 @@ func (s *Server) itemHeaders(h http.Header, service string, raw json.RawMessage)
 		if !goes {
 			return fail("invalid-option", "headers has %s, which is not forwarded to workers. Nothing was accepted.", quoted(name))
 		}
+		if seen[name] {
+			return fail("invalid-option", "headers has %s twice. Nothing was accepted; give it once.", quoted(name))
+		}
+		seen[name] = true
 		h.Set(name, value)
 	}
 	return nil

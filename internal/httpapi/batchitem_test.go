@@ -126,10 +126,10 @@ func TestItemHeaders(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
 		d := f.batch(`[{"service":"echo"},{"service":"echo","headers":{"x-mine":"item"},"timeout":"40s","return":"representation"},
 			{"service":"echo","headers":{"Authorization":"x"}},{"service":"echo","headers":{"coatcheck-timeout":"1s"}},{"service":"echo","headers":{"x-a":1}},
-			{"service":"echo","headers":{"X-A":"a\u0007"}},{"service":""},{"service":7},{"service":"echo","body":7,"encoding":"text"},{"service":"echo","body":"*","encoding":"base64"},
+			{"service":"echo","headers":{"X-A":"a\u0007"}},{"service":"echo","headers":{"x-a":"1","X-A":"2"}},{"service":"echo","service":"small"},{"service":""},{"service":7},{"service":"echo","body":7,"encoding":"text"},{"service":"echo","body":"*","encoding":"base64"},
 			{"service":"echo","encoding":"xml","body":""},{"service":"echo","tag":{"a":1}},{"service":"echo","content_type":7},{"service":"echo","idempotency_key":"a b"}]`,
 			"X-Mine: call", "Coatcheck-Timeout: 30s", "Prefer: return=minimal, wait=5")
-		if d.Accepted != 2 || d.Refused != 12 {
+		if d.Accepted != 2 || d.Refused != 14 {
 			t.Errorf("%+v", d.Items)
 		}
 		for i, item := range d.Items[2:] {

@@ -65,7 +65,8 @@ func elements(raw []byte, most int) (parts []json.RawMessage) {
 	return parts
 }
 
-// fieldsOf reads the fields of a JSON object, as slices of raw.
+// fieldsOf reads the fields of a JSON object, as slices of raw. It is not ok either
+// where one is there twice: which of the two was meant can't be told.
 func fieldsOf(raw []byte) (fields map[string]json.RawMessage, ok bool) {
 	if raw = bytes.TrimSpace(raw); !bytes.HasPrefix(raw, []byte("{")) || !json.Valid(raw) {
 		return nil, false
@@ -84,6 +85,9 @@ func fieldsOf(raw []byte) (fields map[string]json.RawMessage, ok bool) {
 		}
 		var name string
 		if json.Unmarshal(member[:end+1], &name) != nil {
+			return nil, false
+		}
+		if _, twice := fields[name]; twice {
 			return nil, false
 		}
 		fields[name] = bytes.TrimLeft(member[end+1:], ": \t\r\n")

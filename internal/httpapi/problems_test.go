@@ -63,7 +63,7 @@ func TestNothingLeaks(t *testing.T) {
 				}
 			}
 		}
-		if log := f.log.String(); !strings.Contains(log, "LOADING") {
+		if log := f.log.String(); !strings.Contains(log, "Redis refuses: LOADING") {
 			t.Error("the log does not have the cause either")
 		}
 	})

@@ -179,7 +179,7 @@ func (s *Server) scatterForm(r *http.Request, query url.Values, body []byte) (sc
 	}
 	fields, ok := fieldsOf(body)
 	if !ok {
-		return sc, fail("invalid-request", "The body is no JSON object of up to %d fields, and the query names no services. Nothing was accepted; send a document with services, or name them in the query and send any body.", maxFields)
+		return sc, fail("invalid-request", "The body is no JSON object of up to %d different fields, and the query names no services. Nothing was accepted; send a document with services, or name them in the query and send any body.", maxFields)
 	}
 	whole := r.Clone(r.Context())
 	whole.Header.Del("Content-Type") // it was the document's
