@@ -126,6 +126,6 @@ func (l *lab) aofRow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.bound("submits/s with AOF everysec, of those without", atLeast(0.9, ""), bound{}, f.ratio("everysec", "none", rate), "%.0f against %.0f", f.of("everysec", rate), f.of("none", rate))
+	l.bound("submits/s with AOF everysec, of those without", atLeast(0.9, ""), bound{}, f.ratio("everysec", "none", rate), "%.0f/s against %.0f/s; by CPU time %.2f", f.of("everysec", rate), f.of("none", rate), f.ratio("everysec", "none", sample.carried))
 	return nil
 }
