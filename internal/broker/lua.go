@@ -99,8 +99,9 @@ func words(text string) []string {
 
 // needed is verb behind the declarations of files that it needs, in their order. What
 // verb includes, "include('name')", stands there behind what that needs besides: so it
-// is made only when Redis comes to it. Each include has its own of that, since Redis may
-// come to one alone: what is to be the same for two of them is to be wanted by verb.
+// is made only when Redis comes to it, and so on for what is included there. Each include
+// has its own of that, since Redis may come to one alone: what is to be the same for two of
+// them is to be wanted by verb.
 func needed(files []string, verb string) string {
 	var units []unit
 	places := map[string][]int{} // name → in units
@@ -130,9 +131,12 @@ func needed(files []string, verb string) string {
 		}
 		return source.String() + text, kept
 	}
-	source, kept := behind(verb, make([]bool, len(units)))
-	return including.ReplaceAllStringFunc(source, func(call string) string {
-		text, _ := behind(luaFile(including.FindStringSubmatch(call)[1]).text, kept)
-		return text
-	})
+	var whole func(text string, before []bool) string
+	whole = func(text string, before []bool) string {
+		source, kept := behind(text, before)
+		return including.ReplaceAllStringFunc(source, func(call string) string {
+			return whole(luaFile(including.FindStringSubmatch(call)[1]).text, kept)
+		})
+	}
+	return whole(verb, make([]bool, len(units)))
 }

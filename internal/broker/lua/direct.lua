@@ -40,26 +40,31 @@ local function take(k, h, n, options)
     string.match(ARGV[h + 1], '^((%d+) (%d+) (%d+) (%d+) %d+ %d+) (%d+) (%d+) (%d+)$')
 
   -- One look at all keys tells that nobody knows any of them, that nobody waits, and that
-  -- no service has a limit, which is how it is nearly always.
+  -- no service has a limit, which is how it is nearly always; or that this one has.
   local last = #keys
   keys[last + 1], keys[last + 2] = waiting_key(service), P .. 'limits'
-  local some, narrow
-  if call('EXISTS', unpack(keys)) > 0 or most - call('XLEN', stream) < n then
+  local there, limit, shared = call('EXISTS', unpack(keys)), nil, nil
+  if there > 0 then
+    limit, shared = unpack(call('HMGET', P .. 'limits', service, 'shared:' .. service))
+    if limit or shared then there = there - 1 end
+  end
+  local length, waiting, some = call('XLEN', stream), 0, nil
+  if there > 0 or most - length < n then
     local sift = (function() include('sift') end)()
-    some, narrow = sift(keys, n, options, service, most, k.at)
+    some, waiting = sift(keys, n, options, service, most - length, k.at)
     n = #some
     if n == 0 then return end
   end
   local through = n
-  if narrow or rules ~= '' or concurrency ~= '0' then
+  if limit or rules ~= '' or concurrency ~= '0' then
     local stand = (function() include('stand') end)()
     k.service, k.policy, k.concurrency = service, rules, concurrency
-    through = stand(k, n)
+    through = stand(k, n, length, waiting, limit, shared)
   end
   local more, plain
-  if options or k.held or tenant .. rules .. waiter ~= '' then
-    more = (function() include('more') end)()
-    plain = more({}, tenant, rules, waiter)
+  if options or k.held then more = (function() include('more') end)() end
+  if tenant .. waiter .. rules ~= '' then -- as lines writes them
+    plain = (tenant == '' and '' or '\ntenant ' .. tenant) .. (waiter == '' and '' or '\nwaiters ' .. waiter) .. (rules == '' and '' or '\npolicy ' .. rules)
   end
 
   local deadline, due = NOW + timeout, NOW + timeout -- see next_due in moves.lua
@@ -71,7 +76,7 @@ local function take(k, h, n, options)
   backoff = ' ' .. backoff
   if through > 0 then
     ordinal = call('HINCRBY', P .. 'counts', 'a:' .. service, through) - through
-    answers[k.at] = ordinal
+    answers[k.at] = string.format('%d', ordinal) -- which costs half of what Lua's own way does
   end
   local ids, stored, open = k.ids, k.stored, opens[tenant]
   local listed, held, behind, apart = #open, k.held, k.behind, k.apart
@@ -88,7 +93,7 @@ local function take(k, h, n, options)
       -- As brief writes it, but in one expression: each text that there is in between would be
       -- hashed, to its last byte.
       stored[2 * i] = key
-      stored[2 * i + 1] = service .. ' ' .. nonce .. ' ' .. entry .. from .. (o and o.events or '') .. 'd ' .. ordinal .. backoff .. also
+      stored[2 * i + 1] = service .. ' ' .. nonce .. ' ' .. entry .. from .. (o and o.events or '') .. 'd ' .. string.format('%d', ordinal) .. backoff .. also
     else
       call('HSET', key, 'service', service, 'nonce', nonce, 'plan', now .. ' ' .. clocks .. ' ' .. (o and o.events or '') .. 'd 0' .. backoff,
         'status', 'queued', 'attempt', '1', 'place', spot, 'body', body, 'content_type', content_type, 'headers', headers,
