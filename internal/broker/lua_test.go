@@ -32,15 +32,31 @@ func TestScriptHasWhatItNeeds(t *testing.T) {
 	}
 }
 
-// How a line moves up is made only where there is one, not before each plain outcome.
-func TestSucceedMakesWhatItNeeds(t *testing.T) {
-	before, _, found := strings.Cut(succeedScript.source, "local function let_go(")
-	if !found {
-		t.Fatal("succeed.lua has no let_go")
-	}
-	for _, rare := range []string{"local function load(", "local function release(", "local function enqueue("} {
-		if strings.Contains(before, rare) || !strings.Contains(succeedScript.source, rare) {
-			t.Errorf("succeed.lua has %q before let_go, or not at all", rare)
+// What few plain outcomes need is made only for those: how a line moves up, how a callback
+// is owed and another gateway told.
+func TestScriptMakesWhatItNeeds(t *testing.T) {
+	for s, rare := range map[*script]map[string][]string{
+		succeedScript: {
+			"owe, bind, tell = (function()": {"local function told(", "local function binding(", "local function owe("},
+			"if lined() then":               {"local function make_room(", "local function in_line("},
+			"local function let_go(":        {"local function load(", "local function release(", "local function enqueue("},
+		},
+		directScript: {
+			"local stand = (function()": {"local function policy(", "local function line_key("},
+			"limit = (function()":       {"local function limited(", "local function open_line("},
+			"more = (function()":        {"local function lines("},
+		},
+	} {
+		for place, names := range rare {
+			before, behind, found := strings.Cut(s.source, place)
+			if !found {
+				t.Errorf("no script has %q", place)
+			}
+			for _, name := range names {
+				if strings.Contains(before, name) || !strings.Contains(behind, name) {
+					t.Errorf("%q stands before %q, or nowhere", name, place)
+				}
+			}
 		}
 	}
 }

@@ -2,7 +2,9 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,12 +23,14 @@ func (b *Broker) settlePlain(ctx context.Context, p partition, replies []redis.X
 		b.mayHaveWoken(err)
 		return nil, len(replies), err
 	}
-	list := raw.([]any)
-	now, _ := list[0].(int64)
+	lines := strings.Split(text(raw), "\n")
+	if len(lines) != 1+2*len(plain) {
+		return nil, len(replies), fmt.Errorf("the script answered %d lines about %d replies", len(lines), len(plain))
+	}
+	now := number(lines[0])
 	ended := plain[:0]
 	for i, r := range plain {
-		started, _ := list[1+2*i].(int64)
-		worker, _ := list[2+2*i].(string)
+		started, worker := number(lines[1+2*i]), lines[2+2*i]
 		if started > 0 {
 			r.outcome = succeeded(r, now, started, worker)
 			ended = append(ended, r)

@@ -259,10 +259,12 @@ end
 -- Services in which a script made room; conclude gives it to who waits.
 local touched = {}
 
--- add_up adds to fields of a hash, to many at once.
+-- add_up adds to fields of a hash, to many at once. To add nothing takes no command.
 local function add_up(key, fields)
   local n = 0
-  for _ in pairs(fields) do n = n + 1 end
+  for name, by in pairs(fields) do
+    if by == 0 then fields[name] = nil else n = n + 1 end
+  end
   if n < 3 then
     for name, by in pairs(fields) do try('HINCRBY', key, name, int(by)) end
     return
@@ -288,19 +290,23 @@ local function publish_wakes()
 end
 
 -- make_room gives the room of a service to who stands in its line, whom let_go releases.
+-- Mostly nobody waits.
 local function make_room(service, let_go)
-  local limit = limit_of(service) -- it may go before the last that it let through
+  local limit = redis.call('EXISTS', waiting_key(service)) == 1 and limit_of(service) -- it may go before the last that it let through
   if limit and #in_line(service, 1) > 0 then let_go(service, limit) else close_line(service) end
 end
 
--- make_rooms does so for all services that are touched. Most have no line.
+-- lined tells whether any service that is touched may have a line. Most have none.
+local function lined()
+  local there = { P .. 'limits', nil }
+  for service in pairs(touched) do there[#there + 1] = line_key(service) end
+  return #there > 1 and redis.call('EXISTS', unpack(there)) > 0
+end
+
+-- make_rooms does so for all services that are touched, where lined.
 local function make_rooms(let_go)
   local first = next(touched)
-  if not first then return end
-  if not next(touched, first) then
-    if redis.call('EXISTS', P .. 'limits', line_key(first)) > 0 then make_room(first, let_go) end
-    return
-  end
+  if not next(touched, first) then return make_room(first, let_go) end
   local services, there = {}, {}
   for service in pairs(touched) do
     services[#services + 1] = service
@@ -315,6 +321,6 @@ end
 -- conclude is the last call of a script that moved requests.
 local function conclude()
   write_gathered()
-  risk(make_rooms, release)
+  if lined() then risk(make_rooms, release) end
   publish_wakes()
 end

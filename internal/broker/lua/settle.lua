@@ -270,7 +270,7 @@ while done < most and bytes < budget and ended < CROWD do
   handful = bytes / done < 16384 and math.min(handful * 2, 16) or 1
 end
 write_gathered()
-risk(make_rooms, release) -- as conclude does
+if lined() then risk(make_rooms, release) end -- as conclude does
 local told_of, woken = own('+' .. ARGV[9]), own(ARGV[9])
 publish_wakes()
 return { left or redis.call('XLEN', replies), report, to_judge, told_of, woken }

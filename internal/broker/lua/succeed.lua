@@ -15,49 +15,26 @@
 --     name, how many follow, and of each in the order of their entries: kind, ID, entry,
 --     reply, created, record, length of the first line of that or '', other lines that it keeps,
 --     idempotency, body
--- Returns {now, and of each: started and worker, or 0 and '' where nothing was done}
+-- Returns lines: now, and of each started and worker, or 0 and '' where nothing was done.
+-- No worker has a line break in its name then.
 even_when_full()
 local ARGV, call, sub, find, max, min = ARGV, redis.call, string.sub, string.find, math.max, math.min
-local at, kinds, now, answers, done = 4, {}, int(NOW), { NOW }, { 'XDEL', KEYS[1] }
-local dues, tenants, instants, workers = { 'ZREM', P .. 'due' }, {}, {}, {}
-
-local function tenant_of(name)
-  local t = { n = 0, ended = { 'ZADD', listing_key('succeeded', name) }, opened = { 'ZREM', listing_key('open', name) } }
-  tenants[name] = t
-  return t
-end
+local at, kinds, tenants, now, done = 4, {}, {}, int(NOW), { 'XDEL', KEYS[1], nil }
+local answers = { now, nil, nil }
 
 for i = 1, tonumber(ARGV[3]) do
-  local forgotten, owed = NOW + ARGV[at + 4], ARGV[at + 8] ~= '' and ARGV[at + 8]
-  local k = { timeout = tonumber(ARGV[at + 1]), start = tonumber(ARGV[at + 2]), run = tonumber(ARGV[at + 3]), retention = ARGV[at + 4], n = 0,
-    rtype = ARGV[at + 5], rstatus = ARGV[at + 6], rheaders = ARGV[at + 7], owed = owed, waiters = ARGV[at + 9], due = ARGV[at + 10] == '1',
-    tenant = tenants[ARGV[at]] or tenant_of(ARGV[at]), forgotten = int(forgotten), expires = int(forgotten), more = '' }
-  if owed then k.expires, k.more = int(max(forgotten, NOW + CALLBACK_WINDOW)), '\nowed 1' end
-  if k.rheaders ~= '' then k.more = '\nrheaders ' .. k.rheaders .. k.more end
-  if k.rstatus ~= '' then k.more = '\nrstatus ' .. k.rstatus .. k.more end
-  k.more = '\nrtype ' .. k.rtype .. k.more
-  kinds[int(i)], at = k, at + 11
-end
-
--- bind keeps the idempotency key of a request for as long as its record.
-local function bind(id, idem, k)
-  local bound = binding({ id = id, idem = idem })
-  if bound then call('PEXPIREAT', bound, k.forgotten) end
-end
-
--- owe_plain stores the intent to tell of the outcome of id: on the stream, or where the
--- caller does that at once, in due as one that is to be tried again.
-local function owe_plain(id, k)
-  if k.owed == 'hand' then
-    try('ZADD', P .. 'due', int(NOW + ARGV[2]), CALLBACK .. id .. ' succeeded 1 1')
-  else
-    try('XADD', P .. 'callbacks', '*', 'id', id, 'type', 'succeeded', 'number', '1', 'attempt', '1')
+  local t, forgotten, owed, more = tenants[ARGV[at]], NOW + ARGV[at + 4], ARGV[at + 8], '\nrtype ' .. ARGV[at + 5]
+  if not t then
+    t = { n = 0, ended = { 'ZADD', listing_key('succeeded', ARGV[at]), nil, nil }, opened = { 'ZREM', listing_key('open', ARGV[at]), nil } }
+    tenants[ARGV[at]] = t
   end
-end
-
-local function tell(id, entry, k, started, worker, body)
-  local r = { id = id, entry = entry, waiters = k.waiters, retention = tonumber(k.retention), worker = worker, attempt = 1, seq = 0 }
-  wake_for(id, k.waiters, told(r, { status = 'succeeded', reply = body, rtype = k.rtype, rstatus = k.rstatus, rheaders = k.rheaders }, started))
+  if ARGV[at + 6] ~= '' then more = more .. '\nrstatus ' .. ARGV[at + 6] end
+  if ARGV[at + 7] ~= '' then more = more .. '\nrheaders ' .. ARGV[at + 7] end
+  if owed ~= '' then more = more .. '\nowed 1' end
+  kinds[i] = { at = at, n = 0, tenant = t, timeout = tonumber(ARGV[at + 1]), start = tonumber(ARGV[at + 2]), run = tonumber(ARGV[at + 3]),
+    forgotten = forgotten, expires = int(owed ~= '' and max(forgotten, NOW + CALLBACK_WINDOW) or forgotten), more = more,
+    owed = owed ~= '' and owed, waiters = ARGV[at + 9], due = ARGV[at + 10] == '1' }
+  at = at + 11
 end
 
 -- holder finds who holds an entry among those found on the pending list from next on,
@@ -69,23 +46,8 @@ local function holder(queue, found, next, entry)
   return redis.pcall('XPENDING', queue, 'workers', entry, entry, 1)[1], next
 end
 
--- instant reads ms; most of many have the same.
-local function instant(text)
-  local n = tonumber(text)
-  instants[text] = n
-  return n
-end
-
--- holds tells whether a worker's name is one of who has claimed what it has, see
--- entrust.lua, and may be in a line of a record.
-local function holds(name)
-  local it = sub(name, 1, 5) ~= 'pull:' and not find(name, '\n', 1, true)
-  workers[name] = it
-  return it
-end
-
 -- The records, of all services at once.
-local keys, read, here = {}, 0, at
+local keys, read, here = { nil, nil, nil }, 0, at
 while here < #ARGV do
   local n = tonumber(ARGV[here + 1])
   for i = 1, n do keys[#keys + 1] = record_key(ARGV[here + 10 * i - 7]) end
@@ -93,66 +55,85 @@ while here < #ARGV do
 end
 local texts = call('MGET', unpack(keys))
 
--- end_all ends n requests of a service.
-local function end_all(service, n)
+-- What is remembered of one request for the next: created as a number, and whether a
+-- worker's name is one of who has claimed what it has, see entrust.lua, and may be in a line
+-- of a record.
+local instants, holds, dues, counts = {}, {}, nil, {}
+local owe, bind, tell -- of besides.lua, once somebody needs them
+local which, k -- the kind
+
+-- Each service, and each request of it. (What is done in one place is no function: to make
+-- one costs as much as a command, once it takes some of the names that there are here.)
+while at < #ARGV do
+  local service, n = ARGV[at], tonumber(ARGV[at + 1])
   local queue = queue_key(service)
+  at = at + 2
   local found = redis.pcall('XPENDING', queue, 'workers', ARGV[at + 2], ARGV[at + 10 * n - 8], 2 * n)
   local next, m, busy = 1, 0, 0
-  local ack, delete = { 'XACK', queue, 'workers' }, { 'XDEL', queue }
+  local ack, delete = { 'XACK', queue, 'workers', nil }, { 'XDEL', queue, nil }
   for i = 1, n do
-    local k, entry, text, answer, held = kinds[ARGV[at]], ARGV[at + 2], ARGV[at + 5], #answers, nil
-    answers[answer + 1], answers[answer + 2] = 0, ''
+    local entry, text, answer, held = ARGV[at + 2], ARGV[at + 5], #answers, nil
+    if ARGV[at] ~= which then
+      which = ARGV[at]
+      k = kinds[tonumber(which)]
+    end
+    answers[answer + 1], answers[answer + 2] = '0', ''
     read = read + 1
     if texts[read] == text then held, next = holder(queue, found, next, entry) end
     local worker = held and held[2]
-    if worker and (workers[worker] == nil and holds(worker) or workers[worker]) then
-      local id, created, first, body = ARGV[at + 1], ARGV[at + 4], text, ARGV[at + 9]
-      local ms, started = instants[created] or instant(created), NOW - held[3]
+    if worker and holds[worker] == nil then holds[worker] = sub(worker, 1, 5) ~= 'pull:' and not find(worker, '\n', 1, true) end
+    if worker and holds[worker] then
+      local id, created, first, idem, body = ARGV[at + 1], ARGV[at + 4], text, ARGV[at + 8], ARGV[at + 9]
+      local ms, started = instants[created], NOW - held[3]
+      if not ms then
+        ms = tonumber(created)
+        instants[created] = ms
+      end
       if int(started) <= entry then started = max(started, stream_ms(entry)) end -- idle times are rounded
       local latest = ms + k.timeout
       if k.start > 0 and started > ms + k.start then latest = min(latest, ms + k.start) end
       if k.run > 0 then latest = min(latest, started + k.run) end
       local late = NOW > latest and stream_ms(ARGV[at + 3]) > latest
       if not late then
-        local gap, within = '', ''
+        local gap, within, since = '', '', int(started)
         if ARGV[at + 6] ~= '' then first = sub(text, 1, tonumber(ARGV[at + 6])) end
-        if k.owed then owe_plain(id, k) end
+        if not owe and (k.owed or idem ~= '' or k.waiters ~= '') then owe, bind, tell = (function() include('besides') end)() end
+        if k.owed then owe(id, k.owed) end
         if #body > WITHIN then call('SET', reply_key(id), body, 'PXAT', k.expires) else gap, within = '\n\n', body end
         -- In one expression: each text that there is in between would be hashed.
-        call('SET', keys[read], first .. ' ' .. now .. ' ' .. int(started) .. ARGV[at + 7] .. '\nworker ' .. worker .. k.more .. gap .. within, 'PXAT', k.expires)
-        if ARGV[at + 8] ~= '' then bind(id, ARGV[at + 8], k) end
+        call('SET', keys[read], first .. ' ' .. now .. ' ' .. since .. ARGV[at + 7] .. '\nworker ' .. worker .. k.more .. gap .. within, 'PXAT', k.expires)
+        if idem ~= '' then bind(id, idem, k.forgotten) end
         if k.waiters ~= '' then tell(id, entry, k, started, worker, body) end
-        if k.due then dues[#dues + 1] = id end
+        if k.due then
+          dues = dues or { 'ZREM', P .. 'due' }
+          dues[#dues + 1] = id
+        end
         local t, ran = k.tenant, NOW - started
         local of = t.n
         t.ended[2 * of + 3], t.ended[2 * of + 4], t.opened[of + 3] = created, id, id
         ack[m + 4], delete[m + 3], done[#done + 1] = entry, entry, ARGV[at + 3]
         k.n, t.n, m = k.n + 1, of + 1, m + 1
         if ran > 0 then busy = busy + ran end
-        answers[answer + 1], answers[answer + 2] = started, worker
+        answers[answer + 1], answers[answer + 2] = since, worker
       end
     end
     at = at + 10
   end
   if m > 0 then
-    sum(P .. 'counts', 'f:' .. service, m)
-    sum(P .. 'counts', 'b:' .. service, busy)
+    counts['f:' .. service], counts['b:' .. service] = m, busy
     try(unpack(ack))
     try(unpack(delete))
     touched[service] = true
   end
 end
 
-while at < #ARGV do
-  local service, n = ARGV[at], tonumber(ARGV[at + 1])
-  at = at + 2
-  end_all(service, n)
-end
 if #done > 2 then
+  local slots, key = {}, nil
   for _, k in pairs(kinds) do
     if k.n > 0 then
-      local key, slot = kept({ status = 'succeeded', finished = tonumber(k.forgotten), retention = 0 })
-      sum(key, slot, k.n)
+      local slot
+      key, slot = kept({ status = 'succeeded', finished = k.forgotten, retention = 0 })
+      slots[slot] = (slots[slot] or 0) + k.n
     end
   end
   for _, t in pairs(tenants) do
@@ -161,16 +142,19 @@ if #done > 2 then
       try(unpack(t.opened))
     end
   end
-  if #dues > 2 then try(unpack(dues)) end
-  write_gathered()
+  if dues then try(unpack(dues)) end
+  add_up(P .. 'counts', counts)
+  add_up(key, slots)
   call(unpack(done))
-  -- let_go is release, which is made when somebody stands in a line for which there is room.
-  local releasing
-  local function let_go(service, limit)
-    if not releasing then releasing = (function() include('release') end)() end
-    releasing(service, limit)
+  if lined() then
+    -- let_go is release, which is made when somebody stands in a line for which there is room.
+    local releasing
+    local function let_go(service, limit)
+      if not releasing then releasing = (function() include('release') end)() end
+      releasing(service, limit)
+    end
+    risk((function() include('rooms') end)(), let_go)
   end
-  risk(make_rooms, let_go)
   publish_wakes()
 end
-return answers
+return table.concat(answers, '\n')
