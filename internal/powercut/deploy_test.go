@@ -188,15 +188,32 @@ func post(ctx context.Context, gateway, body string) (code int, err error) {
 	return code, err
 }
 
-func status(gateway, id string) (code int, err error) {
+// status is that of a request.
+func status(gateway, id string) (code int, document string, err error) {
 	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, gateway+"/v1/requests/"+id, nil)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	return patiently(func() (int, error) {
-		code, _, _, err := do(request)
+	code, err = patiently(func() (int, error) {
+		code, _, body, err := do(request)
+		document = string(body)
 		return code, err
 	})
+	return code, document, err
+}
+
+// outcome waits for it until ctx ends; "" where it did not come, or was not heard of.
+func outcome(ctx context.Context, gateway, id string) (document string) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, gateway+"/v1/requests/"+id+"?wait=10s", nil)
+	if err != nil {
+		return ""
+	}
+	code, _, body, err := do(request)
+	var s api.Status
+	if err != nil || code != http.StatusOK || json.Unmarshal(body, &s) != nil || s.FinishedAt.IsZero() {
+		return ""
+	}
+	return string(body)
 }
 
 // reply waits for the outcome and reads the reply.

@@ -3,8 +3,9 @@
 // so redis-server runs under strace, is killed, and its append-only file is cut to
 // what it had synced by then. What is left is what a machine finds that lost its
 // power. Then it starts again, and the ledger is read: with durability fsync every
-// 202 resolves, its key replays to the same ID, and in the end it has its outcome;
-// with local only accepts are lost that were younger than two seconds.
+// 202 resolves, its key replays to the same ID, an outcome that was shown is shown as it
+// was, and in the end all have theirs; with local only accepts and outcomes are lost that
+// were younger than two seconds.
 //
 // `make powercut` runs it, ten cuts each; the seed is printed, and
 // POWERCUT_SEED repeats it. With POWERCUT_PLANT=1 the server
@@ -31,6 +32,7 @@ const (
 	youngest = 2 * time.Second // what local may lose
 	pause    = 100 * time.Millisecond
 	rewrite  = 3 // each that many cuts the file is rewritten meanwhile
+	asks     = 5 // of so many requests one is waited for
 )
 
 // modes are what is promised, what the server does for it, and what a planted one
@@ -100,8 +102,10 @@ type ledger struct {
 }
 
 type accepted struct {
-	id string
-	at time.Time // the 202 had arrived
+	id      string
+	at      time.Time // the 202 had arrived
+	outcome string    // the status as it was shown once it was terminal, "" where nobody asked
+	shown   time.Time // it had arrived
 }
 
 // load submits until the power is cut.
@@ -116,9 +120,14 @@ func (l *ledger) load(redis *disk, cut int, d time.Duration) {
 				key := fmt.Sprintf("%d-%d-%d", cut, client, n)
 				r, err := submit(ctx, l.gateways[(client+n)%len(l.gateways)], service(n), key)
 				at := time.Now()
+				a := accepted{id: r.id, at: at}
+				if err == nil && r.code == 202 && n%asks == 0 {
+					a.outcome = outcome(ctx, l.gateways[(client+n+1)%len(l.gateways)], r.id)
+					a.shown = time.Now()
+				}
 				l.mu.Lock()
 				if err == nil && r.code == 202 {
-					l.fresh[key] = accepted{r.id, at}
+					l.fresh[key] = a
 				} else {
 					l.unsure++
 				}
@@ -141,16 +150,25 @@ func (l *ledger) load(redis *disk, cut int, d time.Duration) {
 
 // read asks for all that was accepted before the cut, and submits it again.
 func (l *ledger) read(cut int) {
-	var lost, late int
+	var lost, late, shown, forgotten int
 	var oldest time.Duration
 	l.each(l.fresh, func(key string, a accepted) {
-		code, err := status(l.gateways[len(key)%len(l.gateways)], a.id)
+		code, document, err := status(l.gateways[len(key)%len(l.gateways)], a.id)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		switch age := l.killed.Sub(a.at); {
 		case err != nil:
 			l.t.Errorf("%s: %v", a.id, err)
 		case code == 200:
+			if a.outcome != "" {
+				shown++
+			}
+			if a.outcome != "" && a.outcome != document {
+				forgotten++
+				if age := l.killed.Sub(a.shown); l.durability == "fsync" || age >= youngest {
+					l.t.Errorf("%s was shown as\n%s\n%v before the cut, and is shown as\n%s", a.id, a.outcome, age, document)
+				}
+			}
 			return
 		case code == 410:
 			lost++
@@ -182,8 +200,11 @@ func (l *ledger) read(cut int) {
 	for key, a := range l.fresh {
 		l.kept[key] = a
 	}
-	l.t.Logf("%-5s cut %2d of %d: %4d accepted, %3d unknown, %7d bytes were not synced, %4d lost, the oldest %v old", l.durability,
-		cut+1, cuts, len(l.fresh)+lost, l.unsure, l.dropped, lost, oldest.Round(time.Millisecond))
+	l.t.Logf("%-5s cut %2d of %d: %4d accepted, %3d unknown, %7d bytes were not synced, %4d lost, the oldest %v old; %d outcomes shown, %d of them taken back", l.durability,
+		cut+1, cuts, len(l.fresh)+lost, l.unsure, l.dropped, lost, oldest.Round(time.Millisecond), shown, forgotten)
+	if shown == 0 {
+		l.t.Error("nobody was shown an outcome before the cut: this shows nothing of them")
+	}
 }
 
 // outcomes waits for those of all that was accepted and kept.
