@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/broker"
@@ -33,6 +34,8 @@ type run struct {
 
 	work    context.Context // of all handlers; outlives Run's own until the drain is over
 	handler sync.WaitGroup
+	fresh   chan *job   // with a slot and no goroutine yet: begin sends, handle receives, nobody closes
+	coming  atomic.Bool // a goroutine is on its way to what is fresh
 
 	claiming context.Context    // ends with Run's own, or when the worker is told to drain
 	quiet    context.CancelFunc // ends it
@@ -56,7 +59,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer quiet()
 	r := &run{
 		Worker: w, broker: b, claiming: claiming, quiet: quiet, log: w.options.logger.With("worker", b.Name()),
-		slots: newSlots(w.options.concurrency), work: work,
+		slots: newSlots(w.options.concurrency), work: work, fresh: make(chan *job, w.options.concurrency),
 	}
 	names := slices.Sorted(maps.Keys(w.services))
 	var upkeep sync.WaitGroup
@@ -155,7 +158,31 @@ func (r *run) begin(deliveries []broker.Delivery) {
 	r.slots.begin(jobs)
 	r.handler.Add(len(jobs))
 	for _, j := range jobs {
-		go j.work()
+		r.fresh <- j
+		r.follow()
+	}
+}
+
+// follow has a goroutine come for what is fresh, unless one is on its way.
+func (r *run) follow() {
+	if len(r.fresh) > 0 && r.coming.CompareAndSwap(false, true) {
+		go r.handle()
+	}
+}
+
+// handle runs one handler after the other, until nothing is fresh. Before each, it has
+// another goroutine come, which takes the next one if this takes its time: so handlers that
+// return at once share a goroutine, and one that does not holds nobody up.
+func (r *run) handle() {
+	r.coming.Store(false)
+	for {
+		select {
+		case j := <-r.fresh:
+			r.follow()
+			j.work()
+		default:
+			return
+		}
 	}
 }
 
