@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -29,10 +28,6 @@ type deliveries struct {
 	now     *Delivery
 	field   deliveryField
 	buffer  []byte // for strings of which nothing is kept as it is
-	headers struct {
-		text string
-		of   map[string]string
-	} // the last that were read: those of the next are nearly always the same
 }
 
 // readingState is what comes next.
@@ -244,10 +239,7 @@ func (r *deliveries) value(text []byte) {
 	case traceparentField:
 		d.Traceparent = string(text)
 	case headersField:
-		if r.headers.text != string(text) {
-			r.headers.text, r.headers.of = string(text), decodeHeaders(text)
-		}
-		d.Headers = maps.Clone(r.headers.of) // they are the handler's, to change as well
+		d.Headers = decodeHeaders(text)
 	case bodyField:
 		d.Body = text
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 )
 
 // encodeHeaders writes forwarded headers as the entry of a request has them, "" for none.
@@ -35,10 +36,36 @@ func encodeHeaders(headers map[string]string) (string, error) {
 // decodeHeaders reads them, and those of a reply. nil where there are none, or what is there
 // is not what the protocol says: the work, or the reply, is whole without.
 func decodeHeaders(text []byte) (headers map[string]string) {
-	if len(text) == 0 || json.Unmarshal(text, &headers) != nil {
+	if len(text) == 0 {
+		return nil
+	}
+	if headers, ok := plainHeaders(string(text)); ok {
+		return headers
+	}
+	if json.Unmarshal(text, &headers) != nil {
 		return nil
 	}
 	return headers
+}
+
+// plainHeaders reads what encodeHeaders writes where nothing in it is special; not ok is for
+// encoding/json.
+func plainHeaders(text string) (headers map[string]string, ok bool) {
+	headers = map[string]string{}
+	rest, more := strings.CutPrefix(text, `{"`)
+	for more {
+		name, after, _ := strings.Cut(rest, `":"`)
+		value, end, _ := strings.Cut(after, `"`)
+		if special(name) || special(value) {
+			return nil, false
+		}
+		headers[name] = value
+		if end == "}" {
+			return headers, true
+		}
+		rest, more = strings.CutPrefix(end, `,"`)
+	}
+	return nil, false
 }
 
 // special tells whether json.Marshal writes a character of s in another way than it is.
