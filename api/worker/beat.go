@@ -90,7 +90,7 @@ func (j *job) beat() {
 		return
 	}
 	go func() { // to hand it over may take a while
-		j.run.broker.Post(ctx, j.ended, j.delivery, broker.WorkerReply{Type: "heartbeat"}, func(err error) {
+		j.run.broker.Post(ctx, j.ctx.deadline, j.delivery, broker.WorkerReply{Type: "heartbeat"}, func(err error) {
 			if err != nil && ctx.Err() == nil {
 				j.log().Warn("heartbeat was not sent", "error", err)
 			}

@@ -29,8 +29,7 @@ type job struct {
 	handler  Handler
 	request  Request
 
-	ctx   handlerContext
-	ended time.Time // the deadline, by our clock
+	ctx handlerContext // its deadline is by our clock
 
 	slot    int                  // set by slots
 	every   time.Duration        // between heartbeats
@@ -43,11 +42,11 @@ type job struct {
 }
 
 func (r *run) newJob(d broker.Delivery, h Handler, now time.Time) *job {
-	j := &job{run: r, delivery: d, handler: h, ended: r.clock.local(d.Deadline), every: r.interval(d)}
+	j := &job{run: r, delivery: d, handler: h, every: r.interval(d)}
 	j.beatAt = now.Add(j.every)
-	j.ctx.all, j.ctx.deadline = r.work, j.ended
+	j.ctx.all, j.ctx.deadline = r.work, r.clock.local(d.Deadline)
 	j.request = Request{
-		ID: d.ID, Attempt: d.Attempt, Service: d.Service, Deadline: j.ended, ContentType: d.ContentType,
+		ID: d.ID, Attempt: d.Attempt, Service: d.Service, Deadline: j.ctx.deadline, ContentType: d.ContentType,
 		Headers: d.Headers, Traceparent: d.Traceparent, Body: d.Body, job: j,
 	}
 	for i := len(r.chain) - 1; i >= 0; i-- {
@@ -83,7 +82,7 @@ func (j *job) work() {
 			j.run.end(j)
 			return
 		}
-		j.answer(*out)
+		j.answer(out)
 	}()
 	reply, err = j.call()
 }
@@ -109,10 +108,10 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 		j.debug("request ended without this handler")
 		return nil
 	}
-	out := broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers}
+	out := &broker.WorkerReply{ContentType: reply.ContentType, Body: reply.Body, StatusCode: reply.StatusCode, Headers: reply.Headers}
 	if err == nil {
 		out.Type, out.CacheTTL = "final", cmp.Or(reply.CacheTTL, j.run.services[j.delivery.Service].cacheTTL)
-		return &out
+		return out
 	}
 	out.Type = "failed"
 	if r, ok := errors.AsType[*retry](err); ok { // of its code the gateway knows best: whether there is another attempt
@@ -120,7 +119,7 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 	}
 	if f, ok := errors.AsType[*failure](err); ok {
 		out.Error = &broker.Error{Code: f.code, Message: f.message}
-		return &out
+		return out
 	}
 	switch {
 	case errors.Is(cause, ErrShutdown):
@@ -129,7 +128,7 @@ func (j *job) judge(reply Reply, err error) *broker.WorkerReply {
 		return nil
 	}
 	out.Error = &broker.Error{Code: "worker_error", Message: err.Error()}
-	return &out
+	return out
 }
 
 func giveBack() *broker.WorkerReply {
@@ -140,7 +139,7 @@ func giveBack() *broker.WorkerReply {
 
 // answer sends the last reply of the attempt, unless there was one, and ends the job
 // once Redis has it or nobody wants it any more. It does not wait for that.
-func (j *job) answer(out broker.WorkerReply) {
+func (j *job) answer(out *broker.WorkerReply) {
 	j.mu.Lock()
 	before := j.answered
 	j.answered = true
@@ -151,7 +150,7 @@ func (j *job) answer(out broker.WorkerReply) {
 		j.run.end(j)
 		return
 	}
-	j.run.broker.Post(j.run.work, j.ended.Add(sendMargin), j.delivery, out, func(err error) {
+	j.run.broker.Post(j.run.work, j.ctx.deadline.Add(sendMargin), j.delivery, *out, func(err error) {
 		if err != nil {
 			j.log().Warn("reply was not taken by Redis before the deadline of the request", "type", out.Type, "error", err)
 		} else {
