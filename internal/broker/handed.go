@@ -15,7 +15,7 @@ type taker struct {
 // TakeIntents has take called with callbacks that are owed by outcomes which this process
 // settles, each with its record, so that nobody has to ask Redis for either: no more at
 // once than room says, about. As those of ClaimIntents they are handed out again after
-// a minute unless they were Delivered or Postponed. Neither function may wait for anything.
+// ten seconds unless they were Delivered, Postponed or Kept. Neither function may wait for anything.
 // None is taken any more once end has returned.
 func (b *Broker) TakeIntents(room func() int, take func(Intent)) (end func()) {
 	b.taker.mu.Lock()
@@ -53,7 +53,7 @@ func (b *Broker) takeOver(ctx context.Context, p partition, r *plainReply) {
 	}
 	i.Attempt-- // Postpone counts one up
 	if err := b.Postpone(context.WithoutCancel(ctx), i, 0); err != nil {
-		b.log.Debug("put a callback back", "error", err) // it is handed out again after a minute
+		b.log.Debug("put a callback back", "error", err) // it is handed out again after its lease
 	}
 }
 

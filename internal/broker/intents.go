@@ -13,17 +13,22 @@ import (
 )
 
 const (
-	// intentLease is after how long an intent that nobody settled is handed out
-	// again: well above the time that one delivery may take.
-	intentLease  = 60 * time.Second
+	// intentLease is after how long an intent that nobody settled, and of which nobody
+	// said that it is still told of, is handed out again. Most are settled in a few ms.
+	intentLease  = 10 * time.Second
 	reissueBatch = 64
 	// settledLinger is for how long an intent that is settled waits for others: nobody
 	// waits for it, and to begin a script costs more than to settle one intent.
 	settledLinger = 5 * time.Millisecond
 )
 
+// KeepIntentsEvery is how often Keep says of an intent that it is still told of, so that
+// one that began between two rounds has two of them before its lease ends.
+const KeepIntentsEvery = intentLease / 3
+
 var (
 	deliveredScript = newPlainScript("delivered")
+	keepScript      = newPlainScript("keep")
 	postponeScript  = newPlainScript("postpone")
 	reissueScript   = newPlainScript("reissue")
 )
@@ -43,7 +48,7 @@ type Intent struct {
 
 // ClaimIntents takes up to n owed callbacks of any partition for this process,
 // waiting up to block (at most 2 s) for the first. One that is neither
-// Delivered nor Postponed within a minute is handed out again.
+// Delivered nor Postponed within ten seconds, nor Kept, is handed out again.
 func (b *Broker) ClaimIntents(ctx context.Context, n int, block time.Duration) ([]Intent, error) {
 	parts := rand.Perm(b.Partitions())
 	parts = parts[:min(len(parts), max(n, 1))] // COUNT holds for each stream
@@ -131,6 +136,14 @@ func (b *Broker) sendDelivered(calls []*call[Intent, struct{}]) {
 			c.err = fault("settle a callback", err)
 		}
 	}
+}
+
+// Keep says that this process still delivers an intent, which is nobody else's for ten
+// seconds more. kept is false where it was settled, or handed out again before.
+func (b *Broker) Keep(ctx context.Context, i Intent) (kept bool, err error) {
+	p := b.part(i.Partition)
+	raw, err := keepScript.run(ctx, b.redis, p, []string{p.callbacks(), p.due()}, i.Entry, b.name, intentLease.Milliseconds())
+	return raw == int64(1), fault("keep a callback", err)
 }
 
 // Postpone hands the intent out again after delay, with the next attempt.

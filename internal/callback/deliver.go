@@ -10,8 +10,9 @@
 // gateway that settled the reply, with the record; it claims the others, and reads the
 // record. It signs the status document (Standard Webhooks) and posts it. What fails
 // is put back with the time of its next attempt; a gateway that dies leaves what
-// it had, which is handed out again after a minute. So receivers are told at
-// least once, and find the same event ID each time.
+// it had, which is handed out again after ten seconds, since who is alive says all the
+// while that it still tells of what takes long. So receivers are told at least once, and
+// find the same event ID each time.
 //
 // Pitfalls: callbacks of one request may overtake each other; their event
 // numbers tell the order. A receiver that does not answer within 15 seconds is
@@ -66,6 +67,7 @@ type Deliverer struct {
 	hosts   hosts
 	counts  counts
 	handed  atomic.Int64 // deliveries under way that were handed over
+	kept    kept
 }
 
 // counts count since the start.
@@ -94,7 +96,7 @@ func New(b *broker.Broker, o Options) (*Deliverer, error) {
 		o.Logger = slog.Default()
 	}
 	return &Deliverer{
-		broker: b, options: o, log: o.Logger, hosts: hosts{busy: map[string]*host{}},
+		broker: b, options: o, log: o.Logger, hosts: hosts{busy: map[string]*host{}}, kept: kept{since: map[place]time.Time{}},
 		sender: newSender(o.Guard, signer, o.Version),
 	}, nil
 }
@@ -113,7 +115,8 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	defer d.sender.transport.CloseIdleConnections()
 	sending, interrupt := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer interrupt(nil)
-	var all sync.WaitGroup
+	var all, keeping sync.WaitGroup
+	keeping.Go(func() { d.keep(sending) })
 	end := d.broker.TakeIntents(func() int { return inHand - int(d.handed.Load()) }, func(i broker.Intent) {
 		d.handed.Add(1)
 		all.Go(func() {
@@ -126,6 +129,8 @@ func (d *Deliverer) Run(ctx context.Context) error {
 	budget := time.AfterFunc(drainTime, func() { interrupt(errDrain) })
 	defer budget.Stop()
 	all.Wait()
+	interrupt(nil)
+	keeping.Wait()
 	return nil
 }
 
@@ -165,6 +170,7 @@ func (d *Deliverer) begin(ctx, sending context.Context, i broker.Intent) {
 		d.putBack(i, 0)
 		return
 	}
+	defer d.kept.add(i)()
 	d.deliver(sending, i)
 }
 
@@ -177,7 +183,7 @@ func (d *Deliverer) deliver(ctx context.Context, i broker.Intent) {
 		d.about(i).Info("callback is dropped: what it tells of is no longer there")
 		d.settle(i, func(ctx context.Context) error { return d.broker.Delivered(ctx, i) })
 		return
-	case err != nil: // it stays ours, and is handed out again in a minute
+	case err != nil: // nobody keeps it: it is handed out again
 		d.about(i).Warn("read what a callback tells of", "error", err)
 		return
 	}

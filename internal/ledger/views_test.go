@@ -21,7 +21,7 @@ import (
 const (
 	secret       = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 	refuses      = 50               // of so many callbacks the receiver refuses one
-	intentsAgain = 90 * time.Second // until those of a killed gateway have come: it had a minute for them
+	intentsAgain = 60 * time.Second // until those of a killed gateway have come, after ten seconds, and are tried again
 )
 
 // web keeps a connection for each of many who call at once.

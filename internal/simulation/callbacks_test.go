@@ -18,6 +18,7 @@ type intent struct {
 	broker.Intent
 	at   string // prefix of the keys of its partition
 	busy bool   // the gateway says in Redis what came of it
+	kept bool   // and said that it still tells of it
 }
 
 // handed are the owed callbacks that a gateway was handed and has not looked at yet.
@@ -118,6 +119,10 @@ func (w *world) tell() {
 		return
 	}
 	g.lookAtHanded()
+	if len(g.intents) > 0 && w.draw.IntN(6) == 0 {
+		w.keep(g, g.intents[w.draw.IntN(len(g.intents))])
+		return
+	}
 	ready := slices.DeleteFunc(slices.Clone(g.intents), func(i *intent) bool { return i.busy })
 	if len(ready) == 0 || w.draw.IntN(3) == 0 {
 		w.takeIntents(g, w.partitions[w.draw.IntN(len(w.partitions))])
@@ -125,7 +130,7 @@ func (w *world) tell() {
 	}
 	i := ready[w.draw.IntN(len(ready))]
 	switch n := w.draw.IntN(30); {
-	case n == 0: // it can't read what to tell: somebody else is given it after a minute
+	case n == 0: // it can't read what to tell: somebody else is given it after its lease
 		w.say("%s leaves the callback about %s %d", g.name, i.Type, i.Number)
 		g.intents = slices.DeleteFunc(g.intents, func(other *intent) bool { return other == i })
 	case n < 10:
@@ -183,6 +188,20 @@ func (w *world) postpone(g *gate, i *intent) {
 	})
 }
 
+// keep has it be this gateway's for longer, though it may be settled meanwhile, or be
+// another's by now.
+func (w *world) keep(g *gate, i *intent) {
+	i.kept = i.busy
+	w.call(g, fmt.Sprintf("still tell of %s %d", i.Type, i.Number), func() func() {
+		_, err := g.broker.Keep(context.Background(), i.Intent)
+		return func() {
+			if err != nil {
+				w.excuse(err)
+			}
+		}
+	})
+}
+
 // settled has a gateway forget an intent, or try again what failed.
 func (g *gate) settled(i *intent, err error) {
 	if i.busy = false; err != nil {
@@ -203,7 +222,7 @@ func (w *world) owing() (n int) {
 }
 
 // tellAll has the gateways tell of all that is owed. What a gateway had that is no more
-// is handed out again after a minute; who is deleted meanwhile is forgotten then.
+// is handed out again after its lease; who is deleted meanwhile is forgotten then.
 func (w *world) tellAll() {
 	began := time.Now()
 	limit := began.Add(2 * time.Minute)
@@ -219,6 +238,8 @@ func (w *world) tellAll() {
 			}
 			for _, i := range slices.Clone(g.intents) {
 				switch {
+				case i.busy && !i.kept && w.draw.IntN(2) == 0: // once, or that is all there is to do
+					w.keep(g, i)
 				case i.busy:
 				case w.draw.IntN(4) == 0:
 					w.postpone(g, i)
@@ -231,7 +252,7 @@ func (w *world) tellAll() {
 		switch {
 		case done || len(w.busy()) > 0 || len(w.calls) > 0 || w.postponed():
 			w.flow()
-		default: // a gateway that was no more when this began has it: nobody else is there until it was a minute
+		default: // a gateway that was no more when this began has it: nobody else is there until its lease is over
 			w.say("all gateways are away")
 			for _, g := range w.gates {
 				w.crash(g)

@@ -148,6 +148,7 @@ func TestPlantedBugs(t *testing.T) {
 		{name: "nobody is told of a plain outcome", good: "try('XADD', P .. 'callbacks', '*', 'id', id, 'type', 'succeeded', 'number', '1', 'attempt', '1')", bad: ""},
 		{name: "only who was handed a callback knows of it", good: "try('ZADD', P .. 'due', int(NOW + ARGV[2]), CALLBACK .. id .. ' succeeded 1 1')", bad: ""},
 		{name: "a callback that was handed over stays owed", good: "redis.call('ZREM', KEYS[2], unpack(members))", bad: ""},
+		{name: "a callback that was told is kept", good: "'XX', 'CH',", bad: ""},
 		{name: "a plain request is looked at for ever", good: "dues[#dues + 1] = id", bad: "dues[#dues + 1] = '-'"},
 		{name: "who waits together is forgotten", good: "call(unpack(looks))", bad: ""},
 		{name: "who is open is taken for answered", good: "if listed.err or listed[i] then open[#open + 1] = ids[i] end", bad: "if not listed[i] then open[#open + 1] = ids[i] end"},
