@@ -129,7 +129,7 @@ func fault(doing string, err error) error {
 	if strings.HasPrefix(err.Error(), "OOM") {
 		return fmt.Errorf("%s: %w", doing, ErrMemory)
 	}
-	if said, ok := errors.AsType[redis.Error](err); ok {
+	if said, ok := errors.AsType[redis.Error](err); ok && !errors.Is(err, redis.Nil) { // what was not found, such as a master by Sentinels, was not refused
 		return fmt.Errorf("%s: %w", doing, saidNo{said})
 	}
 	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
