@@ -95,16 +95,19 @@ func deadRedrive() *cobra.Command {
 	var t target
 	var f client.DeadFilter
 	var which api.RedriveRequest
-	var wait bool
+	var all, wait bool
 	c := &cobra.Command{
 		Use: "redrive", Short: "Redrive all dead letters that match; prints the job", Args: cobra.NoArgs,
 		Long: "Begin a job that redrives all dead letters that match, oldest first. It goes on\nwithout this command, until it is done or stopped.\n" + needsAdmin,
 		RunE: func(c *cobra.Command, _ []string) error {
+			which.Service, which.Error = f.Service, f.Error
+			if which == (api.RedriveRequest{}) && !all {
+				return usage{fmt.Errorf("name what to redrive by --service, --error, --status or --limit, or say --all")}
+			}
 			cl, err := t.client()
 			if err != nil {
 				return err
 			}
-			which.Service, which.Error = f.Service, f.Error
 			job, err := cl.RedriveAll(c.Context(), which)
 			if err != nil {
 				return err
@@ -126,6 +129,7 @@ func deadRedrive() *cobra.Command {
 	filterFlags(c, &f)
 	c.Flags().StringVar(&which.Status, "status", "", "only those that are failed or timed_out")
 	c.Flags().IntVar(&which.Limit, "limit", 0, "how many at most; 0 for all")
+	c.Flags().BoolVar(&all, "all", false, "redrive all of the tenant's")
 	c.Flags().BoolVar(&wait, "wait", false, "wait until it is done or stopped")
 	return c
 }
