@@ -130,7 +130,7 @@ function Request(/** @type {{id: string}} */ { id }) {
     <section>
       <div class="head">
         <span class=${"badge " + status.status} role="status" aria-live="polite" id="status">${status.status}</span>
-        <strong>${legs ? `scatter: ${status.scatter.succeeded} of ${legs.length} succeeded, ${status.scatter.min_replies} must` : status.service}</strong>
+        <strong>${legs ? `scatter: ${status.scatter.succeeded} of ${legs.length} succeeded, ${status.scatter.min_replies} needed` : status.service}</strong>
         ${status.scheduled_for && status.status === "scheduled" && html`<span>until ${new Date(status.scheduled_for).toLocaleString(undefined, { hour12: false })}</span>`}
         ${status.priority && html`<span>${status.priority} priority</span>`}
         ${status.cache && status.cache !== "miss" && html`<span>${status.cache === "hit" ? "from the cache" : "shares a run"}</span>`}

@@ -47,15 +47,7 @@ func shown(v reflect.Value) string {
 		if value == 0 {
 			return ""
 		}
-		text := value.String()
-		text = strings.TrimSuffix(text, "0s")
-		if strings.HasSuffix(text, "h0m") {
-			text = strings.TrimSuffix(text, "0m")
-		}
-		if text == "" || strings.ContainsAny(text[len(text)-1:], "0123456789") {
-			return value.String()
-		}
-		return text
+		return span(value)
 	case []string:
 		return strings.Join(value, ",")
 	case int:
@@ -64,6 +56,18 @@ func shown(v reflect.Value) string {
 		}
 	}
 	return fmt.Sprint(v.Interface())
+}
+
+// span is a duration as one would type it: 24h, not 24h0m0s.
+func span(d time.Duration) string {
+	text := d.String()
+	if short, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = short + "m"
+	}
+	if short, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = short + "h"
+	}
+	return text
 }
 
 // Table is the configuration table of the README.

@@ -92,7 +92,7 @@ test("a scatter, a redrive, what is scheduled", async () => {
     return all;
   };
   const scatter = await post("/v1/scatter?services=echo,fail&min_replies=1", '{"message":"no paper"}');
-  assert.match(await text(scatter.correlation_id, "The answers"), /scatter: 1 of 2 succeeded, 1 must/);
+  assert.match(await text(scatter.correlation_id, "The answers"), /scatter: 1 of 2 succeeded, 1 needed/);
   const later = await post("/v1/services/echo/requests", "x", { "Coatcheck-Delay": "10m", "Coatcheck-Priority": "high" });
   assert.match(await text(later.correlation_id, "until "), /high priority/);
   const dead = await post("/v1/services/fail/requests", '{"message":"no paper"}', { Prefer: "wait=5" });
