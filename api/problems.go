@@ -77,7 +77,7 @@ var Problems = []ProblemType{
 	},
 	{
 		Slug: "idempotency-mismatch", Status: 422, Title: "The idempotency key was used with another payload", Retry: false,
-		Meaning: "A request with this Idempotency-Key and another payload was accepted before. Use a new key for a new request.",
+		Meaning: "A request with this Idempotency-Key and another payload was accepted before. This one was not, and nothing will run for it; use a new key for a new request.",
 	},
 	{
 		Slug: "body-refused", Status: 422, Title: "The service does not take this body", Retry: false,
@@ -93,7 +93,7 @@ var Problems = []ProblemType{
 	},
 	{
 		Slug: "reply-failed", Status: 502, Title: "The request failed", Retry: false,
-		Meaning: "The worker reported a failure, or all attempts are used up, and left no reply of its own. The status document has the error.",
+		Meaning: "The worker reported a failure, or all attempts are used up, and left no reply of its own. The status document has the error. That outcome is final; POST /v1/requests/{id}/retry makes a new request of the same body.",
 	},
 	{
 		Slug: "unavailable", Status: 503, Title: "Redis cannot be asked now", Retry: true,

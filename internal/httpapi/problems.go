@@ -115,15 +115,27 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, f failure) {
 	s.writeJSON(w, r, p.Status, p)
 }
 
-var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
+// problemPages begin alike. Their links are relative: a proxy may put them elsewhere.
+var problemPages = template.Must(template.New("head").Parse(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{.Title}}</title>
+<title>{{.}}</title>
 <style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem}code{font-size:1.1em}</style>
-<p><code>{{.Status}} {{.Slug}}</code></p>
+`))
+
+var problemPage = template.Must(template.Must(problemPages.Clone()).New("problem").Parse(`{{template "head" .Title}}<p><code>{{.Status}} {{.Slug}}</code></p>
 <h1>{{.Title}}</h1>
 <p>{{.Meaning}}</p>
 {{if .Retry}}<p>The same call may succeed later; Retry-After says when.</p>
-{{end}}</html>
+{{end}}<p><a href="../problems">All problems</a></p>
+</html>
+`))
+
+var problemIndex = template.Must(template.Must(problemPages.Clone()).New("index").Parse(`{{template "head" "Problems"}}<h1>Problems</h1>
+<p>What a call can be answered with in place of what it asks for. Each is the type of a problem document (RFC 9457).</p>
+<ul>
+{{range .}}<li><a href="problems/{{.Slug}}"><code>{{.Status}} {{.Slug}}</code></a> {{.Title}}</li>
+{{end}}</ul>
+</html>
 `))
 
 // problem is the page at the type of a problem document.
@@ -133,9 +145,18 @@ func (s *Server) problem(w http.ResponseWriter, r *http.Request) error {
 	if !ok || kind.Slug != slug { // it also takes a whole path
 		return failure{slug: "no-such-route"}
 	}
+	return page(w, problemPage, kind)
+}
+
+// problems is the page that leads to all of them.
+func (s *Server) problems(w http.ResponseWriter, _ *http.Request) error {
+	return page(w, problemIndex, api.Problems)
+}
+
+func page(w http.ResponseWriter, t *template.Template, of any) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	h.Set("X-Content-Type-Options", "nosniff")
-	return problemPage.Execute(w, kind)
+	return t.Execute(w, of)
 }

@@ -36,7 +36,13 @@ func TestProblemsGolden(t *testing.T) {
 func TestProblemPagesGolden(t *testing.T) {
 	inside(t, func(t *testing.T, f *front) {
 		var all strings.Builder
+		index := f.get("/problems")
+		all.Write(index.body)
+		all.WriteByte('\n')
 		for _, kind := range api.Problems {
+			if !strings.Contains(string(index.body), `"problems/`+kind.Slug+`"`) {
+				t.Errorf("the index does not lead to %s", kind.Slug)
+			}
 			a := f.get(kind.New("").Type)
 			if a.StatusCode != 200 || a.Header.Get("Content-Type") != "text/html; charset=utf-8" || a.Header.Get("X-Content-Type-Options") != "nosniff" ||
 				!strings.HasPrefix(a.Header.Get("Content-Security-Policy"), "default-src 'none'") {

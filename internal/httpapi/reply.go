@@ -31,12 +31,11 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request) error {
 		s.writeStatus(w, r, http.StatusAccepted, &d)
 		return nil
 	}
-	const final = " That outcome is final; submit again if the work is still wanted."
 	switch {
 	case record.Status == broker.Canceled:
 		return failure{slug: "canceled"}
 	case record.Status == broker.TimedOut:
-		return failure{slug: "timed-out", detail: why(record) + final}
+		return failure{slug: "timed-out", detail: why(record) + final(record)}
 	case record.Status == broker.Succeeded && record.Reply == nil: // as asked for by return=minimal
 		w.Header().Set(api.HeaderCorrelationID, id.String())
 		w.Header().Set(api.HeaderOutcome, string(record.Status))
@@ -44,7 +43,7 @@ func (s *Server) reply(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	case record.Reply == nil: // failed, and the worker left no bytes
-		return failure{slug: "reply-failed", detail: why(record) + final}
+		return failure{slug: "reply-failed", detail: why(record) + final(record)}
 	}
 	return s.raw(w, r, record, replyCode(record))
 }
@@ -59,6 +58,15 @@ func why(r broker.Record) string {
 		said += "."
 	}
 	return said
+}
+
+// final is what can be done about a failure. It must fit Retry of the broker: a
+// scatter keeps no body of which a request could be made.
+func final(r broker.Record) string {
+	if r.Legs != nil {
+		return " That outcome is final; submit the scatter again if the work is still wanted."
+	}
+	return " That outcome is final; POST /v1/requests/" + r.ID.String() + "/retry makes a new request of the same body, if the work is still wanted."
 }
 
 // replyCode is the worker's status code, where it is one that an answer with a

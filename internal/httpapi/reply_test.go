@@ -18,7 +18,8 @@ func TestAFailureIsASentence(t *testing.T) {
 			d := f.submit("x")
 			f.send(f.claim(), broker.WorkerReply{Type: "failed", Error: &broker.Error{Message: said}})
 			f.get(d.Links.Self + "?wait=5s")
-			if detail := f.get(d.Links.Reply).problem(t, "reply-failed"); !strings.HasPrefix(detail, want) {
+			retry := "POST " + d.Links.Self + "/retry"
+			if detail := f.get(d.Links.Reply).problem(t, "reply-failed"); !strings.HasPrefix(detail, want) || !strings.Contains(detail, retry) {
 				t.Errorf("%q: %s", said, detail)
 			}
 		}

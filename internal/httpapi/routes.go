@@ -58,6 +58,7 @@ func (s *Server) routes() chi.Router {
 	r.Get("/readyz", s.handle(s.readyz))
 	r.Get("/openapi.yaml", s.handle(s.openapi))
 	r.Get("/asyncapi.yaml", s.handle(s.asyncapi))
+	r.Get("/problems", s.handle(s.problems))
 	r.Get("/problems/{slug}", s.handle(s.problem))
 	if s.Metrics != nil && !s.AdminApart {
 		r.Get("/metrics", s.handle(s.metrics, auth.Admin))

@@ -94,7 +94,9 @@ func TestScatterForm(t *testing.T) {
 		if now.Status != api.TimedOut || now.Reason != "stall" || now.Scatter.Legs[0].Status != api.Failed || now.Scatter.Legs[1].Status != api.TimedOut {
 			t.Errorf("it is %+v", now)
 		}
-		f.get(d.Links.Reply).problem(t, "timed-out")
+		if detail := f.get(d.Links.Reply).problem(t, "timed-out"); strings.Contains(detail, "/retry") || !strings.Contains(detail, "submit the scatter again") {
+			t.Errorf("a scatter can't be redriven: %s", detail)
+		}
 	})
 }
 

@@ -42,6 +42,7 @@ var needed = map[string]auth.Scope{
 	"GET /readyz":                             "",
 	"GET /openapi.yaml":                       "",
 	"GET /asyncapi.yaml":                      "",
+	"GET /problems":                           "",
 	"GET /problems/{slug}":                    "",
 	"GET /v1/services/{service}/openapi.json": auth.Read,
 	"GET /v1/requests":                        auth.Read,
