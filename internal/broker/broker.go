@@ -140,6 +140,7 @@ type Broker struct {
 
 	shared   atomic.Pointer[deployment] // what cc:config and cc:services say; replaced as a whole
 	health   atomic.Pointer[error]      // nil pointer value: healthy
+	away     time.Time                  // since when Redis does not answer; of Run alone
 	memories sync.Map                   // by server: memory
 	keeper   keeper
 	samples  sampler

@@ -75,7 +75,7 @@ func (b *Broker) checkHealth(ctx context.Context) {
 	if down == len(all) {
 		b.ails(ctx, answers[0])
 	} else if b.health.Swap(nil) != nil {
-		b.log.Info("Redis answers again")
+		b.log.Info("Redis answers again", "after", time.Since(b.away).Round(time.Millisecond).String())
 	}
 }
 
@@ -95,6 +95,7 @@ func (b *Broker) ails(ctx context.Context, err error) {
 	}
 	down := fmt.Errorf("ask Redis whether it is there: %w: %w", ErrUnavailable, err)
 	if b.health.Swap(&down) == nil {
+		b.away = time.Now()
 		b.log.Error("Redis does not answer; new requests are refused until it does", "error", err)
 	}
 }

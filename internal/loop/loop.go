@@ -7,8 +7,8 @@
 //	}
 //
 // It rests for a while unless it is told to end, apart from the others who do the
-// same at the same time, and while something that it needs is away it says so at most
-// once a second, not once a try.
+// same at the same time, and while something that it needs is away it says so at once
+// and then every ten seconds, not once a try.
 package loop
 
 import (
@@ -16,12 +16,15 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 )
 
-// saidEvery is how often one trouble is worth a line.
-const saidEvery = time.Second
+const (
+	saidEvery = 10 * time.Second // how often one trouble is worth a line
+	overAfter = 5 * time.Second  // without a Warn it was another one: a try takes 3 s where nothing answers
+)
 
 // Rest waits for d, and tells whether ctx still runs. It returns false at once
 // where ctx ended before.
@@ -52,17 +55,34 @@ func Jitter(who string, most time.Duration) time.Duration {
 	return time.Duration(Chance(who) * float64(most))
 }
 
-// Trouble logs what a loop meets again and again, at most once a second. Its
-// zero value is of no use: give it a Log.
+// Trouble logs what a loop meets again and again: at once, then at most every ten
+// seconds, with how long it lasts. Its zero value is of no use: give it a Log.
 type Trouble struct {
-	Log  *slog.Logger
-	last atomic.Int64 // Unix ms of the last line
+	Log *slog.Logger
+
+	mu                sync.Mutex // guards the rest
+	begun, said, last time.Time  // of the first Warn, the last line, the last Warn
 }
 
-// Warn logs unless it has within the last second. It may be called by many.
+// Warn logs unless it has within the last ten seconds. It may be called by many.
 func (t *Trouble) Warn(what string, args ...any) {
-	now, last := time.Now().UnixMilli(), t.last.Load()
-	if now-last >= saidEvery.Milliseconds() && t.last.CompareAndSwap(last, now) {
+	t.mu.Lock()
+	now := time.Now()
+	fresh := now.Sub(t.last) >= overAfter
+	t.last = now
+	if fresh {
+		t.begun = now
+	}
+	says := fresh || now.Sub(t.said) >= saidEvery
+	if says {
+		t.said = now
+	}
+	lasts := now.Sub(t.begun)
+	t.mu.Unlock()
+	switch {
+	case fresh:
 		t.Log.Warn(what, args...)
+	case says:
+		t.Log.Warn(what, append(slices.Clip(args), "for", lasts.Round(time.Second).String())...)
 	}
 }

@@ -32,12 +32,18 @@ func TestTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		trouble := loop.Trouble{Log: slog.New(slog.NewTextHandler(&log, nil))}
-		for range 25 {
-			trouble.Warn("held up")
+		said := func() int { return bytes.Count(log.Bytes(), []byte("held up")) }
+		for range 250 {
+			trouble.Warn("held up", "error", "away")
 			time.Sleep(100 * time.Millisecond)
 		}
-		if lines := bytes.Count(log.Bytes(), []byte("held up")); lines != 3 {
-			t.Errorf("%d lines in 2.5 s, want 3", lines)
+		if said() != 3 || bytes.Count(log.Bytes(), []byte("error=away for=")) != 2 || !bytes.Contains(log.Bytes(), []byte("for=20s\n")) {
+			t.Errorf("in 25 s, want three lines, the last of 20 s:\n%s", &log)
+		}
+		time.Sleep(5 * time.Second)
+		trouble.Warn("held up") // it was over: this is another one
+		if said() != 4 || !bytes.HasSuffix(log.Bytes(), []byte("msg=\"held up\"\n")) {
+			t.Errorf("after a rest, want a fourth line without how long:\n%s", &log)
 		}
 	})
 }

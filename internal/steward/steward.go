@@ -363,7 +363,7 @@ func (s *Steward) every(ctx context.Context, p int, interval time.Duration, doin
 	}
 }
 
-// complain logs an error, at most once a second. p is -1 where it is about none.
+// complain logs an error, as a Trouble does. p is -1 where it is about none.
 func (s *Steward) complain(ctx context.Context, doing string, p int, err error) {
 	if ctx.Err() != nil || errors.Is(err, broker.ErrClosed) {
 		return
