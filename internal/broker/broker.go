@@ -189,6 +189,9 @@ func Open(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	if err := b.start(ctx); err != nil {
+		if wrong := misread(ctx, o, err); wrong != nil {
+			err = wrong
+		}
 		return nil, errors.Join(refusal(err, b.redis.nodes != nil), b.redis.close())
 	}
 	b.submits = newLanes(func(s *submission) string { return b.server(s.at) }, b.sendSubmits, 0)

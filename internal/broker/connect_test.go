@@ -78,6 +78,9 @@ func TestURLs(t *testing.T) {
 		"a cluster":         {node, "redis+cluster:// in the place of", false},
 		"no Sentinel":       {"redis+sentinel://" + plain + "/mymaster", "no Sentinels", false},
 		"may do too little": {"redis://less:s3cret@" + plain, "~cc:* &cc:* +@all -@dangerous +info +config|get", false},
+		"TLS where none is": {"rediss://user:wr0ng@" + plain, "redis in the place of rediss", false},
+		"none where TLS is": {"redis://user:wr0ng@" + secure, "rediss in the place of redis", false},
+		"none where mutual": {"redis://user:wr0ng@" + mutual, "rediss in the place of redis", false},
 		"nobody there":      {"redis://user:wr0ng@127.0.0.1:1", "can't be reached", true},
 	} {
 		t.Run(name, func(t *testing.T) {
