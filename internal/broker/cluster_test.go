@@ -286,6 +286,9 @@ func TestClusterSlotMigrates(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 2, 0)
 	b := open(t, &redistest.Redis{URL: cluster.URL}, func(o *broker.Options) { o.Partitions = 1 })
+	if masters, idle, err := b.Idle(t.Context()); masters != 2 || idle != 1 || err != nil {
+		t.Errorf("%d masters, %d idle, %v; want 2 and 1", masters, idle, err)
+	}
 	var ids []correlation.ID
 	for range 40 {
 		ids = append(ids, submit(t, b, "body").ID)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -153,6 +154,25 @@ func (b *Broker) masters(ctx context.Context) (all []*master, err error) {
 		}
 	}
 	return all, nil
+}
+
+// Idle is how many masters a Redis Cluster has, and how many of them no partition lives
+// on, so that they have next to nothing to do; none and none where there is one server.
+func (b *Broker) Idle(ctx context.Context) (masters, idle int, err error) {
+	if b.redis.nodes == nil {
+		return 0, 0, nil
+	}
+	var count atomic.Int64
+	cluster := b.redis.commands.(*redis.ClusterClient)
+	if err := cluster.ForEachMaster(ctx, func(context.Context, *redis.Client) error { count.Add(1); return nil }); err != nil {
+		return 0, 0, fault("find the masters of the Redis Cluster", err)
+	}
+	used, err := b.byMaster(ctx, b.parts())
+	if err != nil {
+		return 0, 0, fault("find the masters of the Redis Cluster", err)
+	}
+	masters = int(count.Load())
+	return masters, max(masters-len(used), 0), nil
 }
 
 // eachMaster calls do for all of them that are there at once; the error is of the first that has one.

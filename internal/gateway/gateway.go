@@ -100,6 +100,7 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	if g.broker, err = open(ctx, brokerOptions(o, chain)); err != nil {
 		return nil, errors.Join(err, g.listener.Close())
 	}
+	g.warnOfIdle(ctx)
 	g.hub, g.pull = watch.New(g.broker, o.Logger), pull.New(g.broker, o.Logger)
 	g.steward = steward.New(g.broker, o.Logger)
 	g.parts = []part{{"broker", g.broker.Run}, {"watch", g.hub.Run}, {"pull", g.pull.Run}, {"steward", g.steward.Run}}
@@ -171,6 +172,14 @@ func open(ctx context.Context, o broker.Options) (*broker.Broker, error) {
 			return nil, fmt.Errorf("%w; tried for %v: is redis_url right, and does that Redis run?", away, openTimeout)
 		case <-time.After(openRetry):
 		}
+	}
+}
+
+// warnOfIdle says once, at the start, that masters of a Redis Cluster are there for nothing.
+func (g *Gateway) warnOfIdle(ctx context.Context) {
+	if masters, idle, err := g.broker.Idle(ctx); err == nil && idle > 0 {
+		g.log.Warn("masters of the Redis Cluster have no partition to serve: each partition lives on one. Start a gateway with more, as 16 for 3 to 8 masters; all others follow while they run, and they can't become fewer",
+			"masters", masters, "idle", idle, "partitions", g.broker.Partitions())
 	}
 }
 
