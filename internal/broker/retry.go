@@ -53,6 +53,9 @@ func (b *Broker) Retry(ctx context.Context, id correlation.ID) (r Record, replay
 		if err := b.confirm(ctx, b.partitionOf(id)); err != nil {
 			return old, false, err
 		}
+		if verdict == "accepted" {
+			b.counters.took(old.Service)
+		}
 		r, err := b.replay(ctx, made)
 		return r, verdict == "replayed", err
 	case "full":

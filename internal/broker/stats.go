@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,7 +15,17 @@ import (
 // counters count since this process started.
 type counters struct {
 	dataLost atomic.Int64
+	accepted sync.Map                   // by service: *atomic.Int64
 	facts    atomic.Pointer[func(Fact)] // who else wants to hear
+}
+
+// took counts an accepted request. It allocates for the first one of a service alone.
+func (c *counters) took(service string) {
+	n, known := c.accepted.Load(service)
+	if !known {
+		n, _ = c.accepted.LoadOrStore(service, new(atomic.Int64))
+	}
+	n.(*atomic.Int64).Add(1)
 }
 
 // Observe has seen called with every fact that this process' own calls brought
@@ -38,6 +49,8 @@ func (b *Broker) count(facts []Fact) {
 
 // Stats is a snapshot for the metrics.
 type Stats struct {
+	Accepted map[string]int64 // requests by service; of a scatter AnyService. Those of a job that redrives many no gateway counts
+
 	DataLost int64 // times that Redis came back without its data
 	Unmet    int64 // answers withheld because replicas did not confirm in time
 	Pool     Pool
@@ -57,7 +70,15 @@ func (b *Broker) Stats() Stats {
 		p.Total, p.Idle, p.Stale = p.Total+s.TotalConns, p.Idle+s.IdleConns, p.Stale+s.StaleConns
 		p.Hits, p.Misses, p.Timeouts = p.Hits+s.Hits, p.Misses+s.Misses, p.Timeouts+s.Timeouts
 	}
-	return Stats{DataLost: b.counters.dataLost.Load(), Unmet: b.keeper.unmet.Load(), Pool: p}
+	accepted := map[string]int64{}
+	for _, service := range b.Services() {
+		accepted[service] = 0
+	}
+	b.counters.accepted.Range(func(service, n any) bool {
+		accepted[service.(string)] = n.(*atomic.Int64).Load()
+		return true
+	})
+	return Stats{Accepted: accepted, DataLost: b.counters.dataLost.Load(), Unmet: b.keeper.unmet.Load(), Pool: p}
 }
 
 // Table counts the correlation table by status, over all partitions: open ones

@@ -159,6 +159,7 @@ func (b *Broker) commit(ctx context.Context, sub *submission, size int) (r Recor
 			if sub.register {
 				b.tenants.registered(sub.Tenant, sub.at)
 			}
+			b.counters.took(sub.Service)
 			r := b.stored(ctx, sub, answer)
 			if sub.waiter != "" && !sub.unknown {
 				sub.Await.Stored(r)

@@ -55,6 +55,7 @@ var (
 	descClaims  = prometheus.NewDesc("coatcheck_claims_waiting", "Claims over HTTP that wait for work on this gateway.", nil, nil)
 	descHeld    = prometheus.NewDesc("coatcheck_partitions_held", "Partitions that this gateway does the upkeep of.", nil, nil)
 	descReady   = prometheus.NewDesc("coatcheck_redis_up", "Whether Redis answers this gateway.", nil, nil)
+	descTaken   = prometheus.NewDesc("coatcheck_requests_accepted_total", "Requests by service, as accepted by this gateway: submits, items of batches, scatters as service *, and retries; without those that jobs redrive, and what an idempotency key found.", []string{"service"}, nil)
 	descLost    = prometheus.NewDesc("coatcheck_redis_data_lost_total", "Times that Redis came back without its data.", nil, nil)
 	descKept    = prometheus.NewDesc("coatcheck_durability", "1 while Redis keeps what is accepted as is promised, else 0 and no requests are taken. source: configured, checked against Redis; asserted, by the operator; redis, as it is set, nothing configured.", []string{"mode", "source"}, nil)
 	descUnmet   = prometheus.NewDesc("coatcheck_durability_unmet_total", "Answers withheld because too few replicas of Redis had confirmed in time.", nil, nil)
@@ -123,6 +124,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(descClaims, float64(m.sources.Claims()))
 	gauge(descHeld, float64(m.sources.Held()))
 	s := m.broker.Stats()
+	for service, n := range s.Accepted {
+		out <- prometheus.MustNewConstMetric(descTaken, prometheus.CounterValue, float64(n), service)
+	}
 	out <- prometheus.MustNewConstMetric(descLost, prometheus.CounterValue, float64(s.DataLost))
 	out <- prometheus.MustNewConstMetric(descMisses, prometheus.CounterValue, float64(s.Pool.Timeouts))
 	out <- prometheus.MustNewConstMetric(descUnmet, prometheus.CounterValue, float64(s.Unmet))

@@ -20,7 +20,7 @@ import (
 // Dashboards and alerts are written against these names.
 func TestNames(t *testing.T) {
 	b, err := broker.Open(t.Context(), broker.Options{
-		URL: redistest.Mini(t), Logger: slog.New(slog.DiscardHandler), Services: map[string]broker.ServiceConfig{"echo": {}},
+		URL: redistest.Mini(t), Logger: slog.New(slog.DiscardHandler), Services: map[string]broker.ServiceConfig{"echo": {}, "idle": {}},
 		Durability: broker.Durability{Mode: broker.Memory},
 	})
 	if err != nil {
@@ -33,7 +33,11 @@ func TestNames(t *testing.T) {
 		Sent: func() callback.Stats { return callback.Stats{Delivered: 4, Failed: 5, GivenUp: 6, Dropped: 7, Held: 8} },
 	})
 	for _, s := range []broker.Submission{
-		{Body: []byte("x"), OrderingKey: "k"}, {OrderingKey: "k", StartTimeout: time.Hour}, {OrderingKey: "k"}, {Delay: time.Hour},
+		{Body: []byte("x"), OrderingKey: "k"},
+		{OrderingKey: "k", StartTimeout: time.Hour},
+		{OrderingKey: "k"},
+		{Delay: time.Hour, IdempotencyKey: "once"},
+		{Delay: time.Hour, IdempotencyKey: "once"},
 	} {
 		s.Tenant, s.Service = broker.DefaultTenant, "echo"
 		if _, _, err := b.Submit(t.Context(), s); err != nil {
@@ -80,7 +84,7 @@ func TestNames(t *testing.T) {
 		`coatcheck_queue_waiting{reason="line",service="echo"} 1`, "coatcheck_waiters 2", "coatcheck_stuck 0", "coatcheck_callbacks_owed 0", "coatcheck_replies_set_aside 1",
 		`coatcheck_callbacks_total{result="given_up"} 6`, `coatcheck_build_info{version="v1.2.3"} 1`, `coatcheck_replies_total{kind="garbage"} 1`,
 		"coatcheck_streams 3", "coatcheck_redis_up 1", `coatcheck_durability{mode="memory",source="configured"} 1`, "coatcheck_durability_unmet_total 0",
-		`coatcheck_problems_total{type="gone"} 9`,
+		`coatcheck_problems_total{type="gone"} 9`, `coatcheck_requests_accepted_total{service="echo"} 4`, `coatcheck_requests_accepted_total{service="idle"} 0`,
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s", line)
@@ -97,7 +101,7 @@ func TestNames(t *testing.T) {
 		"coatcheck_build_info", "coatcheck_callbacks_owed", "coatcheck_callbacks_total",
 		"coatcheck_claims_waiting", "coatcheck_durability", "coatcheck_durability_unmet_total", "coatcheck_outcomes_total", "coatcheck_partitions_held", "coatcheck_problems_total", "coatcheck_queue_depth", "coatcheck_queue_oldest_age_seconds", "coatcheck_queue_waiting",
 		"coatcheck_redis_connections", "coatcheck_redis_data_lost_total", "coatcheck_redis_pool_timeouts_total", "coatcheck_redis_up",
-		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_run_seconds", "coatcheck_service_paused", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
+		"coatcheck_replies_set_aside", "coatcheck_replies_total", "coatcheck_requests", "coatcheck_requests_accepted_total", "coatcheck_run_seconds", "coatcheck_service_paused", "coatcheck_streams", "coatcheck_stuck", "coatcheck_time_to_outcome_seconds", "coatcheck_waiters",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
