@@ -1022,7 +1022,7 @@ type Worker struct {
 	// Slots How many requests it takes at once
 	Slots int `json:"slots,omitempty,omitzero"`
 
-	// Busy Requests that it holds; under a service, of that service
+	// Busy Requests that it holds, as seen at most a second ago; under a service, of that service
 	Busy int `json:"busy"`
 
 	// State draining: it was told to claim no more, or is ending

@@ -56,6 +56,7 @@ func workers() *cobra.Command {
 	var t target
 	c := &cobra.Command{
 		Use: "workers", Short: "The live workers, and what they hold", Args: cobra.NoArgs,
+		Long: "The live workers, and what they hold: BUSY is as seen at most a second ago, SEEN when\na worker announced itself last.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := t.client()
 			if err != nil {

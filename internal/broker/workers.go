@@ -26,7 +26,7 @@ type Worker struct {
 	Version   string
 	Services  []string
 	Slots     int  // 0 if it never announced itself
-	Busy      int  // requests that it holds
+	Busy      int  // requests that it holds, from samples at most a second old
 	Draining  bool // it was told to claim no more, or is ending
 	Obeys     bool // it said that it obeys a drain
 	Announced bool // else it is known by the requests that it holds alone
