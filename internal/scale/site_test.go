@@ -145,8 +145,9 @@ func (s *site) measure(n int) line {
 	s.Helper()
 	rounds, calls, _ := of()
 	l := line{n: n}
-	var submits, settles, statuses, lists, samples, upkeeps []cost
+	var submits, settles, statuses, lists, samples, upkeeps, floors []cost
 	for range rounds {
+		floors = append(floors, s.floor())
 		submits = append(submits, s.cost(calls, func(i int) error { return s.submit(s.services[i%len(s.services)]) }))
 		s.answer(calls)
 		settles = append(settles, s.once(calls, s.settle))
@@ -160,6 +161,7 @@ func (s *site) measure(n int) line {
 			}
 		}))
 		upkeeps = append(upkeeps, s.upkeep())
+		floors = append(floors, s.floor())
 	}
 	for round := range rounds {
 		if round > 0 {
@@ -172,8 +174,19 @@ func (s *site) measure(n int) line {
 		}))
 	}
 	l.submit, l.settle, l.status, l.list, l.sample = median(submits), median(settles), median(statuses), median(lists), median(samples)
-	l.upkeep = median(upkeeps).cpu
+	l.upkeep, l.floor = median(upkeeps).cpu, median(floors).cpu
 	return l
+}
+
+// floor is what a script without data takes, which hangs on nothing but the core: some ms.
+func (s *site) floor() cost {
+	s.Helper()
+	return s.once(1, func() {
+		err := s.redis.Client.Eval(s.Context(), "local t = {} for i = 1, 20000 do t[i % 100 + 1] = 'x' .. i end return #t", nil).Err()
+		if err != nil {
+			s.Error(err)
+		}
+	})
 }
 
 // upkeep is what a second of it costs: each round of the stewards once, counted as
