@@ -16,6 +16,7 @@ import (
 	"github.com/coatcheck/coatcheck/api/webhook"
 	"github.com/coatcheck/coatcheck/internal/correlation"
 	"github.com/coatcheck/coatcheck/internal/redisurl"
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 // longestDrain leaves the rest of 25 s, after which supervisors kill, to what
@@ -61,19 +62,19 @@ func (c Config) Check() error {
 	case c.MaxInflight < c.MaxBody+bodyRoom: // the largest body would be told to try again for ever
 		return fmt.Errorf("max_inflight_body: %s is too little for one body of %s, the max_body: want %s more than that", c.MaxInflight, c.MaxBody, bodyRoom)
 	case c.DrainTimeout <= 0 || c.DrainTimeout > longestDrain:
-		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", span(c.DrainTimeout), span(longestDrain))
+		return fmt.Errorf("drain_timeout: %s is outside 1ns..%s", span.Text(c.DrainTimeout), span.Text(longestDrain))
 	case c.DrainDelay < 0 || c.DrainDelay >= c.DrainTimeout:
-		return fmt.Errorf("drain_delay: %s must be at least 0 and below the drain_timeout, %s", span(c.DrainDelay), span(c.DrainTimeout))
+		return fmt.Errorf("drain_delay: %s must be at least 0 and below the drain_timeout, %s", span.Text(c.DrainDelay), span.Text(c.DrainTimeout))
 	case !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level):
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
 	case !slices.Contains([]string{"auto", "text", "json"}, c.Log.Format):
 		return fmt.Errorf("log.format: %q is none of auto, text, json", c.Log.Format)
 	case c.Bounds.MinTimeout <= 0 || c.Bounds.MinTimeout > c.Bounds.MaxTimeout:
-		return fmt.Errorf("bounds: min_timeout %s must be above 0 and at most max_timeout %s", span(c.Bounds.MinTimeout), span(c.Bounds.MaxTimeout))
+		return fmt.Errorf("bounds: min_timeout %s must be above 0 and at most max_timeout %s", span.Text(c.Bounds.MinTimeout), span.Text(c.Bounds.MaxTimeout))
 	case c.Bounds.MaxDelay < 0 || c.Bounds.MaxDelay > 30*24*time.Hour:
-		return fmt.Errorf("bounds.max_delay: %s is outside 0..720h", span(c.Bounds.MaxDelay))
+		return fmt.Errorf("bounds.max_delay: %s is outside 0..720h", span.Text(c.Bounds.MaxDelay))
 	case c.Bounds.MinRetention <= 0 || c.Bounds.MinRetention > c.Bounds.MaxRetention || c.Bounds.MaxRetention > 7*24*time.Hour:
-		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", span(c.Bounds.MinRetention), span(c.Bounds.MaxRetention))
+		return fmt.Errorf("bounds: retention from %s to %s must be above 0 and within 168h", span.Text(c.Bounds.MinRetention), span.Text(c.Bounds.MaxRetention))
 	}
 	if c.RedisURL != "" {
 		if _, err := redisurl.Parse(c.RedisURL); err != nil {
@@ -156,14 +157,14 @@ func (s Limits) check(at string, b Bounds) error {
 		{"lease", s.Lease, time.Second, 24 * time.Hour},
 	} {
 		if t.d != 0 && (t.d < t.min || t.d > t.max) {
-			return fmt.Errorf("%s.%s: %s is outside %s..%s", at, t.key, span(t.d), span(t.min), span(t.max))
+			return fmt.Errorf("%s.%s: %s is outside %s..%s", at, t.key, span.Text(t.d), span.Text(t.min), span.Text(t.max))
 		}
 	}
 	if s.MaxAttempts < 0 || s.MaxAttempts > 100 {
 		return fmt.Errorf("%s.max_attempts: %d is outside 1..100", at, s.MaxAttempts)
 	}
 	if s.Backoff != 0 && (s.Backoff < 10*time.Millisecond || s.Backoff > time.Hour) {
-		return fmt.Errorf("%s.backoff: %s is outside 10ms..1h", at, span(s.Backoff))
+		return fmt.Errorf("%s.backoff: %s is outside 10ms..1h", at, span.Text(s.Backoff))
 	}
 	if s.Concurrency < 0 || s.Concurrency > mostAtOnce {
 		return fmt.Errorf("%s.concurrency: %d is outside 0..%d, 0 being no limit", at, s.Concurrency, mostAtOnce)

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 // Field is one thing that can be set.
@@ -47,7 +49,7 @@ func shown(v reflect.Value) string {
 		if value == 0 {
 			return ""
 		}
-		return span(value)
+		return span.Text(value)
 	case []string:
 		return strings.Join(value, ",")
 	case int:
@@ -56,18 +58,6 @@ func shown(v reflect.Value) string {
 		}
 	}
 	return fmt.Sprint(v.Interface())
-}
-
-// span is a duration as one would type it: 24h, not 24h0m0s.
-func span(d time.Duration) string {
-	text := d.String()
-	if short, ok := strings.CutSuffix(text, "m0s"); ok {
-		text = short + "m"
-	}
-	if short, ok := strings.CutSuffix(text, "h0m"); ok {
-		text = short + "h"
-	}
-	return text
 }
 
 // Table is the configuration table of the README.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 const (
@@ -90,7 +91,7 @@ func (s *Server) claimOptions(w http.ResponseWriter, r *http.Request) (n int, pr
 	}
 	d, ok := parseDuration(options.Wait)
 	if !ok {
-		return 0, prefer, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or whole seconds; more than %s counts as that. Nothing was claimed.", quoted(options.Wait), span(longestWait))
+		return 0, prefer, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or whole seconds; more than %s counts as that. Nothing was claimed.", quoted(options.Wait), span.Text(longestWait))
 	}
 	return options.Max, preference{wait: min(d, longestWait)}, nil
 }

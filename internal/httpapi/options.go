@@ -12,6 +12,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 // Limits of what is forwarded to a worker beside the body.
@@ -140,7 +141,7 @@ func duration(h http.Header, name string, least, most time.Duration) (time.Durat
 	text := h.Get(name)
 	d, ok := parseDuration(text)
 	if !ok || d < least || d > most {
-		return 0, fail("invalid-option", "%s is %s; it must be a duration from %s to %s, such as 30s or 5m, or whole seconds. Nothing was accepted.", name, quoted(text), span(least), span(most))
+		return 0, fail("invalid-option", "%s is %s; it must be a duration from %s to %s, such as 30s or 5m, or whole seconds. Nothing was accepted.", name, quoted(text), span.Text(least), span.Text(most))
 	}
 	return d, nil
 }
@@ -152,18 +153,6 @@ func parseDuration(text string) (time.Duration, bool) {
 	}
 	d, err := time.ParseDuration(text)
 	return d, err == nil && d >= 0
-}
-
-// span is a duration as one would type it: 24h, not 24h0m0s.
-func span(d time.Duration) string {
-	text := d.String()
-	if short, ok := strings.CutSuffix(text, "m0s"); ok {
-		text = short + "m"
-	}
-	if short, ok := strings.CutSuffix(text, "h0m"); ok {
-		text = short + "h"
-	}
-	return text
 }
 
 // idempotencyKey takes the quoted form of the IETF draft and the bare one.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 // policies reads who goes next, and how often: attempts, delay, priority, and the
@@ -57,7 +58,7 @@ func delay(h http.Header, most time.Duration, now time.Time) (time.Duration, err
 		d, ok = max(0, at.Sub(now)), err == nil
 	}
 	if !ok || d > most {
-		return 0, fail("invalid-option", "%s is %s; it must be a duration such as 10m, whole seconds, or a date such as %s, and at most %s from now. Nothing was accepted.", api.HeaderDelay, quoted(text), now.Add(time.Hour).UTC().Format(time.RFC3339), span(most))
+		return 0, fail("invalid-option", "%s is %s; it must be a duration such as 10m, whole seconds, or a date such as %s, and at most %s from now. Nothing was accepted.", api.HeaderDelay, quoted(text), now.Add(time.Hour).UTC().Format(time.RFC3339), span.Text(most))
 	}
 	return d, nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/api"
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 // preference is how long a client would like a call to rest (RFC 7240).
@@ -93,7 +94,7 @@ func waitOf(r *http.Request) (preference, error) {
 	}
 	d, ok := parseDuration(text)
 	if !ok {
-		return preference{}, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or whole seconds; more than %s counts as that. Nothing was changed.", quoted(text), span(longestWait))
+		return preference{}, fail("invalid-option", "wait is %s; it must be a duration such as 10s, or whole seconds; more than %s counts as that. Nothing was changed.", quoted(text), span.Text(longestWait))
 	}
 	return preference{wait: min(d, longestWait)}, nil
 }

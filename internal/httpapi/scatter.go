@@ -12,6 +12,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/api"
 	"github.com/coatcheck/coatcheck/internal/broker"
+	"github.com/coatcheck/coatcheck/internal/span"
 )
 
 // Limits of a scatter.
@@ -159,7 +160,7 @@ func (s *Server) gathering(sc *broker.Scatter, option func(string) string) (err 
 		var ok bool
 		sc.StallTimeout, ok = parseDuration(text)
 		if b := s.Bounds; !ok || sc.StallTimeout < b.MinTimeout || sc.StallTimeout > b.MaxTimeout {
-			return fail("invalid-option", "stall_timeout is %s; it must be a duration from %s to %s, such as 10s, or whole seconds. Nothing was accepted.", quoted(text), span(b.MinTimeout), span(b.MaxTimeout))
+			return fail("invalid-option", "stall_timeout is %s; it must be a duration from %s to %s, such as 10s, or whole seconds. Nothing was accepted.", quoted(text), span.Text(b.MinTimeout), span.Text(b.MaxTimeout))
 		}
 	}
 	switch text := option("accept_partial"); text {
